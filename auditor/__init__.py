@@ -1,0 +1,3 @@
+"""crosml-audit: a compliance auditor for ChromeOS ML accelerators."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,251 @@
+"""Judging: (facts, checks, requirements, waivers, today) -> report. Pure: no clock, file, environment or network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from auditor.facts.types import Listing, Missing, MissingFact, Ok
+from auditor.model import (
+    AcceleratorSummary,
+    Answer,
+    Check,
+    DeviceSummary,
+    Finding,
+    Level,
+    Outcome,
+    Owner,
+    Remedy,
+    Report,
+    Requirement,
+    RequirementResult,
+    Status,
+    Tool,
+    Verdict,
+    Waiver,
+    ZooUsed,
+    printable,
+)
+
+if TYPE_CHECKING:
+    import datetime
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from auditor.facts.types import Facts
+
+_WORST_FIRST = (Outcome.FAIL, Outcome.ERROR, Outcome.UNKNOWN, Outcome.PASS, Outcome.NOT_APPLICABLE)
+
+_HOW_TO = {
+    Remedy.ROOT: "Audit again as root.",
+    Remedy.LIVE: "Ask the device itself: run `crosml-audit device` on it, or with --host.",
+    Remedy.DELEGATE: "Name the accelerator's delegate: `crosml-audit device --delegate LIB`, on the device.",
+    Remedy.ZOO: "Give the model files: `--zoo DIR`, or install ml-test-assets on the device.",
+    Remedy.MANIFEST: "Pin the model files that are to be judged: `--zoo-manifest FILE`, in sha256sum's format.",
+    Remedy.PROBES: "Audit the device itself, as root, with probes.",
+    Remedy.MORE_RUNS: "Measure longer: `--bench-time page`.",
+    Remedy.DRIVER: "Load the accelerator's driver and audit again.",
+    Remedy.SELECTED: "Audit again without leaving this check out.",
+    Remedy.VENDOR: "Only the vendor can answer this; attach the answer to the submission.",
+    Remedy.EVIDENCE: "Make the named file readable and well-formed, and audit again.",
+}
+
+_HOW_MISSING = {
+    Status.ABSENT: "is not there",
+    Status.DENIED: "may not be read by this user",
+    Status.FAILED: "could not be read",
+    Status.UNASKED: "was not recorded",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What `--only` and `--skip` name: requirement ids or check ids. What is left out is `unknown`, never silently absent."""
+
+    only: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+
+    def leaves_out(self, requirement: str, check: str) -> str | None:
+        """The option that leaves a check out, or None."""
+        names = {requirement, check}
+        if self.only and names.isdisjoint(self.only):
+            return "--only"
+        return None if names.isdisjoint(self.skip) else "--skip"
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a report says of itself and that no check decides."""
+
+    tool: Tool
+    requirements_set: str
+    device: DeviceSummary
+    zoo: ZooUsed
+    notes: tuple[str, ...] = ()
+
+
+def judge(
+    facts: Facts,
+    checks: Sequence[Check],
+    requirements: Sequence[Requirement],
+    waivers: Sequence[Waiver],
+    today: datetime.date,
+    selection: Selection,
+    context: Context,
+) -> Report:
+    """The report on a device. `today` (UTC) decides which waivers are in force."""
+    in_force = {waiver.finding: waiver for waiver in waivers if today <= waiver.expires}
+    results = tuple(_result(requirement, _findings(facts, checks, requirement, selection), in_force) for requirement in requirements)
+    accelerators = facts.accelerators
+    found = accelerators.value.items if isinstance(accelerators, Ok) else ()
+    return Report(
+        tool=context.tool,
+        requirements_set=context.requirements_set,
+        zoo=context.zoo,
+        device=context.device,
+        accelerators=tuple(
+            AcceleratorSummary(
+                each.subject,
+                each.bus,
+                each.driver.value if isinstance(each.driver, Ok) else None,
+                tuple(node.path for node in each.nodes),
+                " ".join(f"{key} {value}" for key, value in each.ids.items()),
+            )
+            for each in found
+        ),
+        verdict=verdict(results),
+        counts=_counts(results),
+        requirements=results,
+        model_runs=facts.runs.value if isinstance(facts.runs, Ok) else (),
+        notes=(*context.notes, *_waiver_notes(waivers, results, today)),
+    )
+
+
+def verdict(results: Iterable[RequirementResult]) -> Verdict:
+    """The verdict over the `must` requirements."""
+    outcomes = {result.outcome for result in results if result.level is Level.MUST}
+    if Outcome.FAIL in outcomes:
+        return Verdict.NON_COMPLIANT
+    if outcomes <= {Outcome.NOT_APPLICABLE} or outcomes & {Outcome.ERROR, Outcome.UNKNOWN}:
+        return Verdict.INCOMPLETE
+    return Verdict.COMPLIANT
+
+
+def worst(outcomes: Iterable[Outcome]) -> Outcome:
+    """The worst of some outcomes; `unknown` where there are none."""
+    return min(outcomes, key=_WORST_FIRST.index, default=Outcome.UNKNOWN)
+
+
+def _result(requirement: Requirement, findings: Sequence[Finding], waivers: dict[str, Waiver]) -> RequirementResult:
+    shown = tuple(
+        replace(finding, waiver=waivers.get(finding.id)) if finding.outcome in {Outcome.FAIL, Outcome.UNKNOWN} else finding
+        for finding in findings
+    )
+    decisive = [finding for finding in shown if finding.level is Level.MUST]
+    return RequirementResult(
+        id=requirement.id,
+        title=requirement.title,
+        level=requirement.level,
+        outcome=worst(Outcome.PASS if finding.waiver else finding.outcome for finding in decisive),
+        waived=any(finding.waiver for finding in decisive),
+        findings=shown,
+    )
+
+
+def _findings(facts: Facts, checks: Iterable[Check], requirement: Requirement, selection: Selection) -> tuple[Finding, ...]:
+    found: dict[str, Finding] = {}
+    for check in checks:
+        if check.requirement != requirement.family:
+            continue
+        for finding in _ask(facts, check, requirement, selection):
+            rival = found.get(finding.id)
+            if rival is None or worst((finding.outcome, rival.outcome)) is not rival.outcome:
+                found[finding.id] = finding
+    return tuple(found.values())
+
+
+def _ask(facts: Facts, check: Check, requirement: Requirement, selection: Selection) -> Iterator[Finding]:
+    """The findings of one check for one requirement."""
+    identity = f"{requirement.id}.{check.word}"
+
+    def finding(answer: Answer, subject: str) -> Finding:
+        remedy = answer.remedy
+        fallback = _HOW_TO[remedy] if remedy else check.remediation
+        return Finding(
+            id=f"{identity}@{answer.subject or subject}",
+            check=identity,
+            subject=answer.subject or subject,
+            outcome=answer.outcome,
+            level=check.level,
+            observed=answer.observed,
+            expected=check.expected,
+            reason=answer.because or check.sentences[answer.outcome],
+            remediation=answer.remediation or fallback,
+            owner=answer.owner or (Owner.LAB if answer.outcome is Outcome.UNKNOWN else check.owner),
+            waiver=None,
+            evidence=tuple(dict.fromkeys(answer.evidence)),
+            remedy=remedy,
+        )
+
+    whole = f"model:{requirement.model}" if requirement.model else "device"
+    option = selection.leaves_out(requirement.id, identity)
+    if option:
+        yield finding(Answer(Outcome.UNKNOWN, f"left out by {option}", because="It was not asked.", remedy=Remedy.SELECTED), whole)
+        return
+    for need in check.needs:
+        fact = getattr(facts, need)
+        if isinstance(fact, Missing):
+            yield finding(_missing(fact), whole)
+            return
+    if check.each in {None, "model"}:
+        about = () if check.each is None else (requirement,)
+        yield from (finding(answer, whole) for answer in _answers(facts, check, about))
+        return
+    fact = getattr(facts, str(check.each))
+    if isinstance(fact, Missing):
+        yield finding(_missing(fact), whole)
+        return
+    listing: Listing[Any] = fact.value
+    for item in listing.items:
+        yield from (finding(answer, item.subject) for answer in _answers(facts, check, (item,)))
+    for place in listing.unread:
+        where = place.evidence[0].path if place.evidence else "a place that could not be looked at"
+        yield finding(_missing(place), f"place:{where}")
+    if not listing.items and check.each == "accelerators" and not listing.unread:
+        looked = ", ".join(item.path for item in listing.evidence)
+        observed = f"no accelerator in {looked}"
+        yield finding(
+            Answer(Outcome.UNKNOWN, observed, listing.evidence, "No accelerator was found to judge.", remedy=Remedy.DRIVER),
+            whole,
+        )
+
+
+def _answers(facts: Facts, check: Check, about: tuple[Any, ...]) -> Iterator[Answer]:
+    try:
+        yield from check.judge(facts, *about)
+    except MissingFact as error:
+        yield _missing(error.missing)
+    except Exception as error:  # noqa: BLE001  # whatever breaks in a check is an `error` finding, and the audit goes on
+        yield Answer(Outcome.ERROR, printable(f"{type(error).__name__}: {error}")[:400])
+
+
+def _missing(fact: Missing) -> Answer:
+    where = fact.evidence[0].path if fact.evidence else "The evidence"
+    how = _HOW_MISSING.get(fact.status, "could not be read")
+    observed = f"{where} {how}" + (f": {fact.note}" if fact.note else "")
+    return Answer(Outcome.UNKNOWN, observed, fact.evidence, f"{where} {how}, so this cannot be decided.", remedy=fact.remedy)
+
+
+def _counts(results: Iterable[RequirementResult]) -> dict[str, int]:
+    findings = [finding for result in results for finding in result.findings]
+    counts = {outcome.value: sum(finding.outcome is outcome for finding in findings) for outcome in Outcome}
+    return {**counts, "waived": sum(finding.waiver is not None for finding in findings)}
+
+
+def _waiver_notes(waivers: Iterable[Waiver], results: Iterable[RequirementResult], today: datetime.date) -> Iterator[str]:
+    used = {finding.id for result in results for finding in result.findings if finding.waiver}
+    for waiver in waivers:
+        name = printable(waiver.finding)
+        if waiver.expires < today:
+            yield f"The waiver of {name} expired on {waiver.expires.isoformat()} and covers nothing."
+        elif waiver.finding not in used:
+            yield f"The waiver of {name} matches no failed or unknown finding."

@@ -1,0 +1,200 @@
+"""Which devices ML work may run on, and how the kernel presents them.
+
+Looked for: the accel class, DRM render nodes, PCI base class 0x12 (processing accelerators), devices bound to a VFIO driver, and the
+character devices of accelerator drivers outside DRM. A device that is seen in several places is one accelerator.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from auditor.facts.iommu import read_group
+from auditor.facts.modules import read_module
+from auditor.facts.reading import parse
+from auditor.facts.types import Accelerator, Fact, Listing, Missing, Node, Ok
+from auditor.model import Evidence, Status, printable
+from auditor.sources import base
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from auditor.facts.reading import Device, FileStat
+    from auditor.facts.types import Kernel
+
+ACCELERATOR_CLASS = "12"
+"""PCI base class of processing accelerators (PCI Code and ID Assignment Specification)."""
+
+_OTHER_CLASSES = frozenset({"01", "02", "04", "05", "06", "07", "08", "09", "0a", "0c", "0d", "0e", "0f", "10", "11"})
+"""PCI base classes that are handed to guests through VFIO and are no accelerators: storage, network, sound, bridges, USB …"""
+
+_VFIO_DRIVERS = frozenset({"vfio-pci", "vfio-platform", "vfio-amba", "vfio-fsl-mc", "vfio-cdx"})
+
+_MISC_NODES = ("apusys", "galcore", "rknpu", "mali0", "fastrpc-")
+"""Beginnings of the names of accelerators' character devices outside DRM (drivers/misc/fastrpc.c; the vendors' trees for the others)."""
+
+_NPU_COMPATIBLE = ("rockchip,rk3588-rknn-core", "arm,ethos-u", "vivante,gc", "mediatek,mt8", "qcom,fastrpc")
+_NPU_PLATFORM_DRIVERS = frozenset({"rocket", "ethosu", "etnaviv", "rknpu", "galcore", "apusys", "mtk_apusys", "mtk-apusys"})
+
+_SOFTWARE = frozenset({"vgem", "vkms"})
+"""DRM drivers without hardware (drivers/gpu/drm/vgem, vkms): their render nodes are no accelerators."""
+
+_KINDS = {"accel": "accel", "drm": "render", "misc": "misc", "apex": "misc"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Sighting:
+    """A device seen in one place: the sysfs path of the device itself, and the node that led there."""
+
+    sysfs: str
+    place: str
+    node: Node | None = None
+
+
+def read_accelerators(device: Device, kernel: Kernel, wanted: tuple[str, ...] = ()) -> Fact[Listing[Accelerator]]:
+    """The accelerators, by subject. `wanted` names the subjects to audit, whatever their class and driver; empty for all."""
+    sightings: list[_Sighting] = []
+    looked: list[Evidence] = []
+    unread: list[Missing] = []
+    for subsystem in (*_KINDS, "pci", "platform"):
+        entries = device.document(base.udev(subsystem))
+        looked += [Evidence(_place(subsystem), item.status) for item in entries.evidence]
+        if isinstance(entries, Missing):
+            if entries.status is not Status.ABSENT:
+                unread.append(Missing(entries.status, (Evidence(_place(subsystem), entries.status),), entries.note, entries.remedy))
+            continue
+        for entry in entries.value:
+            seen = parse(Ok((subsystem, entry), entries.evidence), lambda each: tuple(_sightings(device, *each, wanted)))
+            found = (seen,) if isinstance(seen, Missing) else seen.value
+            unread += [each for each in found if isinstance(each, Missing)]
+            sightings += [each for each in found if isinstance(each, _Sighting)]
+    merged: dict[str, list[_Sighting]] = {}
+    for sighting in sightings:
+        merged.setdefault(sighting.sysfs, []).append(sighting)
+    items = [_accelerator(device, kernel, sysfs, seen) for sysfs, seen in sorted(merged.items())]
+    chosen = tuple(item for item in items if not wanted or item.subject in wanted)
+    return Ok(Listing(chosen, tuple(looked), tuple(unread)), tuple(looked))
+
+
+def _place(subsystem: str) -> str:
+    return f"/sys/bus/{subsystem}/devices" if subsystem in {"pci", "platform"} else f"/sys/class/{subsystem}"
+
+
+def _sightings(device: Device, subsystem: str, entry: dict[str, Any], wanted: tuple[str, ...]) -> Iterator[_Sighting | Missing]:
+    """What one udev entry shows: a class device leads to its parent, a bus device is looked at itself."""
+    sysfs, properties = entry["sys"], entry["properties"]
+    if (subsystem == "pci" and _pci_counts(properties, f"pci:{properties['PCI_SLOT_NAME']}" in wanted)) or (
+        subsystem == "platform" and _platform_counts(properties, f"of:{properties.get('OF_FULLNAME')}" in wanted)
+    ):
+        yield _Sighting(sysfs, _place(subsystem), _vfio_node(device, sysfs) if properties.get("DRIVER") in _VFIO_DRIVERS else None)
+    elif subsystem in _KINDS and _class_counts(subsystem, properties.get("DEVNAME", "")):
+        parent = device.stat(f"{sysfs}/device")
+        if isinstance(parent, Missing):
+            if parent.status is not Status.ABSENT:  # a class device without a parent is software
+                yield parent
+        elif parent.value.real.rpartition("/")[2] not in _SOFTWARE:
+            node = _node(
+                device,
+                f"/dev/{properties['DEVNAME']}",
+                _KINDS[subsystem],
+                int(properties["MAJOR"]),
+                int(properties["MINOR"]),
+            )
+            yield _Sighting(parent.value.real, _place(subsystem), node)
+
+
+def _class_counts(subsystem: str, name: str) -> bool:
+    """Whether a class device is an accelerator's node: of DRM only the render nodes (`dri/card0` may be a mere display)."""
+    if subsystem == "drm":
+        return name.startswith("dri/renderD")
+    if subsystem == "misc":
+        return name.startswith(_MISC_NODES)
+    return bool(name)
+
+
+def _pci_counts(properties: dict[str, str], asked_for: bool) -> bool:
+    base_class = properties["PCI_CLASS"].zfill(6)[:2].lower()
+    vfio = properties.get("DRIVER") in _VFIO_DRIVERS and base_class not in _OTHER_CLASSES
+    return asked_for or vfio or base_class == ACCELERATOR_CLASS
+
+
+def _platform_counts(properties: dict[str, str], asked_for: bool) -> bool:
+    driver = properties.get("DRIVER", "")
+    compatible = [value for key, value in properties.items() if key.startswith("OF_COMPATIBLE_") and key != "OF_COMPATIBLE_N"]
+    known = any(text.startswith(_NPU_COMPATIBLE) and ("apu" in text or "mediatek" not in text) for text in compatible)
+    return asked_for or known or driver in _NPU_PLATFORM_DRIVERS or driver in _VFIO_DRIVERS
+
+
+def _node(device: Device, path: str, kind: str, major: int, minor: int) -> Node:
+    found = device.stat(path)
+    return Node(
+        path,
+        kind,
+        major,
+        minor,
+        parse(found, _mode),
+        parse(found, lambda each: each.uid),
+        parse(found, lambda each: each.gid),
+    )
+
+
+def _mode(found: FileStat) -> int:
+    if found.kind != "character":
+        raise ValueError(f"expected a character device, found a {found.kind}")
+    return found.mode
+
+
+def _vfio_node(device: Device, sysfs: str) -> Node | None:
+    """The group's node in /dev/vfio; None where the device is in no group."""
+    group = device.link_name(f"{sysfs}/iommu_group")
+    if isinstance(group, Missing):
+        return None
+    for path in (f"/dev/vfio/{group.value}", f"/dev/vfio/noiommu-{group.value}"):
+        found = device.stat(path)
+        if isinstance(found, Ok):
+            return _node(device, path, "vfio", found.value.major, found.value.minor)
+    return None
+
+
+def _accelerator(device: Device, kernel: Kernel, sysfs: str, seen: list[_Sighting]) -> Accelerator:
+    uevent = parse(
+        device.text(f"{sysfs}/uevent"),
+        lambda text: dict(line.split("=", 1) for line in text.splitlines() if "=" in line),
+    )
+    properties: dict[str, str] = uevent.value if isinstance(uevent, Ok) else {}
+    bus, subject, home = _identity(sysfs, properties)
+    driver = device.link_name(f"{sysfs}/driver")
+    nodes = {sighting.node.path: sighting.node for sighting in seen if sighting.node}
+    return Accelerator(
+        subject=subject,
+        bus=bus,
+        sysfs=sysfs,
+        found_in=tuple(sorted({sighting.place for sighting in seen})),
+        ids=_ids(bus, properties),
+        modalias=properties.get("MODALIAS", ""),
+        nodes=tuple(nodes[path] for path in sorted(nodes)),
+        driver=driver,
+        module=read_module(device, kernel, sysfs, driver),
+        group=read_group(device, home),
+    )
+
+
+def _identity(sysfs: str, properties: dict[str, str]) -> tuple[str, str, str]:
+    """The bus, the subject (a PCI address or device tree path outlives a boot, an index does not) and the sysfs path of the bus device."""
+    if "PCI_SLOT_NAME" in properties:
+        return "pci", f"pci:{properties['PCI_SLOT_NAME']}", sysfs
+    if "OF_FULLNAME" in properties:
+        return "platform", f"of:{properties['OF_FULLNAME']}", sysfs
+    parent, _, name = sysfs.rpartition("/")
+    address = parent.rpartition("/")[2]
+    if name.startswith("virtio") and address.count(":") == 2:  # a virtio device is the PCI function that carries it
+        return "pci", f"pci:{printable(address)}", parent
+    return "platform", f"platform:{printable(name)}", sysfs
+
+
+def _ids(bus: str, properties: dict[str, str]) -> dict[str, str]:
+    if bus == "pci" and ":" in properties.get("PCI_ID", ""):
+        vendor, found = properties["PCI_ID"].lower().split(":", 1)
+        return {"vendor": vendor, "device": found, "class": properties.get("PCI_CLASS", "").zfill(6).lower()}
+    compatible = properties.get("OF_COMPATIBLE_0")
+    return {"compatible": compatible} if compatible else {}

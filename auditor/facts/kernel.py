@@ -1,0 +1,95 @@
+"""The running kernel: release, command line, configuration, taint."""
+
+from __future__ import annotations
+
+import zlib
+from typing import TYPE_CHECKING
+
+from auditor.facts.reading import parse
+from auditor.facts.types import Fact, Kernel, Missing, Ok
+from auditor.model import Remedy, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from auditor.facts.reading import Device
+
+CONFIG_LIMIT = 4 << 20
+"""Bytes of an unpacked kernel configuration; the largest in use have 0.3 MB."""
+
+
+def read_kernel(device: Device) -> Kernel:
+    """What the kernel says of itself in /proc, or, in a tree without /proc, what the installed kernel's files say."""
+    release = _release(device)
+    return Kernel(
+        release=release,
+        command_line=parse(device.text("/proc/cmdline"), split_command_line),
+        config=_config(device, release),
+        taint=device.number("/proc/sys/kernel/tainted"),
+    )
+
+
+def split_command_line(text: str) -> tuple[str, ...]:
+    """The parameters of a kernel command line; double quotes keep spaces together and are taken away (kernel/params.c, next_arg)."""
+    parameters: list[str] = []
+    current: list[str] = []
+    quoted = started = False
+    for character in text:
+        if character == '"':
+            quoted, started = not quoted, True
+        elif character.isspace() and not quoted:
+            if started:
+                parameters.append("".join(current))
+            current, started = [], False
+        else:
+            current.append(character)
+            started = True
+    if started:
+        parameters.append("".join(current))
+    return tuple(parameters)
+
+
+def parse_config(text: str) -> Mapping[str, str]:
+    """The options of a kernel configuration that are set: CONFIG_X to `y`, `m`, a number or a text without its quotes."""
+    options: dict[str, str] = {}
+    for line in text.splitlines():
+        name, equals, value = line.strip().partition("=")
+        if equals and name.startswith("CONFIG_"):
+            options[name] = value[1:-1] if len(value) > 1 and value[0] == value[-1] == '"' else value
+    if not options:
+        raise ValueError("no CONFIG_ line in it")
+    return options
+
+
+def _release(device: Device) -> Fact[str]:
+    running = device.text("/proc/sys/kernel/osrelease")
+    if isinstance(running, Ok) or running.status is not Status.ABSENT:
+        return running
+    return parse(device.names("/lib/modules"), _only)
+
+
+def _only(installed: tuple[str, ...]) -> str:
+    if len(installed) != 1:
+        raise ValueError(f"/proc says no release, and {len(installed)} kernels are installed")
+    return installed[0]
+
+
+def _config(device: Device, release: Fact[str]) -> Fact[Mapping[str, str]]:
+    packed = device.data("/proc/config.gz", length=CONFIG_LIMIT)
+    if isinstance(packed, Ok):
+        return parse(packed, lambda data: parse_config(_inflate(data).decode("utf-8", "replace")))
+    if isinstance(release, Missing):
+        return Missing(packed.status, packed.evidence, packed.note, packed.remedy or Remedy.LIVE)
+    plain = device.data(f"/boot/config-{release.value}", length=CONFIG_LIMIT)
+    return parse(plain, lambda data: parse_config(data.decode("utf-8", "replace")))
+
+
+def _inflate(data: bytes) -> bytes:
+    engine = zlib.decompressobj(31)
+    try:
+        text = engine.decompress(data, CONFIG_LIMIT)
+    except zlib.error as error:
+        raise ValueError(str(error)) from None
+    if engine.unconsumed_tail or not engine.eof:
+        raise ValueError(f"cut short, or more than {CONFIG_LIMIT} bytes unpacked")
+    return text

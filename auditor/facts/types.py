@@ -1,0 +1,434 @@
+"""The facts about a device: frozen dataclasses without verdicts, the seam between reading and judging.
+
+A field of type `Fact[T]` is `Ok(value, evidence)` or `Missing(status, evidence)`. Opening a Missing raises `MissingFact`, which the engine
+turns into `unknown` with what would collect it. A `Listing` says beside what was found what could not be looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Generic, NoReturn, TypeVar
+
+from auditor.model import Evidence, ModelRun, Remedy, Status, ZooModelUsed
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Ok(Generic[T_co]):
+    """A fact that was read, and where."""
+
+    value: T_co
+    evidence: tuple[Evidence, ...] = ()
+
+    @property
+    def status(self) -> Status:
+        """`ok`."""
+        return Status.OK
+
+    def open(self) -> T_co:
+        """The value."""
+        return self.value
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A fact that could not be had: `status` says how, `remedy` what would collect it, `note` what was wrong with it."""
+
+    status: Status
+    evidence: tuple[Evidence, ...] = ()
+    note: str = ""
+    remedy: Remedy | None = None
+
+    def open(self) -> NoReturn:
+        """Raise MissingFact: there is no value to judge."""
+        raise MissingFact(self)
+
+
+Fact = Ok[T] | Missing
+
+
+class MissingFact(Exception):  # noqa: N818  # no error: the ordinary way in which a check ends without evidence
+    """A check opened a fact that is missing."""
+
+    def __init__(self, missing: Missing) -> None:
+        super().__init__(missing.note)
+        self.missing = missing
+
+
+@dataclass(frozen=True, slots=True)
+class Listing(Generic[T_co]):
+    """What was found, and the places that could not be looked at (where more may be)."""
+
+    items: tuple[T_co, ...]
+    evidence: tuple[Evidence, ...] = ()
+    unread: tuple[Missing, ...] = ()
+
+
+# --- what the audit was asked to look at -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What this audit was asked to look at; part of the record. `runs` is the number of recorded repetitions of each model by its name."""
+
+    accelerators: tuple[str, ...] = ()
+    delegate: str | None = None
+    delegate_options: tuple[tuple[str, str], ...] = ()
+    zoo_version: str = ""
+    runs: tuple[tuple[str, int], ...] = ()
+    demonstration: bool = False
+    zoo_note: str = ""
+    """Why no model was run, where none was."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the judge is told beside the facts: pinned firmware roots (sha256), the base image's files, pinned model digests by name."""
+
+    trust_roots: frozenset[str] = frozenset()
+    base_image: frozenset[str] = frozenset()
+    manifest: Mapping[str, str] = field(default_factory=dict)
+
+
+# --- the kernel --------------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """The running kernel. `command_line` keeps the order of /proc/cmdline; `config` maps CONFIG_X to its text, without those not set."""
+
+    release: Fact[str]
+    command_line: Fact[tuple[str, ...]]
+    config: Fact[Mapping[str, str]]
+    taint: Fact[int]
+    """/proc/sys/kernel/tainted (Documentation/admin-guide/tainted-kernels.rst)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleInfo:
+    """The .modinfo of a kernel module: what its author typed, and nothing more. Keys that may repeat are tuples."""
+
+    license: str
+    intree: bool
+    aliases: tuple[str, ...]
+    firmware: tuple[str, ...]
+    depends: tuple[str, ...]
+    vermagic: str
+    version: str
+    srcversion: str
+    signed: bool
+    """Whether the file ends in a module signature; whose, and whether it verifies, is another question."""
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """The kernel module behind a driver. `path` is Missing(ABSENT) for a driver that is built in."""
+
+    name: str
+    built_in: Fact[bool]
+    path: Fact[str]
+    info: Fact[ModuleInfo]
+    taint: Fact[str]
+    """The letters of /sys/module/NAME/taint, empty for none: O out of tree, E unsigned, P proprietary, C staging."""
+    parameters: Mapping[str, Fact[str]]
+    """Those that override firmware, by name."""
+
+
+# --- accelerators ------------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A device node: its path below /dev, its numbers, who may open it."""
+
+    path: str
+    kind: str
+    """`accel`, `render`, `misc` or `vfio`."""
+    major: int
+    minor: int
+    mode: Fact[int]
+    uid: Fact[int]
+    gid: Fact[int]
+
+
+@dataclass(frozen=True, slots=True)
+class ReservedRegion:
+    """A line of an IOMMU group's reserved_regions; addresses inclusive."""
+
+    start: int
+    end: int
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class GroupMate:
+    """Another device in an accelerator's IOMMU group. `driver` is Missing(ABSENT) where none is bound."""
+
+    subject: str
+    driver: Fact[str]
+    bridge: bool
+
+
+@dataclass(frozen=True, slots=True)
+class IommuGroup:
+    """An IOMMU group; its number is only valid until the next boot."""
+
+    number: str
+    type: Fact[str]
+    """`DMA`, `DMA-FQ`, `identity`, `blocked`, `auto` … (Documentation/ABI/testing/sysfs-kernel-iommu_groups)."""
+    reserved: Fact[tuple[ReservedRegion, ...]]
+    mates: Fact[tuple[GroupMate, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Accelerator:
+    """A device that ML work may run on. `driver`, `module` and `group` are Missing(ABSENT) where there is none."""
+
+    subject: str
+    bus: str
+    sysfs: str
+    found_in: tuple[str, ...]
+    ids: Mapping[str, str]
+    """What the bus says: `vendor`, `device`, `class` as hexadecimal (PCI), or `compatible` (device tree)."""
+    modalias: str
+    nodes: tuple[Node, ...]
+    driver: Fact[str]
+    module: Fact[Module]
+    group: Fact[IommuGroup]
+
+
+@dataclass(frozen=True, slots=True)
+class Iommu:
+    """The system's IOMMUs and what VFIO is allowed. `units` are the names in /sys/class/iommu."""
+
+    units: Fact[tuple[str, ...]]
+    unsafe_noiommu: Fact[bool]
+    """/sys/module/vfio/parameters/enable_unsafe_noiommu_mode."""
+
+
+# --- firmware and what enforces its origin -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class FirmwareImage:
+    """An image that a driver names, as the kernel would find it. `format` is by magic; None where no known format begins so."""
+
+    name: str
+    wanted_by: str
+    """The accelerator's subject."""
+    path: Fact[str]
+    """The resolved path of the file that is loaded (after the kernel's search order); Missing(ABSENT) where there is none."""
+    shadowed: tuple[str, ...]
+    """Other files that the search would have taken had this one not been there."""
+    size: Fact[int]
+    sha256: Fact[str]
+    format: Fact[str]
+    """`qualcomm-mbn`, `amd-psp`, `intel-css`, `intel-npu`, `elf`, `pkcs7`, … or `unrecognised`."""
+    compressed: str
+    """`xz`, `zst` or empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedBoot:
+    """What decides whether files on the root are those that were built (reference: vboot, dm-verity)."""
+
+    verity: Fact[bool]
+    """Whether the root is a read-only dm-verity device, from the kernel command line."""
+    root_read_only: Fact[bool]
+    developer: Fact[bool]
+    """cros_debug, or a kernel command line that turns verification off."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadPin:
+    """The LoadPin security module (Documentation/admin-guide/LSM/LoadPin.rst). Missing(ABSENT) where the kernel has none."""
+
+    enforcing: Fact[bool]
+    excluded: Fact[frozenset[str]]
+    pinned: Fact[str]
+    """The device that the kernel's log says is pinned, with its state; Missing where the log does not say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """Where the kernel takes firmware and modules from, and what stops it from taking others."""
+
+    verified_boot: VerifiedBoot
+    loadpin: LoadPin
+    search_path: Fact[str]
+    """firmware_class.path: searched before every other place; empty for none."""
+    user_helper: Fact[bool]
+    """Whether the kernel falls back to a helper in user space."""
+    module_signatures_enforced: Fact[bool]
+    lockdown: Fact[str]
+    ima_appraises_firmware: Fact[bool]
+
+
+# --- user space --------------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ElfObject:
+    """An ELF file in a closure. `inode` is (device, inode); Sizes in bytes: `size` apparent, `loaded` of PT_LOAD segments."""
+
+    path: str
+    soname: str
+    size: int
+    loaded: int
+    inode: tuple[int, int]
+    machine: int
+    bits: int
+    needed_by: str
+    """The path of the object that brought it in; empty for the first."""
+    edge: str
+    """`root`, `DT_NEEDED`, `dlopen note`, `string` or `DT_AUXILIARY`."""
+    system: bool
+    """Whether it lies in a system library directory of the image."""
+
+
+@dataclass(frozen=True, slots=True)
+class MissingLibrary:
+    """A library that an object of a closure needs and that is not found; `optional` where its absence is allowed by the object itself."""
+
+    name: str
+    needed_by: str
+    edge: str
+    searched: tuple[str, ...]
+    optional: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Closure:
+    """The files that a driver's user space loads: breadth first from `roots`."""
+
+    roots: tuple[str, ...]
+    objects: tuple[ElfObject, ...]
+    missing: tuple[MissingLibrary, ...]
+    unread: tuple[Missing, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A running process that holds an accelerator's node open. The subject is `exe:PATH`; `seccomp` is 0 off, 1 strict, 2 filter."""
+
+    subject: str
+    node: str
+    accelerator: str
+    uid: Fact[int]
+    capabilities: Fact[int]
+    """CapEff."""
+    no_new_privs: Fact[bool]
+    seccomp: Fact[int]
+    namespaces: Fact[frozenset[str]]
+    """Those that differ from PID 1's: `pid`, `mnt`, `net`, `ipc`, `uts`, `user`, `cgroup`."""
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxDefinition:
+    """How a service is confined, as written: an upstart job or a minijail configuration. The subject is `file:PATH`."""
+
+    subject: str
+    command: str
+    """The executable that is confined; empty where it could not be read."""
+    options: Mapping[str, tuple[str, ...]]
+    """minijail's options by their long name; those without a value map to an empty tuple."""
+    binds: tuple[str, ...]
+    policy: str
+    """The path of the seccomp policy; empty for none."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeccompPolicy:
+    """A minijail seccomp policy: rules by system call, as written."""
+
+    path: str
+    rules: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Sandbox:
+    """Who holds the accelerators' nodes, and how services are meant to be confined."""
+
+    holders: Fact[Listing[Holder]]
+    definitions: Fact[Listing[SandboxDefinition]]
+    policies: Mapping[str, Fact[SeccompPolicy]]
+    """By path, for the definitions' policies."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tracing:
+    """Tools to analyse performance: ftrace events and Perfetto producers."""
+
+    systems: Fact[Mapping[str, tuple[str, ...]]]
+    """The events by system, for the systems of accelerator drivers and the generic ones they use."""
+    perfetto: Fact[tuple[str, ...]]
+    """Files of the user-space driver that hold Perfetto's names."""
+    emitted: Fact[Mapping[str, int]]
+    """Events counted by a probe while the accelerator worked."""
+
+
+# --- what was tried ----------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class BufferTrial:
+    """One attempt to share a dma-buf: `exporter` to `importer`, the errno's name where refused, and what proves that data was seen."""
+
+    exporter: str
+    importer: str
+    error: str
+    """Empty where the kernel agreed."""
+    proof: str
+    """`device-copy`, `same-inode`, `attachment` or empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class DmaBuf:
+    """What the dma-buf probe found for one accelerator's nodes. `claimed` is DRM_CAP_PRIME's value, which proves nothing."""
+
+    accelerator: str
+    driver: str
+    claimed: int | None
+    exports: tuple[BufferTrial, ...]
+    imports: tuple[BufferTrial, ...]
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceFile:
+    """A file of the ChromeOS ML service: a model or its executable."""
+
+    path: str
+    size: int
+    sha256: Fact[str]
+
+
+@dataclass(frozen=True, slots=True)
+class MlService:
+    """The ChromeOS ML service on the device. `executable` is Missing(ABSENT) where a readable device has none."""
+
+    executable: Fact[ServiceFile]
+    models: Fact[Listing[ServiceFile]]
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Everything that checks may judge."""
+
+    plan: Plan
+    settings: Settings
+    accelerators: Fact[Listing[Accelerator]]
+    kernel: Kernel
+    iommu: Iommu
+    loading: Loading
+    firmware: Fact[Listing[FirmwareImage]]
+    closure: Fact[Closure]
+    sandbox: Sandbox
+    tracing: Tracing
+    dma_buf: Fact[tuple[DmaBuf, ...]]
+    ml_service: MlService
+    runs: Fact[tuple[ModelRun, ...]]
+    zoo: tuple[ZooModelUsed, ...] = ()

@@ -1,0 +1,344 @@
+"""The words of an audit: requirement, check, finding, outcome, evidence, waiver, report.
+
+Frozen dataclasses and closed enums of the standard library; this module also goes to the device, so it imports nothing else of the program.
+"""
+
+from __future__ import annotations
+
+import datetime
+import enum
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+REPORT_SCHEMA = "crosml-audit/report/1"
+
+
+class Status(enum.Enum):
+    """How a question to a device was answered."""
+
+    OK = "ok"
+    ABSENT = "absent"
+    """There is no such file (ENOENT)."""
+    DENIED = "denied"
+    """The auditor may not read it (EACCES, EPERM)."""
+    FAILED = "failed"
+    """Any other error, a limit exceeded, or content that could not be parsed."""
+    UNASKED = "unasked"
+    """This source cannot answer the question, or the record does not hold it."""
+
+
+class Outcome(enum.Enum):
+    """The answer of a check about one subject. Nothing else is possible."""
+
+    PASS = "pass"
+    FAIL = "fail"
+    UNKNOWN = "unknown"
+    """The evidence is missing, denied or could not be parsed."""
+    NOT_APPLICABLE = "not-applicable"
+    ERROR = "error"
+    """The check itself broke."""
+
+
+class Level(enum.Enum):
+    """Whether a requirement or a check bears on the verdict (`must`) or is shown beside it (`should`)."""
+
+    MUST = "must"
+    SHOULD = "should"
+
+
+class Owner(enum.Enum):
+    """Who can act on a finding."""
+
+    VENDOR = "vendor"
+    FIRMWARE = "firmware"
+    CHROMEOS = "chromeos"
+    LAB = "lab"
+
+
+class Verdict(enum.Enum):
+    """The verdict over the `must` requirements."""
+
+    COMPLIANT = "compliant"
+    NON_COMPLIANT = "non-compliant"
+    INCOMPLETE = "incomplete"
+
+
+class Remedy(enum.Enum):
+    """What would decide an unknown: shown in the finding, and counted in the report's last lines."""
+
+    ROOT = "as root"
+    LIVE = "on the device itself"
+    DELEGATE = "with --delegate"
+    ZOO = "with --zoo"
+    MANIFEST = "with --zoo-manifest"
+    PROBES = "with probes"
+    MORE_RUNS = "with more runs"
+    DRIVER = "with a driver bound"
+    SELECTED = "without --only, --skip and --no-…"
+    VENDOR = "by the vendor"
+    EVIDENCE = "with readable evidence"
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Where something was read. `necessary` is false where a passing finding would stand without it (one branch of an "or")."""
+
+    path: str
+    status: Status
+    sha256: str | None = None
+    excerpt: str = ""
+    necessary: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """One clause of the page, or one cell of the zoo table.
+
+    `family` is what checks name: the id itself for a clause, `zoo-latency`, `zoo-accuracy` or `zoo-memory` for a cell of the table,
+    which also has its `model` and its `limits` by name in the unit of the name (`latency_ms`, `avg_error`, `std_dev`, `memory_bytes`).
+    """
+
+    id: str
+    title: str
+    text: str
+    source: str
+    level: Level
+    family: str
+    model: str | None = None
+    limits: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Waiver:
+    """A person's dated, reasoned exception to one finding; in force up to and including the day `expires`."""
+
+    finding: str
+    reason: str
+    author: str
+    expires: datetime.date
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a check says about its subject; the engine completes it to a `Finding` from the check's metadata.
+
+    `subject` replaces the subject that the check was called for; `because` replaces the check's sentence for this outcome.
+    """
+
+    outcome: Outcome
+    observed: str
+    evidence: tuple[Evidence, ...] = ()
+    because: str | None = None
+    subject: str | None = None
+    remedy: Remedy | None = None
+    remediation: str | None = None
+    owner: Owner | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One decidable question that a requirement needs, with its metadata.
+
+    `judge(facts)`, or with `each` `judge(facts, item)` for every item of the facts field of that name (`each="model"`: for the
+    requirement itself, whose `model` and `limits` it reads), yields answers. `needs` names the facts fields without which
+    the check cannot be asked; the engine answers `unknown` where one is missing.
+    """
+
+    requirement: str
+    word: str
+    level: Level
+    each: str | None
+    needs: tuple[str, ...]
+    expected: str
+    sentences: Mapping[Outcome, str]
+    remediation: str
+    owner: Owner
+    doc: str
+    judge: Callable[..., Iterable[Answer]]
+
+    @property
+    def id(self) -> str:
+        """`<requirement>.<word>`; for a zoo check with the family in the requirement's place."""
+        return f"{self.requirement}.{self.word}"
+
+
+def check(
+    id: str,  # noqa: A002  # the metadata's own name
+    *,
+    expected: str,
+    passes: str,
+    fails: str,
+    remediation: str,
+    owner: Owner,
+    level: Level = Level.MUST,
+    each: str | None = None,
+    needs: tuple[str, ...] = (),
+    unknown: str = "The evidence does not decide it.",
+    not_applicable: str = "This does not apply here.",
+) -> Callable[[Callable[..., Iterable[Answer]]], Check]:
+    """Make a check of a pure generator function: its metadata, a sentence per outcome; the docstring is its manual page."""
+    requirement, _, word = id.rpartition(".")
+
+    def make(function: Callable[..., Iterable[Answer]]) -> Check:
+        return Check(
+            requirement=requirement,
+            word=word,
+            level=level,
+            each=each,
+            needs=needs,
+            expected=expected,
+            sentences={
+                Outcome.PASS: passes,
+                Outcome.FAIL: fails,
+                Outcome.UNKNOWN: unknown,
+                Outcome.NOT_APPLICABLE: not_applicable,
+                Outcome.ERROR: "The check itself broke; this is a defect of the auditor.",
+            },
+            remediation=remediation,
+            owner=owner,
+            doc=function.__doc__ or "",
+            judge=function,
+        )
+
+    return make
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One answer of a check about one subject; `id` is `check@subject` and unique in a report."""
+
+    id: str
+    check: str
+    subject: str
+    outcome: Outcome
+    level: Level
+    observed: str
+    expected: str
+    reason: str
+    remediation: str
+    owner: Owner
+    waiver: Waiver | None
+    evidence: tuple[Evidence, ...]
+    remedy: Remedy | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RequirementResult:
+    """A requirement with its findings and the outcome that they add up to; `waived` where a waiver in force covers a finding of it."""
+
+    id: str
+    title: str
+    level: Level
+    outcome: Outcome
+    waived: bool
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """The program that wrote a report."""
+
+    name: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class ZooModelUsed:
+    """A model file that was measured: where it came from (`device`, `given`, `stand-in`) and its digest."""
+
+    name: str
+    sha256: str
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class ZooUsed:
+    """The zoo of a report."""
+
+    version: str
+    models: tuple[ZooModelUsed, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceSummary:
+    """The device of a report. `snapshot_sha256` is the digest of the record (its `record.json`) that was judged."""
+
+    source: str
+    name: str
+    snapshot_sha256: str
+    collected_at: str
+    kernel: str | None = None
+    looked_in: tuple[str, ...] = ()
+    demonstration: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AcceleratorSummary:
+    """An accelerator of a report."""
+
+    id: str
+    bus: str
+    driver: str | None
+    nodes: tuple[str, ...]
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRun:
+    """One model measured in one fresh worker process (`crosml-audit/run/1`); times in microseconds, memory in bytes.
+
+    `status` is `ok` or how the run ended; `total_nodes` counts the operators of the file; `delegated_macs` is the share of
+    multiply-accumulates that the delegate took, None where partitions are not known. `accuracy` has one entry per output.
+    """
+
+    model: str
+    sha256: str
+    origin: str
+    runner: str
+    runtime: str
+    delegate: str | None
+    status: str
+    message: str
+    delegated_nodes: int | None
+    total_nodes: int | None
+    partitions: int | None
+    delegated_macs: float | None
+    latency_us: float | None
+    bracket_us: float | None
+    samples: int
+    init_us: float | None
+    first_us: float | None
+    cpu_us: float | None
+    accuracy: tuple[Mapping[str, Any], ...] | None
+    memory: Mapping[str, int] | None
+    conditions: Mapping[str, Any]
+    threads: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything that a format may show. `notes` are remarks on the audit itself (unused waivers, an unconfined run)."""
+
+    tool: Tool
+    requirements_set: str
+    zoo: ZooUsed
+    device: DeviceSummary
+    accelerators: tuple[AcceleratorSummary, ...]
+    verdict: Verdict
+    counts: Mapping[str, int]
+    requirements: tuple[RequirementResult, ...]
+    model_runs: tuple[ModelRun, ...] = ()
+    notes: tuple[str, ...] = ()
+    schema: str = REPORT_SCHEMA
+
+
+EXIT_CODES: Mapping[Verdict, int] = {Verdict.COMPLIANT: 0, Verdict.NON_COMPLIANT: 1, Verdict.INCOMPLETE: 3}
+EXIT_USAGE = 2
+EXIT_FAILED = 4
+
+
+def printable(text: str | bytes) -> str:
+    """Any file name or device text as a `str` that every encoder takes: bytes that are not UTF-8 become hexadecimal escapes."""
+    raw = text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape")
+    return raw.decode("utf-8", "backslashreplace")

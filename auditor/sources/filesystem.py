@@ -1,0 +1,241 @@
+"""Answers from a tree of files: a directory laid out like a device's file system, or this machine itself.
+
+Below a root every symbolic link is resolved inside it (an absolute target starts again at the root, `..` stops there), so nothing
+outside is ever opened. Only regular files are read: a FIFO, a socket or a device node in a tree is `failed`, not waited for.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import stat
+from typing import TYPE_CHECKING, Any
+
+from auditor.model import Status, printable
+from auditor.sources.base import LIST_LIMIT, UNASKED, Question, Reply, refused
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+LINK_LIMIT = 40
+"""Symbolic links followed in one path (the kernel's own limit, MAXSYMLINKS)."""
+
+CHUNK = 1 << 20
+
+_KINDS = {
+    stat.S_IFREG: "file",
+    stat.S_IFDIR: "directory",
+    stat.S_IFCHR: "character",
+    stat.S_IFBLK: "block",
+    stat.S_IFIFO: "fifo",
+    stat.S_IFSOCK: "socket",
+}
+
+
+class Tree:
+    """The questions about files, answered below `root`; `/` is this machine."""
+
+    kind = "root"
+
+    def __init__(self, root: str, name: str | None = None) -> None:
+        self._root = os.path.realpath(root).rstrip("/")
+        self._names: str = name or printable(os.path.basename(self._root) or "/")
+        self._links: dict[str, str | None] = {}
+        self._answers: Mapping[str, Callable[[Question], Reply]] = {
+            "read": self._read,
+            "list": self._list,
+            "link": self._link,
+            "stat": self._stat,
+            "xattr": self._xattr,
+            "digest": self._digest,
+            "udev": self._udev,
+        }
+
+    @property
+    def name(self) -> str:
+        """The name of the root's last folder, or the one given."""
+        return self._names
+
+    def ask(self, question: Question) -> Reply:
+        """Answer from the tree; what a tree cannot know (probes, runs, the kernel's log) is `unasked`."""
+        answer = self._answers.get(question.kind)
+        if answer is None:
+            return UNASKED
+        try:
+            return answer(question)
+        except OSError as error:
+            return refused(error)
+        except ValueError:  # a NUL in the path
+            return Reply(Status.ABSENT, errno=errno.ENOENT)
+
+    def _resolve(self, path: str, *, follow: bool = True) -> str:
+        """The device's path with every link resolved; raises OSError for a loop. The last part is not followed unless `follow`."""
+        parts = [part for part in reversed(path.split("/")) if part and part != "."]
+        done: list[str] = []
+        links = 0
+        while parts:
+            part = parts.pop()
+            if part == "..":
+                del done[-1:]
+                continue
+            target = self._target("/".join(["", *done, part])) if follow or parts else None
+            if target is None:
+                done.append(part)
+                continue
+            links += 1
+            if links > LINK_LIMIT:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+            if target.startswith("/"):
+                done = []
+            parts.extend(piece for piece in reversed(target.split("/")) if piece and piece != ".")
+        return "/" + "/".join(done)
+
+    def _target(self, path: str) -> str | None:
+        """The target of the link at a path whose parents are resolved; None where it is no link."""
+        if path not in self._links:
+            try:
+                self._links[path] = os.readlink(self._root + path)
+            except OSError as error:
+                if error.errno in {errno.EACCES, errno.EPERM}:
+                    raise
+                self._links[path] = None
+        return self._links[path]
+
+    def _open(self, path: str) -> int:
+        """A descriptor of a regular file; the file is looked at before and after it is opened, and never waited for."""
+        host = self._root + self._resolve(path)
+        _regular(os.lstat(host))
+        descriptor = os.open(host, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            _regular(os.fstat(descriptor))
+        except OSError:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+    def _read(self, question: Question) -> Reply:
+        offset, length = (int(number) for number in question.args)
+        descriptor = self._open(question.path)
+        try:
+            return Reply(Status.OK, b"".join(_pieces(descriptor, offset, length)))
+        finally:
+            os.close(descriptor)
+
+    def _list(self, question: Question) -> Reply:
+        found: list[str] = []
+        with os.scandir((self._root + self._resolve(question.path)) or "/") as entries:
+            for entry in entries:
+                found.append(entry.name)
+                if len(found) > LIST_LIMIT:
+                    return Reply(Status.FAILED, errno=errno.E2BIG)
+        return Reply(Status.OK, b"".join(os.fsencode(name) + b"\0" for name in sorted(found)))
+
+    def _link(self, question: Question) -> Reply:
+        host = self._root + self._resolve(question.path, follow=False)
+        try:
+            return Reply(Status.OK, os.fsencode(os.readlink(host)))
+        except OSError as error:
+            if error.errno == errno.EINVAL:  # there, and no link
+                return Reply(Status.FAILED, errno=errno.EINVAL)
+            raise
+
+    def _stat(self, question: Question) -> Reply:
+        real = self._resolve(question.path)
+        found = os.lstat((self._root + real) or "/")
+        document = {
+            "real": os.fsencode(real).decode("utf-8", "surrogateescape"),
+            "kind": _KINDS.get(stat.S_IFMT(found.st_mode), "other"),
+            "mode": stat.S_IMODE(found.st_mode),
+            "uid": found.st_uid,
+            "gid": found.st_gid,
+            "size": found.st_size,
+            "blocks": found.st_blocks,
+            "dev": found.st_dev,
+            "ino": found.st_ino,
+            "major": os.major(found.st_rdev),
+            "minor": os.minor(found.st_rdev),
+        }
+        return Reply(Status.OK, json.dumps(document).encode())
+
+    def _xattr(self, question: Question) -> Reply:
+        host = self._root + self._resolve(question.path)
+        return Reply(Status.OK, os.getxattr(host, str(question.args[0]), follow_symlinks=False))
+
+    def _digest(self, question: Question) -> Reply:
+        algorithm, *numbers = question.args
+        spans = [(int(numbers[at]), int(numbers[at + 1])) for at in range(0, len(numbers), 2)] or [(0, 1 << 62)]
+        hasher = hashlib.new(str(algorithm), usedforsecurity=True)
+        descriptor = self._open(question.path)
+        try:
+            for offset, length in spans:
+                for piece in _pieces(descriptor, offset, length):
+                    hasher.update(piece)
+        finally:
+            os.close(descriptor)
+        return Reply(Status.OK, hasher.hexdigest().encode())
+
+    def _udev(self, question: Question) -> Reply:
+        """The devices of a class or bus, read as udev reads them: from the links in its folder and each device's `uevent`."""
+        for folder in (f"/sys/class/{question.path}", f"/sys/bus/{question.path}/devices"):
+            listed = self.ask(Question("list", folder))
+            if listed.status is Status.ABSENT:
+                continue
+            if listed.status is not Status.OK:
+                return listed
+            devices: list[dict[str, Any]] = []
+            for name in listed.data.split(b"\0")[:-1]:
+                real = self._resolve(f"{folder}/{os.fsdecode(name)}")
+                uevent = self.ask(Question("read", f"{real}/uevent", (0, CHUNK)))
+                if uevent.status in {Status.DENIED, Status.FAILED}:
+                    return uevent
+                devices.append({"sys": real, "properties": kernel_properties(_uevent(uevent.data))})
+            return Reply(Status.OK, udev_document(devices))
+        return Reply(Status.ABSENT, errno=errno.ENOENT)
+
+
+_UEVENT_KEYS = frozenset({
+    "DEVNAME", "DEVTYPE", "DRIVER", "MAJOR", "MINOR", "MODALIAS", "OF_FULLNAME", "OF_NAME",
+    "PCI_CLASS", "PCI_ID", "PCI_SLOT_NAME", "PCI_SUBSYS_ID",
+})  # fmt: skip
+
+
+def kernel_properties(properties: Mapping[str, str]) -> dict[str, str]:
+    """What the kernel itself says of a device; udev's own database is left out, so that every source gives the same answer."""
+    kept = {key: properties[key] for key in properties if key in _UEVENT_KEYS or key.startswith("OF_COMPATIBLE_")}
+    if "DEVNAME" in kept:
+        kept["DEVNAME"] = kept["DEVNAME"].removeprefix("/dev/")
+    return kept
+
+
+def _uevent(text: bytes) -> dict[str, str]:
+    """The `KEY=value` lines of a `uevent` file."""
+    lines = (line.partition("=") for line in printable(text).split("\n"))
+    return {key: value for key, equals, value in lines if equals}
+
+
+def udev_document(devices: list[dict[str, Any]]) -> bytes:
+    """The data of a `udev` answer: devices sorted by their path."""
+    return json.dumps(sorted(devices, key=lambda device: str(device["sys"])), sort_keys=True).encode()
+
+
+def _regular(found: os.stat_result) -> None:
+    if stat.S_ISDIR(found.st_mode):
+        raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if stat.S_ISLNK(found.st_mode) or not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
+
+
+def _pieces(descriptor: int, offset: int, length: int) -> Iterator[bytes]:
+    """The bytes of a file from `offset`, at most `length`; /proc and /sys give less than asked for, so it reads to the end."""
+    while length > 0:
+        try:
+            piece = os.pread(descriptor, min(CHUNK, length), offset)
+        except OverflowError:
+            return
+        if not piece:
+            return
+        yield piece
+        offset += len(piece)
+        length -= len(piece)

@@ -1,0 +1,1 @@
+"""The checks: one module a requirement. Open the requirement you care about first."""
