@@ -1,0 +1,133 @@
+"""The configurations of the virtual device under test, as data. ``machine.boot`` boots one.
+
+Sources of the facts behind them: QEMU's ``-device X,help`` and its documents on ``edu`` and ``intel-iommu``; the kernel's
+``Documentation/driver-api/vfio.rst`` and ``admin-guide/kernel-parameters.txt``. Debian's 6.12 switches VT-d on by itself
+where the firmware describes one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+VTD = "intel-iommu,intremap=on,caching-mode=on"
+EDU = "edu,addr=05.0"
+GPU = "virtio-gpu-pci,addr=06.0,iommu_platform=on,disable-legacy=on"
+
+VFIO_FILES = {
+    "/etc/modprobe.d/vfio.conf": b"options vfio-pci ids=1234:11e8\nsoftdep vfio-pci pre: vfio_iommu_type1\n",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """One virtual device: its hardware, how its kernel starts, and what is done to it once it is up."""
+
+    name: str
+    title: str
+    #: The PCI address of the device that takes the accelerator's place.
+    accelerator: str
+    #: Arguments of QEMU's ``-device``, in order.
+    devices: tuple[str, ...]
+    kernel_parameters: tuple[str, ...] = ()
+    #: Files written to the guest before the set-up: absolute path to content.
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    #: Shell commands, run in one shell as root with ``-e``; the last thing before the machine is handed out.
+    setup: tuple[str, ...] = ()
+    #: Who the auditor comes in as.
+    user: str = "root"
+
+
+CONFIGURATIONS = (
+    Configuration(
+        name="in-place",
+        title="everything in place: edu behind VT-d with an open, out-of-tree driver; peers for dma-buf",
+        accelerator="0000:00:05.0",
+        devices=(VTD, EDU, GPU),
+        setup=("modprobe -a edu_accel virtio-gpu vgem vivid",),
+    ),
+    Configuration(
+        name="vfio",
+        title="edu on vfio-pci, in a group of its own",
+        accelerator="0000:00:05.0",
+        devices=(VTD, EDU),
+        files=VFIO_FILES,
+        setup=("modprobe vfio-pci",),
+    ),
+    Configuration(
+        name="not-viable",
+        title="edu on vfio-pci behind a conventional PCI bridge, its group shared with a device on virtio-pci",
+        accelerator="0000:02:01.0",
+        devices=(
+            VTD,
+            "pcie-root-port,id=port,slot=1,chassis=1",
+            "pcie-pci-bridge,id=bridge,bus=port",
+            "edu,bus=bridge,addr=01.0",
+            "virtio-rng-pci,bus=bridge,addr=02.0",
+        ),
+        files=VFIO_FILES,
+        setup=("modprobe vfio-pci",),
+    ),
+    Configuration(
+        name="passthrough",
+        title="iommu=pt: the IOMMU is there, the device's group is an identity mapping",
+        accelerator="0000:00:05.0",
+        devices=(VTD, EDU),
+        kernel_parameters=("iommu=pt",),
+        setup=("modprobe edu_accel",),
+    ),
+    Configuration(
+        name="no-iommu",
+        title="no IOMMU in the machine",
+        accelerator="0000:00:05.0",
+        devices=(EDU,),
+        setup=("modprobe edu_accel",),
+    ),
+    Configuration(
+        name="sig-enforce",
+        title="module.sig_enforce=1: the unsigned driver is refused, the device has none",
+        accelerator="0000:00:05.0",
+        devices=(VTD, EDU),
+        kernel_parameters=("module.sig_enforce=1",),
+        setup=("modprobe vgem", "if modprobe edu_accel; then exit 1; fi"),
+    ),
+    Configuration(
+        name="typed-intree",
+        title="an unsigned out-of-tree driver that has intree=Y typed in",
+        accelerator="0000:00:05.0",
+        devices=(VTD, EDU),
+        setup=("modprobe edu_accel_intree",),
+    ),
+    Configuration(
+        name="proprietary",
+        title="a driver that declares a proprietary licence",
+        accelerator="0000:00:05.0",
+        devices=(VTD, EDU),
+        setup=("modprobe edu_proprietary",),
+    ),
+    Configuration(
+        name="virtio-gpu",
+        title="virtio-gpu as the accelerator: upstream and signed; claims PRIME import and refuses it",
+        accelerator="0000:00:06.0",
+        devices=(VTD, GPU),
+        setup=("modprobe -a virtio-gpu vgem",),
+    ),
+    Configuration(
+        name="unprivileged",
+        title="everything in place, seen by an ordinary user",
+        accelerator="0000:00:05.0",
+        devices=(VTD, EDU, GPU),
+        setup=("modprobe -a edu_accel virtio-gpu vgem vivid",),
+        user="tester",
+    ),
+    Configuration(
+        name="no-driver",
+        title="a device of PCI class 0x1200 (processing accelerator) that no driver is bound to",
+        accelerator="0000:00:05.0",
+        devices=(VTD, "virtio-serial-pci,addr=05.0,class=0x1200,iommu_platform=on,disable-legacy=on"),
+        setup=("echo 0000:00:05.0 >/sys/bus/pci/devices/0000:00:05.0/driver/unbind",),
+    ),
+)

@@ -1,0 +1,366 @@
+"""Builds what the virtual device under test boots: a Debian kernel and a root file system, both with nothing but apt.
+
+The guest is Debian trixie: its 6.12 kernel is the first of Debian's with DRM accel, dma-buf heaps and virtio-iommu. The
+kernel's version is read from what ``linux-image-amd64`` depends on in the archive; the archive's mirror is the one that
+this machine's own apt uses. Packages are downloaded with private lists and unpacked without running their scripts, so
+neither this machine's apt nor its dpkg is touched. The whole root file system is the initramfs.
+
+Everything is kept in ``$XDG_CACHE_HOME/crosml-audit/dut``, a folder a stage, named by the SHA-256 of the stage's inputs;
+the folder may be removed at any time. ``python tests/dut/image.py --refresh`` asks the archive again, which is needed once
+the kernel found there before has been replaced by a point release.
+
+Root is not needed: a user other than root needs unprivileged user namespaces, for ``unshare`` and ``chroot`` into the
+root file systems whose compiler builds the modules and whose Python compiles its own library.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+HERE = Path(__file__).resolve().parent
+SUITE = "trixie"
+KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+
+GUEST_PACKAGES = (
+    "base-files", "bash", "busybox-static", "coreutils", "dash", "findutils", "grep", "iproute2", "kmod", "libc-bin",
+    "libudev1", "login", "mawk", "openssh-server", "passwd", "pciutils", "python3", "sed", "util-linux",
+)  # fmt: skip
+BUILDER_PACKAGES = (
+    "base-files", "bash", "binutils", "coreutils", "dash", "findutils", "gcc-14", "grep", "kmod", "libc6-dev",
+    "libelf1t64", "make", "mawk", "perl-base", "sed", "xz-utils",
+)  # fmt: skip
+# Modules of the kernel package that the guest has; their dependencies come with them.
+KERNEL_MODULES = (
+    "drm_shmem_helper", "gpu-sched", "habanalabs", "intel_vpu", "test_firmware", "vfio-pci", "vfio_iommu_type1", "vgem",
+    "virtio-gpu", "virtio_blk", "virtio_iommu", "virtio_net", "vivid",
+)  # fmt: skip
+# Folders that no test reads; what they weigh would be loaded at every boot.
+UNUSED = (
+    "usr/share/doc", "usr/share/i18n", "usr/share/info", "usr/share/locale", "usr/share/man", "usr/share/perl5",
+    "usr/lib/x86_64-linux-gnu/gconv", "usr/lib/x86_64-linux-gnu/perl-base",
+)  # fmt: skip
+
+# A program that this needs, and the Debian package that has it.
+TOOLS = {
+    "apt-get": "apt",
+    "dpkg-deb": "dpkg",
+    "cpio": "cpio",
+    "depmod": "kmod",
+    "ssh-keygen": "openssh-client",
+    "unshare": "util-linux",
+}
+
+ETC = {
+    "hostname": "crosml-audit-dut\n",
+    "lsb-release": 'DISTRIB_ID=crosml-audit-dut\nDISTRIB_DESCRIPTION="crosml-audit virtual DUT"\n',
+    "passwd": (
+        "root:x:0:0:root:/root:/bin/sh\n"
+        "sshd:x:100:65534::/run/sshd:/usr/sbin/nologin\n"
+        "tester:x:1000:1000::/home/tester:/bin/sh\n"
+        "nobody:x:65534:65534::/nonexistent:/usr/sbin/nologin\n"
+    ),
+    "group": "root:x:0:\nvideo:x:44:\nrender:x:104:\ntester:x:1000:\nnogroup:x:65534:\n",
+    "shadow": "root:*:20000:0:99999:7:::\ntester:*:20000:0:99999:7:::\n",
+    "ssh/sshd_config": (
+        "HostKey /etc/ssh/host_key\n"
+        "AuthorizedKeysFile /etc/ssh/authorized_keys\n"
+        "PermitRootLogin prohibit-password\n"
+        "PasswordAuthentication no\n"
+        "UsePAM no\n"
+        "UseDNS no\n"
+        "PrintMotd no\n"
+    ),
+}
+FIRMWARE = b"EDUFW\x001.0\ncrosml-audit: firmware of the virtual accelerator, made at build time; unsigned\n" * 16
+
+
+class ImageError(Exception):
+    """The image cannot be built; the message is one that a person can act on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """What QEMU boots, and the keys that let one in."""
+
+    release: str
+    kernel: Path
+    initramfs: Path
+    client_key: Path
+    host_key: str
+
+
+def missing() -> str:
+    """Why this machine cannot build the image: one line with the command that mends it, or nothing."""
+    if platform.machine() != "x86_64":
+        return f"the virtual device is built on x86_64 machines; this is {platform.machine()}"
+    packages = sorted({package for tool, package in TOOLS.items() if not shutil.which(tool, path=_path())})
+    if not KEYRING.exists():
+        packages.append("debian-archive-keyring")
+    return f"apt-get install --no-install-recommends {' '.join(packages)}" if packages else ""
+
+
+def build(refresh: bool = False) -> Image:
+    """Build the image, or find it in the cache. ImageError where it cannot be built."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "crosml-audit" / "dut"
+    cache.mkdir(parents=True, exist_ok=True)
+    recipe = Path(__file__).read_bytes()
+    sources = {path.name: path.read_bytes() for path in sorted((HERE / "modules").iterdir())}
+    init = (HERE / "init").read_bytes()
+
+    def stage(name: str, inputs: Iterable[str | bytes], make: Callable[[Path], None]) -> Path:
+        return cached(cache, name, [SUITE, *inputs], make)
+
+    if refresh:
+        for old in cache.glob("archive-*"):
+            shutil.rmtree(old)
+    archive = stage("archive", mirrors(), read_archive)
+    release = (archive / "release").read_text()
+
+    def packages(name: str, names: Sequence[str]) -> Path:
+        return stage(name, [release, *names], lambda place: download(archive, names, place))
+
+    guest = packages("guest-packages", GUEST_PACKAGES)
+    # The headers depend on the kernel itself, so it comes with the builder's packages.
+    builder = packages("builder-packages", [*BUILDER_PACKAGES, f"linux-headers-{release}"])
+    modules = stage(
+        "modules",
+        [builder.name, recipe, *(part for source in sources.items() for part in source)],
+        lambda place: build_modules(release, builder, place),
+    )
+    place = stage(
+        "image",
+        [guest.name, modules.name, recipe, init],
+        lambda place: build_image(release, guest, builder, modules, place),
+    )
+    return Image(
+        release=release,
+        kernel=place / "vmlinuz",
+        initramfs=place / "initramfs",
+        client_key=place / "client_key",
+        host_key=(place / "host_key.pub").read_text().strip(),
+    )
+
+
+def cached(cache: Path, name: str, inputs: Iterable[str | bytes], make: Callable[[Path], None]) -> Path:
+    """The folder that ``make`` fills from these inputs; made once, by one process, wholly or not at all."""
+    digest = hashlib.sha256()
+    for part in inputs:
+        data = part.encode() if isinstance(part, str) else part
+        digest.update(b"%d:%s" % (len(data), data))
+    place = cache / f"{name}-{digest.hexdigest()}"
+    with (cache / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not place.exists():
+            start = time.monotonic()
+            with tempfile.TemporaryDirectory(dir=cache, prefix=f"{name}-unfinished-") as work:
+                finished = Path(work) / "finished"
+                finished.mkdir()
+                make(finished)
+                finished.rename(place)
+            print(f"virtual DUT: {name} in {time.monotonic() - start:.1f} s", file=sys.stderr)
+    return place
+
+
+def mirrors() -> list[str]:
+    """The places that this machine's apt gets main releases from, as apt itself reads its configuration."""
+    targets = run(["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT)", "Created-By: Packages"])
+    found = [line.split() for line in targets.splitlines()]
+    uris = [uri for uri, suite, component in found if component == "main" and not re.search("[-/]", suite)]
+    if not uris:
+        raise ImageError("/etc/apt/sources.list*: expected a Debian mirror (a release's component main), found none")
+    return list(dict.fromkeys(uris))
+
+
+def read_archive(place: Path) -> None:
+    """Fetch the archive's package lists from the first mirror that serves the suite; note the kernel's release."""
+    for directory in ("lists/partial", "partial"):
+        (place / directory).mkdir(parents=True)
+    (place / "status").touch()
+    # How to reach the network (proxies, certificates) is the machine's to say; hooks and sources are not taken over.
+    settings = run(["apt-config", "dump", "Acquire"])
+    (place / "apt.conf").write_text(f'{settings}Dir::Etc::main "/dev/null";\nDir::Etc::parts "/dev/null";\n')
+    errors = []
+    for uri in mirrors():
+        (place / "sources.list").write_text(f"deb [signed-by={KEYRING}] {uri} {SUITE} main\n")
+        try:
+            apt(place, place, "apt-get", "update", "--error-on=any")
+            depends = apt(place, place, "apt-cache", "depends", "linux-image-amd64")
+        except ImageError as error:
+            errors.append(str(error))
+            continue
+        if found := re.search(r"Depends: linux-image-(6\.\S+)", depends):
+            (place / "release").write_text(found[1])
+            return
+        errors.append(f"{uri}: expected linux-image-amd64 to depend on a 6.x kernel of {SUITE}, found:\n{depends}")
+    raise ImageError("\n".join(errors))
+
+
+def apt(archive: Path, downloads: Path, *command: str) -> str:
+    """Run an apt program on the private lists of an archive folder; packages go to the folder ``downloads``."""
+    options = {
+        "APT::Architecture": "amd64",
+        "APT::Install-Recommends": "false",
+        "APT::Sandbox::User": "root",
+        "Acquire::Languages": "none",
+        "Debug::NoLocking": "true",
+        "Dir::Cache::pkgcache": "",
+        "Dir::Cache::srcpkgcache": "",
+        "Dir::Cache::archives": str(downloads),
+        "Dir::Etc::preferences": "/dev/null",
+        "Dir::Etc::preferencesparts": "/dev/null",
+        "Dir::Etc::sourcelist": str(archive / "sources.list"),
+        "Dir::Etc::sourceparts": "/dev/null",
+        "Dir::State": str(archive),
+        "Dir::State::lists": str(archive / "lists"),
+        "Dir::State::status": str(archive / "status"),
+    }
+    flags = [flag for name, value in options.items() for flag in ("-o", f"{name}={value}")]
+    return run([command[0], "-q", *flags, *command[1:]], env={"APT_CONFIG": str(archive / "apt.conf")})
+
+
+def download(archive: Path, names: Sequence[str], place: Path) -> None:
+    """Download packages and what they depend on into a folder."""
+    (place / "partial").mkdir()
+    apt(archive, place, "apt-get", "install", "--yes", "--download-only", *names)
+
+
+def unpack(packages: Path, root: Path) -> None:
+    """Unpack a folder's packages, except the kernel; their scripts do not run."""
+    wanted = [package for package in sorted(packages.glob("*.deb")) if not package.name.startswith("linux-image-")]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for _ in pool.map(lambda package: extract(package, root), wanted):
+            pass
+
+
+def extract(package: Path, root: Path) -> None:
+    """Unpack one package."""
+    run(["dpkg-deb", "--extract", str(package), str(root)])
+
+
+def inside(root: Path, *command: str) -> None:
+    """Run a program of a root file system in it: as root, or as the root of a user namespace of one's own."""
+    null = root / "dev" / "null"
+    null.parent.mkdir(exist_ok=True)
+    if os.geteuid() == 0:
+        if not null.exists():
+            os.mknod(null, 0o20666, os.makedev(1, 3))
+        enter = ["chroot", str(root)]
+    else:
+        null.touch()
+        script = 'mount --bind /dev/null "$0/dev/null" && exec chroot "$0" "$@"'
+        enter = ["unshare", "--map-root-user", "--mount", "sh", "-c", script, str(root)]
+    run([*enter, *command], env={"PATH": "/usr/sbin:/usr/bin"})
+
+
+def build_modules(release: str, packages: Path, place: Path) -> None:
+    """Build this folder's kernel modules with the suite's compiler and the kernel's headers."""
+    with tempfile.TemporaryDirectory(dir=place.parent, prefix="builder-") as directory:
+        root = Path(directory)
+        unpack(packages, root)
+        awk = root / "usr/bin/awk"
+        if not awk.is_symlink():
+            awk.symlink_to("mawk")
+        shutil.copytree(HERE / "modules", root / "src")
+        inside(root, "make", "-s", "-j2", "-C", f"/usr/lib/modules/{release}/build", "M=/src", "modules")
+        for module in sorted((root / "src").glob("*.ko")):
+            shutil.copy(module, place)
+
+
+def build_image(release: str, guest: Path, builder: Path, modules: Path, place: Path) -> None:
+    """Build the guest's kernel, root file system and keys."""
+    root = place.parent / "root"
+    root.mkdir()
+    root.chmod(0o755)
+    unpack(guest, root)
+    inside(root, "python3", "-m", "compileall", "-q", "/usr/lib/python3.13")
+    for directory in UNUSED:
+        shutil.rmtree(root / directory, ignore_errors=True)
+
+    linux = place.parent / "linux"
+    linux.mkdir()
+    for package in builder.glob("linux-image-*.deb"):
+        extract(package, linux)
+    (root / "boot").mkdir(exist_ok=True)
+    for name in ("vmlinuz", "config"):
+        shutil.copy(linux / f"boot/{name}-{release}", root / "boot")
+    shutil.copy(linux / f"boot/vmlinuz-{release}", place / "vmlinuz")
+    install_modules(release, linux, modules, root)
+    firmware = root / "usr/lib/firmware/edu/edu_fw.bin"
+    firmware.parent.mkdir(parents=True)
+    firmware.write_bytes(FIRMWARE)
+
+    for name, text in ETC.items():
+        (root / "etc" / name).write_text(text)
+    for name in ("client_key", "host_key"):
+        run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "crosml-audit-dut", "-f", str(place / name)])
+    shutil.copy(place / "client_key.pub", root / "etc/ssh/authorized_keys")
+    shutil.copy(place / "host_key", root / "etc/ssh/host_key")
+    (root / "home/tester").mkdir(parents=True)
+    shutil.copy(HERE / "init", root / "init")
+    (root / "init").chmod(0o755)
+
+    with (place / "initramfs").open("wb") as initramfs:
+        files = "\0".join([".", *sorted(str(path.relative_to(root)) for path in root.rglob("*"))])
+        pack = ["cpio", "--quiet", "--null", "--create", "--format=newc", "--owner=+0:+0"]
+        subprocess.run(pack, check=True, cwd=root, input=files.encode(), stdout=initramfs)
+
+
+def install_modules(release: str, linux: Path, extra: Path, root: Path) -> None:
+    """Install the kernel modules that tests use, with their dependencies, and this folder's own as updates."""
+    run(["depmod", "--basedir", str(linux / "usr"), release])
+    source = linux / "usr/lib/modules" / release
+    target = root / "usr/lib/modules" / release
+    dependencies = {
+        module: needed.split()
+        for module, needed in (line.split(":", 1) for line in (source / "modules.dep").read_text().splitlines())
+    }
+    by_name = {Path(module).name.split(".")[0].replace("-", "_"): module for module in dependencies}
+    wanted = {by_name[name.replace("-", "_")] for name in KERNEL_MODULES}
+    wanted |= {needed for module in wanted for needed in dependencies[module]}
+    for name in (*wanted, "modules.builtin", "modules.builtin.modinfo", "modules.order"):
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source / name, target / name)
+    shutil.copytree(extra, target / "updates")
+    run(["depmod", "--basedir", str(root / "usr"), release])
+
+
+def run(command: Sequence[str], env: dict[str, str] | None = None) -> str:
+    """Run a program and return its output; ImageError with the end of what it said where it fails."""
+    environment = {**os.environ, "PATH": _path(), "LC_ALL": "C.UTF-8", **(env or {})}
+    try:
+        done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+    except OSError as error:
+        raise ImageError(f"{command[0]}: {error.strerror}") from error
+    if done.returncode:
+        said = "\n".join((done.stderr.strip() or done.stdout.strip()).splitlines()[-8:])
+        raise ImageError(f"{command[0]} ended with {done.returncode}: {said}")
+    return done.stdout
+
+
+def _path() -> str:
+    return f"{os.environ.get('PATH', '/usr/bin:/bin')}:/usr/sbin:/sbin"
+
+
+if __name__ == "__main__":
+    if reason := missing():
+        sys.exit(reason)
+    try:
+        print(build(refresh="--refresh" in sys.argv[1:]))
+    except ImageError as problem:
+        sys.exit(str(problem))

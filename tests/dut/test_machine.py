@@ -1,0 +1,83 @@
+"""The virtual device is what its configuration says, asked with plain shell: nothing of the auditor takes part."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING
+
+import image
+import machine
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+pytestmark = pytest.mark.dut
+
+# What each device must show, by a shell expression in the guest ($D is the accelerator's folder in sysfs).
+DRIVER = 'basename "$(readlink $D/driver)"'
+GROUP_TYPE = "cat $D/iommu_group/type"
+MATES = "ls $D/iommu_group/devices | wc -w"
+ACCEL = "ls /dev/accel"
+TAINT = "cat /sys/module/%s/taint"
+SHOWS: Mapping[str, Mapping[str, str]] = {
+    "in-place": {
+        DRIVER: "edu_accel",
+        GROUP_TYPE: "DMA",
+        MATES: "1",
+        ACCEL: "accel0",
+        TAINT % "edu_accel": "OE",
+        "dmesg | grep -o 'firmware edu/edu_fw.bin loaded'": "firmware edu/edu_fw.bin loaded",
+        "cat /sys/kernel/tracing/events/edu_accel/edu_copy/enable": "0",
+        "ls -d /dev/dma_heap/system /dev/udmabuf /dev/dri/card1 /dev/video0": (
+            "/dev/dma_heap/system\n/dev/dri/card1\n/dev/udmabuf\n/dev/video0"
+        ),
+        "cat /proc/sys/kernel/tainted": str(1 << 12 | 1 << 13),
+    },
+    "vfio": {DRIVER: "vfio-pci", GROUP_TYPE: "DMA", MATES: "1", "ls $D/vfio-dev": "vfio0", "ls -d /dev/vfio/1": "/dev/vfio/1"},
+    "not-viable": {DRIVER: "vfio-pci", MATES: "3", 'basename "$(readlink $D/../0000:02:02.0/driver)"': "virtio-pci"},
+    "passthrough": {DRIVER: "edu_accel", GROUP_TYPE: "identity", ACCEL: "accel0"},
+    "no-iommu": {DRIVER: "edu_accel", "ls /sys/class/iommu /sys/kernel/iommu_groups | grep -c [0-9]": "0", ACCEL: "accel0"},
+    "sig-enforce": {"ls $D/driver": "", GROUP_TYPE: "DMA", "cat /proc/sys/kernel/tainted": "0", TAINT % "vgem": ""},
+    "typed-intree": {
+        DRIVER: "edu_accel_intree",
+        TAINT % "edu_accel_intree": "E",
+        "modinfo -F intree edu_accel_intree": "Y",
+        ACCEL: "accel0",
+    },
+    "proprietary": {DRIVER: "edu_proprietary", TAINT % "edu_proprietary": "POE", ACCEL: ""},
+    "virtio-gpu": {DRIVER: "virtio-pci", TAINT % "virtio_gpu": "", "cat /proc/sys/kernel/tainted": "0", GROUP_TYPE: "DMA"},
+    "unprivileged": {"id -un": "tester", DRIVER: "edu_accel", "test -r /dev/accel/accel0 || echo denied": "denied", "ls /sys/kernel/debug": ""},
+    "no-driver": {"cat $D/class": "0x120000", "ls $D/driver": "", GROUP_TYPE: "DMA"},
+}
+
+
+def test_shows_what_its_configuration_says(dut: machine.Machine) -> None:
+    wanted = SHOWS[dut.configuration.name]
+    # One connection: ask everything in one shell, which answers a JSON string a line.
+    script = [f"D=/sys/bus/pci/devices/{dut.configuration.accelerator}"]
+    quote = "python3 -c 'import json,sys; print(json.dumps(sys.stdin.read().strip()))'"
+    script += [f"{{ {expression}; }} 2>/dev/null | {quote}" for expression in wanted]
+    answers = map(json.loads, dut.run("\n".join(script)).splitlines())
+    assert dict(zip(wanted, answers, strict=True)) == wanted
+
+
+@pytest.mark.parametrize("dut", ["in-place"], indirect=True)
+def test_files_arrive_whole(dut: machine.Machine) -> None:
+    content = bytes(range(256)) * 1000
+    dut.put({"/tmp/some/where": content})
+    assert dut.run("cksum </tmp/some/where; rm -r /tmp/some") == dut.run("cksum", stdin=content)
+
+
+@pytest.mark.parametrize("dut", ["in-place"], indirect=True)
+def test_a_failing_command_raises_what_it_said(dut: machine.Machine) -> None:
+    with pytest.raises(machine.MachineError, match=r"ended with 3: enough"):
+        dut.run("echo enough >&2; exit 3")
+
+
+def test_a_missing_tool_is_named_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda tool, path=None: None if tool in {"cpio", "qemu-system-x86_64"} else tool)
+    assert machine.missing() == "apt-get install --no-install-recommends cpio qemu-system-x86"
+    monkeypatch.setattr(shutil, "which", lambda tool, path=None: tool)
+    assert image.missing() == machine.missing() == ""
