@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import flatbuffers
 import numpy as np
 
+from auditor.zoo.flatbuffer import FILE_IDENTIFIER, Field, write_buffer, write_int32s, write_offsets, write_table
 from auditor.zoo.graph import OPERATORS, TENSOR_TYPES
-from auditor.zoo.writer import FILE_IDENTIFIER, Field, write_buffer, write_int32s, write_offsets, write_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -148,18 +148,14 @@ class _Network:
         if not self.quantized:
             low = codes(self.seed, 0x4000 + self.layers, drawn.size).reshape(shape).astype(np.float32) / np.float32(256)
             values = (drawn.astype(np.float32) + low) * scale
-            return self.floats(f"{name}/weights", values), self.floats(
-                f"{name}/bias", offsets
-            ) if bias is None else bias
+            return self.floats(f"{name}/weights", values), self.floats(f"{name}/bias", offsets) if bias is None else bias
         quantization = self.tensors[source].quantization
         assert quantization is not None
         unit = scale * np.float32(quantization.scale)
         shifted = (drawn.astype(np.int16) + 128).astype(np.uint8)
         return (
             self.constant(f"{name}/weights", "UINT8", shifted, _Quantization(float(scale), 128)),
-            self.constant(
-                f"{name}/bias", "INT32", np.round(offsets / unit).astype("<i4"), _Quantization(float(unit), 0)
-            ),
+            self.constant(f"{name}/bias", "INT32", np.round(offsets / unit).astype("<i4"), _Quantization(float(unit), 0)),
         )
 
     def convolution(
@@ -227,9 +223,7 @@ class _Network:
         return self.operator("ADD", (left, right), output, Field(0, "b", NONE), Field(1, "?", 1))
 
     def multiply(self, left: int, right: int) -> int:
-        return self.operator(
-            "MUL", (left, right), self.variable(self.named("MUL"), self.shape(left)), Field(0, "b", NONE)
-        )
+        return self.operator("MUL", (left, right), self.variable(self.named("MUL"), self.shape(left)), Field(0, "b", NONE))
 
     def concatenation(self, left: int, right: int) -> int:
         shape = (*self.shape(left)[:3], self.shape(left)[3] + self.shape(right)[3])
@@ -271,9 +265,7 @@ class _Network:
         ordered = sorted(self.operators, key=lambda op: op.code != "DEQUANTIZE")
         kinds = sorted({(op.code, op.version) for op in ordered})
         tensors = write_offsets(builder, [_write_tensor(builder, tensor) for tensor in self.tensors])
-        operators = write_offsets(
-            builder, [_write_operator(builder, op, kinds.index((op.code, op.version))) for op in ordered]
-        )
+        operators = write_offsets(builder, [_write_operator(builder, op, kinds.index((op.code, op.version))) for op in ordered])
         inputs, outputs = write_int32s(builder, [source]), write_int32s(builder, [result])
         name = builder.CreateString("main")
         graph_parts = (tensors, inputs, outputs, operators, name)

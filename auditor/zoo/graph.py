@@ -11,20 +11,18 @@ import math
 import struct
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
+
+from auditor.zoo.flatbuffer import FILE_IDENTIFIER, BadModel, Reader, Table
 
 if TYPE_CHECKING:
-    import mmap
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
-    Data: TypeAlias = "bytes | bytearray | memoryview | mmap.mmap"
+    from auditor.zoo.flatbuffer import Data
 
-MAX_WORK = 500_000
-"""Tables plus vector elements read from one file; a model of 5000 operators needs about a fifth."""
+__all__ = ["BadModel", "Graph", "Operator", "Subgraph", "Tensor", "Window", "count_nonfinite", "read_graph"]
+
 MAX_RANK = 16
-MAX_TEXT = 256
-"""Bytes kept of a name; the rest is dropped."""
-
 TENSOR_TYPES = (
     *("FLOAT32", "FLOAT16", "INT32", "UINT8", "INT64", "STRING", "BOOL", "INT16", "COMPLEX64", "INT8", "FLOAT64"),
     *("COMPLEX128", "UINT64", "RESOURCE", "VARIANT", "UINT32", "UINT16", "INT4", "BFLOAT16", "INT2", "UINT4"),
@@ -66,10 +64,6 @@ OPERATORS = tuple(
 """BuiltinOperator by code, up to where the StableHLO operators begin; those are named BUILTIN_<code>."""
 
 CUSTOM = OPERATORS.index("CUSTOM")
-
-
-class BadModel(Exception):  # noqa: N818 - the name that callers read: a bad model, not an error of ours
-    """The file is not a TFLite model that may be trusted further. The message says what is wrong and where."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,93 +175,6 @@ class Graph:
         return Counter(op.name for sub in self.subgraphs for op in sub.operators)
 
 
-@dataclass(frozen=True, slots=True)
-class _Table:
-    at: int
-    fields: tuple[int, ...]
-    """Absolute position of each field of the vtable, 0 where absent."""
-
-    def field(self, slot: int) -> int:
-        return self.fields[slot] if slot < len(self.fields) else 0
-
-
-class _Reader:
-    """Bounds-checked access to a flatbuffer, with a budget of work."""
-
-    __slots__ = ("budget", "data", "size")
-
-    def __init__(self, data: Data) -> None:
-        self.data = data
-        self.size = len(data)
-        self.budget = MAX_WORK
-
-    def spend(self, work: int) -> None:
-        self.budget -= work
-        if self.budget < 0:
-            raise BadModel(f"more than {MAX_WORK} tables and elements")
-
-    def bounds(self, at: int, length: int, what: str) -> None:
-        if at < 0 or length < 0 or at + length > self.size:
-            raise BadModel(f"{what} at {at}, {length} bytes, lies outside the file of {self.size} bytes")
-
-    def unpack(self, form: str, at: int, what: str) -> int:
-        self.bounds(at, struct.calcsize(form), what)
-        (value,) = struct.unpack_from(form, self.data, at)
-        return int(value)
-
-    def table(self, at: int, what: str) -> _Table:
-        self.spend(1)
-        vtable = at - self.unpack("<i", at, what)
-        length = self.unpack("<H", vtable, f"{what} vtable")
-        width = self.unpack("<H", vtable + 2, f"{what} vtable")
-        if length < 4 or length % 2:
-            raise BadModel(f"{what} vtable at {vtable} has the impossible length {length}")
-        self.bounds(vtable, length, f"{what} vtable")
-        self.bounds(at, width, what)
-        self.spend(length // 64)
-        offsets = struct.unpack_from(f"<{(length - 4) // 2}H", self.data, vtable + 4)
-        if any(offset >= width for offset in offsets if offset):
-            raise BadModel(f"{what} at {at} has a field outside its {width} bytes")
-        return _Table(at, tuple(at + offset if offset else 0 for offset in offsets))
-
-    def scalar(self, table: _Table, slot: int, form: str, default: int = 0) -> int:
-        at = table.field(slot)
-        return self.unpack(form, at, "a scalar field") if at else default
-
-    def follow(self, at: int, what: str) -> int:
-        return at + self.unpack("<I", at, what)
-
-    def child(self, table: _Table, slot: int, what: str) -> _Table | None:
-        at = table.field(slot)
-        return self.table(self.follow(at, what), what) if at else None
-
-    def vector(self, table: _Table, slot: int, width: int, what: str) -> tuple[int, int]:
-        """Position and number of elements; (0, 0) where absent."""
-        at = table.field(slot)
-        if not at:
-            return 0, 0
-        start = self.follow(at, what)
-        count = self.unpack("<I", start, what)
-        self.bounds(start + 4, count * width, what)
-        return start + 4, count
-
-    def numbers(self, table: _Table, slot: int, what: str) -> tuple[int, ...]:
-        """Read a vector of 32-bit integers."""
-        at, count = self.vector(table, slot, 4, what)
-        self.spend(count)
-        return struct.unpack_from(f"<{count}i", self.data, at)
-
-    def text(self, table: _Table, slot: int, what: str) -> str:
-        at, count = self.vector(table, slot, 1, what)
-        return bytes(self.data[at : at + min(count, MAX_TEXT)]).decode("utf-8", "backslashreplace")
-
-    def tables(self, table: _Table, slot: int, what: str) -> Iterator[_Table]:
-        at, count = self.vector(table, slot, 4, what)
-        self.spend(count)
-        for i in range(count):
-            yield self.table(self.follow(at + 4 * i, what), f"{what}[{i}]")
-
-
 # Operators with a window: type of their options table, and its slots of the dilation or the kernel (width, height).
 # Padding is slot 0 and the stride slots 1 and 2 in all of them.
 _WINDOWS = {
@@ -281,7 +188,7 @@ MEDIAPIPE_DECONVOLUTION = "Convolution2DTransposeBias"
 """MediaPipe's operator: input, weights (OHWI), bias. Options: three int32: padding (1: SAME), stride height, width."""
 
 
-def _window(reader: _Reader, table: _Table, name: str) -> Window | None:
+def _window(reader: Reader, table: Table, name: str) -> Window | None:
     if name == MEDIAPIPE_DECONVOLUTION:
         at, count = reader.vector(table, 5, 1, "custom options")
         if count < 12:
@@ -301,7 +208,7 @@ def _window(reader: _Reader, table: _Table, name: str) -> Window | None:
     return Window(same, stride, kernel=(height, width)) if pooling else Window(same, stride, dilation=(height, width))
 
 
-def _data(reader: _Reader, buffer: _Table, what: str) -> tuple[int, int]:
+def _data(reader: Reader, buffer: Table, what: str) -> tuple[int, int]:
     """Offset and length of a buffer's content; models over 2 GB keep it behind the flatbuffer, by absolute offset."""
     at, size = reader.vector(buffer, 0, 1, what)
     far, far_size = reader.scalar(buffer, 1, "<Q"), reader.scalar(buffer, 2, "<Q")
@@ -311,7 +218,7 @@ def _data(reader: _Reader, buffer: _Table, what: str) -> tuple[int, int]:
     return at, size
 
 
-def _tensor(reader: _Reader, table: _Table, buffers: list[tuple[int, int]], what: str) -> Tensor:
+def _tensor(reader: Reader, table: Table, buffers: list[tuple[int, int]], what: str) -> Tensor:
     shape = reader.numbers(table, 0, f"{what} shape")
     if len(shape) > MAX_RANK or any(d < 0 for d in shape):
         raise BadModel(f"{what} has the impossible shape {list(shape[:MAX_RANK])}")
@@ -384,7 +291,7 @@ def _macs(name: str, inputs: tuple[int, ...], outputs: tuple[int, ...], tensors:
     return sum(count(w, tensors[inputs[source]], tensors[outputs[0]]) for w in present)
 
 
-def _codes(reader: _Reader, model: _Table) -> list[tuple[str, str, int]]:
+def _codes(reader: Reader, model: Table) -> list[tuple[str, str, int]]:
     """Builtin name, custom name and version of each operator code: a byte in old files, a wider field too in later."""
     codes = []
     for table in reader.tables(model, 1, "operator code"):
@@ -395,9 +302,7 @@ def _codes(reader: _Reader, model: _Table) -> list[tuple[str, str, int]]:
     return codes
 
 
-def _operator(
-    reader: _Reader, table: _Table, codes: list[tuple[str, str, int]], tensors: tuple[Tensor, ...], what: str
-) -> Operator:
+def _operator(reader: Reader, table: Table, codes: list[tuple[str, str, int]], tensors: tuple[Tensor, ...], what: str) -> Operator:
     index = reader.scalar(table, 0, "<I")
     if index >= len(codes):
         raise BadModel(f"{what} names operator code {index} of {len(codes)}")
@@ -406,21 +311,15 @@ def _operator(
     if any(not -1 <= i < len(tensors) for i in inputs) or any(not 0 <= i < len(tensors) for i in outputs):
         raise BadModel(f"{what} {code} names a tensor that is not there ({len(tensors)} tensors)")
     name = custom or code
-    return Operator(
-        code, custom, version, inputs, outputs, _window(reader, table, name), _macs(name, inputs, outputs, tensors)
-    )
+    return Operator(code, custom, version, inputs, outputs, _window(reader, table, name), _macs(name, inputs, outputs, tensors))
 
 
-def _subgraph(
-    reader: _Reader, table: _Table, codes: list[tuple[str, str, int]], buffers: list[tuple[int, int]]
-) -> Subgraph:
+def _subgraph(reader: Reader, table: Table, codes: list[tuple[str, str, int]], buffers: list[tuple[int, int]]) -> Subgraph:
     tensors = tuple(_tensor(reader, t, buffers, f"tensor {i}") for i, t in enumerate(reader.tables(table, 0, "tensor")))
     inputs, outputs = reader.numbers(table, 1, "graph inputs"), reader.numbers(table, 2, "graph outputs")
     if any(not 0 <= i < len(tensors) for i in inputs + outputs):
         raise BadModel(f"the graph's inputs or outputs name a tensor that is not there ({len(tensors)} tensors)")
-    operators = (
-        _operator(reader, t, codes, tensors, f"operator {i}") for i, t in enumerate(reader.tables(table, 3, "operator"))
-    )
+    operators = (_operator(reader, t, codes, tensors, f"operator {i}") for i, t in enumerate(reader.tables(table, 3, "operator")))
     return Subgraph(tensors, tuple(operators), inputs, outputs)
 
 
@@ -434,15 +333,21 @@ def _parameters(subgraphs: tuple[Subgraph, ...]) -> int:
     return sum(weights.values())
 
 
-def read_graph(data: Data) -> Graph:
-    """Read a .tflite file. Nothing but BadModel is raised, whatever the bytes are."""
-    reader = _Reader(data)
-    if reader.size < 8 or bytes(data[4:8]) != b"TFL3":
+def open_model(data: Data) -> tuple[Reader, Table]:
+    """Return a reader and the root table, for who needs more of a file than its graph."""
+    reader = Reader(data)
+    if reader.size < 8 or bytes(data[4:8]) != FILE_IDENTIFIER:
         raise BadModel(f"no TFLite model: {reader.size} bytes without the file identifier TFL3 at offset 4")
     model = reader.table(reader.follow(0, "model"), "model")
     version = reader.scalar(model, 0, "<I")
     if version != 3:
         raise BadModel(f"schema version {version}, expected 3")
+    return reader, model
+
+
+def read_graph(data: Data) -> Graph:
+    """Read a .tflite file. Nothing but BadModel is raised, whatever the bytes are."""
+    reader, model = open_model(data)
     buffers = [_data(reader, t, f"buffer {i}") for i, t in enumerate(reader.tables(model, 4, "buffer"))]
     if sum(size for _, size in set(buffers)) > reader.size:
         raise BadModel("the buffers overlap: together they are larger than the file")
@@ -451,7 +356,7 @@ def read_graph(data: Data) -> Graph:
     if not subgraphs:
         raise BadModel("the model has no subgraph")
     macs = sum(op.macs for sub in subgraphs for op in sub.operators)
-    return Graph(version, reader.text(model, 3, "description"), subgraphs, _parameters(subgraphs), macs, reader.size)
+    return Graph(reader.scalar(model, 0, "<I"), reader.text(model, 3, "description"), subgraphs, _parameters(subgraphs), macs, reader.size)
 
 
 # Floating types: bytes of an element, and the exponent's bits in its last and last but one byte.
@@ -465,12 +370,7 @@ _EXPONENTS = {
 
 def count_nonfinite(data: Data, graph: Graph) -> int:
     """Count the constant floats that are NaN or infinite: their exponent is all ones. `graph` was read from `data`."""
-    floats = {
-        (t.offset, t.size, t.type)
-        for sub in graph.subgraphs
-        for t in sub.tensors
-        if t.constant and t.type in _EXPONENTS
-    }
+    floats = {(t.offset, t.size, t.type) for sub in graph.subgraphs for t in sub.tensors if t.constant and t.type in _EXPONENTS}
     total = 0
     for offset, size, kind in floats:
         width, high, low = _EXPONENTS[kind]

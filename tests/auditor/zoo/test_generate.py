@@ -66,24 +66,16 @@ def test_runs_and_floats_agree_with_reference_kernels(model):
     name, content = model
     resolvers = interpreter.OpResolverType
     outputs = []
-    for resolver in (
-        (resolvers.AUTO, resolvers.BUILTIN_REF)
-        if name != "mobilenet_v2_1.0_224"
-        else (resolvers.AUTO, resolvers.BUILTIN)
-    ):
+    for resolver in (resolvers.AUTO, resolvers.BUILTIN_REF) if name != "mobilenet_v2_1.0_224" else (resolvers.AUTO, resolvers.BUILTIN):
         run = interpreter.Interpreter(model_content=content, num_threads=1, experimental_op_resolver_type=resolver)
         run.allocate_tensors()
         (given,), (got,) = run.get_input_details(), run.get_output_details()
         noise = numpy.random.default_rng(7).uniform(-1, 1, given["shape"])
-        values = (
-            (noise * 127 + 127).astype(numpy.uint8) if given["dtype"] == numpy.uint8 else noise.astype(numpy.float32)
-        )
+        values = (noise * 127 + 127).astype(numpy.uint8) if given["dtype"] == numpy.uint8 else noise.astype(numpy.float32)
         run.set_tensor(given["index"], values)
         run.invoke()
         outputs.append(run.get_tensor(got["index"]).astype(float))
     fast, reference = outputs
     assert numpy.isfinite(reference).all()
     assert reference.std() > 100 * abs(fast - reference).mean() or "quant" in name
-    assert abs(fast - reference).mean() < {"mobilenet_v2_1.0_224": 5e-5, "mobilenet_v2_1.0_224_quant": 1.5}.get(
-        name, 3e-4
-    )
+    assert abs(fast - reference).mean() < {"mobilenet_v2_1.0_224": 5e-5, "mobilenet_v2_1.0_224_quant": 1.5}.get(name, 3e-4)

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from auditor.zoo import graph as g
+from auditor.zoo.flatbuffer import FILE_IDENTIFIER, Field, write_buffer, write_int32s, write_offsets, write_table
 from auditor.zoo.generate import digests, generate
-from auditor.zoo.writer import FILE_IDENTIFIER, Field, write_buffer, write_int32s, write_offsets, write_table
 
 MODELS = os.path.join(os.path.dirname(__file__), "..", "..", "..", "..", "shared", "models")
 SMALL = "convolution_benchmark_1_144x256"
@@ -32,16 +32,10 @@ def published(name: str) -> bytes:
 
 
 def test_tables_equal_the_schema():
-    schema = pytest.importorskip(
-        "ai_edge_litert.schema_py_generated", reason="the generated schema comes with ai-edge-litert"
-    )
+    schema = pytest.importorskip("ai_edge_litert.schema_py_generated", reason="the generated schema comes with ai-edge-litert")
     builtin = {code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)}
     assert list(g.OPERATORS) == [builtin[i] for i in range(len(g.OPERATORS))]
-    assert all(
-        name.startswith(("STABLEHLO_", "DILATE", "REDUCE_WINDOW"))
-        for i, name in builtin.items()
-        if i >= len(g.OPERATORS)
-    )
+    assert all(name.startswith(("STABLEHLO_", "DILATE", "REDUCE_WINDOW")) for i, name in builtin.items() if i >= len(g.OPERATORS))
     types = {code: name for name, code in vars(schema.TensorType).items() if isinstance(code, int)}
     assert list(g.TENSOR_TYPES) == [types[i] for i in range(len(g.TENSOR_TYPES))]
     options = vars(schema.BuiltinOptions)
@@ -81,9 +75,7 @@ def test_what_a_caller_sees():
     up = next(op for op in graph.operators if op.code == "TRANSPOSE_CONV")
     assert up.window == g.Window(same=True, stride=(2, 2))
     assert graph.tensors[up.inputs[0]].values == (1, 144, 256, 1)
-    pool = next(
-        op for op in g.read_graph(stand_in("mobilenet_v2_1.0_224_quant")).operators if op.code == "AVERAGE_POOL_2D"
-    )
+    pool = next(op for op in g.read_graph(stand_in("mobilenet_v2_1.0_224_quant")).operators if op.code == "AVERAGE_POOL_2D")
     assert pool.window == g.Window(same=False, stride=(1, 1), kernel=(7, 7))
 
 
@@ -93,13 +85,9 @@ def test_published_custom_operator_has_its_window():
     assert (custom.name, custom.window) == ("Convolution2DTransposeBias", g.Window(same=True, stride=(2, 2)))
 
 
-@pytest.mark.parametrize(
-    "name", sorted(set(digests()) - {"convolution_benchmark_144_256_1", "convolution_benchmark_144_256_2"})
-)
+@pytest.mark.parametrize("name", sorted(set(digests()) - {"convolution_benchmark_144_256_1", "convolution_benchmark_144_256_2"}))
 def test_agrees_with_the_generated_schema(name):
-    schema = pytest.importorskip(
-        "ai_edge_litert.schema_py_generated", reason="the generated schema comes with ai-edge-litert"
-    )
+    schema = pytest.importorskip("ai_edge_litert.schema_py_generated", reason="the generated schema comes with ai-edge-litert")
     data = stand_in(name)
     graph, model = g.read_graph(data), schema.ModelT.InitFromPackedBuf(data, 0)
     (sub,) = model.subgraphs

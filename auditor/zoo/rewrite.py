@@ -1,0 +1,121 @@
+"""The reference run's copy of a model: MediaPipe's custom deconvolution as the builtin operator that computes the same.
+
+TFLite's reference kernels do not know Convolution2DTransposeBias, so the published segmentation model has no reference
+without this. TRANSPOSE_CONV, version 3, takes the same weights (OHWI) and the same bias; it wants the output's shape too.
+
+A flatbuffer only points forward. So the old file stays whole, as the tail of the new one, and the few tables that
+change are written in front of it and point into it. Needs flatbuffers.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Any
+
+from auditor.zoo.flatbuffer import (
+    DATA_ALIGNMENT,
+    FILE_IDENTIFIER,
+    BadModel,
+    Field,
+    write_buffer,
+    write_int32s,
+    write_offsets,
+    write_table,
+)
+from auditor.zoo.graph import MEDIAPIPE_DECONVOLUTION, OPERATORS, TENSOR_TYPES, open_model, read_graph
+
+if TYPE_CHECKING:
+    from auditor.zoo.flatbuffer import Reader, Table
+    from auditor.zoo.graph import Operator, Subgraph
+
+_TRANSPOSE_CONV = OPERATORS.index("TRANSPOSE_CONV")
+_TRANSPOSE_CONV_OPTIONS = 49
+
+
+class _Copy:
+    """A Builder whose tail is the old file, so that new tables can point at old ones."""
+
+    def __init__(self, data: bytes) -> None:
+        import flatbuffers  # noqa: PLC0415 - heavy, and only wanted where a model is rewritten
+
+        self.reader, self.model = open_model(data)
+        self.builder: Any = flatbuffers.Builder(len(data) + (1 << 16))
+        self.builder.Prep(DATA_ALIGNMENT, len(data))
+        self.start = int(self.builder.CreateByteVector(data)) - 4
+
+    def old(self, position: int) -> int:
+        """Return what the Builder calls a position of the old file."""
+        self.reader.bounds(position, 4, "what a field points to")
+        return self.start - position
+
+    def kept(self, table: Table, *slots: int) -> list[Field]:
+        """Fields of a new table that point where the old table's do."""
+        reader = self.reader
+        return [Field(s, "o", self.old(reader.follow(table.field(s), "field"))) for s in slots if table.field(s)]
+
+    def positions(self, table: Table, slot: int) -> list[int]:
+        """Return the elements of an old vector of tables, for a new one."""
+        return [self.old(child.at) for child in self.reader.tables(table, slot, "table")]
+
+
+def _operator(copy: _Copy, table: Table, operator: Operator, shape: int) -> int:
+    """Write the builtin in place of the custom operator; `shape` is the tensor with the output's shape."""
+    window = operator.window
+    assert window is not None
+    source, *weights = operator.inputs
+    inputs = write_int32s(copy.builder, (shape, weights[0], source, *weights[1:]))
+    stride = (Field(1, "i", window.stride[1]), Field(2, "i", window.stride[0]))
+    options = write_table(copy.builder, (Field(0, "b", 0 if window.same else 1), *stride))
+    index = copy.reader.scalar(table, 0, "<I")
+    chosen = (Field(3, "B", _TRANSPOSE_CONV_OPTIONS), Field(4, "o", options))
+    return write_table(copy.builder, (Field(0, "I", index), Field(1, "o", inputs), *copy.kept(table, 2), *chosen))
+
+
+def _subgraph(copy: _Copy, table: Table, subgraph: Subgraph, buffers: list[int]) -> int:
+    """Write a subgraph without the custom operator; the contents of new tensors are appended to `buffers`."""
+    tensors, operators = copy.positions(table, 0), copy.positions(table, 3)
+    for i, (old, operator) in enumerate(zip(copy.reader.tables(table, 3, "operator"), subgraph.operators, strict=True)):
+        if operator.name != MEDIAPIPE_DECONVOLUTION:
+            continue
+        if len(operator.inputs) not in {2, 3} or len(operator.outputs) != 1:
+            raise BadModel(f"operator {i} {operator.name} needs input, weights, bias and one output")
+        shape = subgraph.tensors[operator.outputs[0]].shape
+        buffers.append(write_buffer(copy.builder, struct.pack(f"<{len(shape)}i", *shape)))
+        name = copy.builder.CreateString(f"operator {i} output shape")
+        dims = write_int32s(copy.builder, [len(shape)])
+        kind = Field(1, "b", TENSOR_TYPES.index("INT32"))
+        fields = (Field(0, "o", dims), kind, Field(2, "I", len(buffers) - 1), Field(3, "o", name))
+        tensors.append(write_table(copy.builder, fields))
+        operators[i] = _operator(copy, old, operator, len(tensors) - 1)
+    changed = [Field(0, "o", write_offsets(copy.builder, tensors)), Field(3, "o", write_offsets(copy.builder, operators))]
+    return write_table(copy.builder, [*changed, *copy.kept(table, 1, 2, 4)])
+
+
+def _far_data(reader: Reader, model: Table) -> bool:
+    """Whether buffers lie behind the flatbuffer, where only positions counted from the start of the file find them."""
+    return any(reader.scalar(buffer, 1, "<Q") > 1 for buffer in reader.tables(model, 4, "buffer"))
+
+
+def without_custom_deconvolution(data: bytes) -> bytes:
+    """Return the model with TRANSPOSE_CONV for Convolution2DTransposeBias; one that has none comes back as it is.
+
+    Inputs, outputs and weights are the same. A BadModel for what is no model or has the operator in an unknown form.
+    """
+    graph = read_graph(data)
+    if MEDIAPIPE_DECONVOLUTION not in graph.operator_counts():
+        return data
+    copy = _Copy(data)
+    reader, model = copy.reader, copy.model
+    if _far_data(reader, model):
+        raise BadModel("the model keeps weights outside its flatbuffer, expected them inside")
+    codes, buffers = copy.positions(model, 1), copy.positions(model, 4)
+    for i, code in enumerate(reader.tables(model, 1, "operator code")):
+        if reader.text(code, 1, "custom operator name") == MEDIAPIPE_DECONVOLUTION:
+            number = (Field(0, "b", _TRANSPOSE_CONV), Field(3, "i", _TRANSPOSE_CONV))
+            codes[i] = write_table(copy.builder, (*number, Field(2, "i", 3)))
+    tables = reader.tables(model, 2, "subgraph")
+    subgraphs = [_subgraph(copy, t, sub, buffers) for t, sub in zip(tables, graph.subgraphs, strict=True)]
+    vectors = [Field(slot, "o", write_offsets(copy.builder, part)) for slot, part in ((1, codes), (2, subgraphs), (4, buffers))]
+    root = write_table(copy.builder, [Field(0, "I", graph.version), *vectors, *copy.kept(model, 3, 5, 6, 7)])
+    copy.builder.Finish(root, FILE_IDENTIFIER)
+    return bytes(copy.builder.Output())
