@@ -1,0 +1,485 @@
+"""The controller's hold on one worker: start it, talk to it, watch it from outside, end it.
+
+What decides is read here and not said by the worker: the clock is the bracket around a request and its reply, processor time is the
+kernel's count for the whole process, memory is VmHWM in /proc. Every way to end badly is a WorkerFailure with a Status.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from auditor.inference import wire
+from auditor.inference.wire import Claims, Outcome, Partition, ProtocolError
+from auditor.zoo.protocol import TensorSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from types import TracebackType
+
+BOOTSTRAP = """\
+import json, sys
+sys.path[:] = json.loads(sys.argv[1])
+from auditor.inference.worker import main
+main(int(sys.argv[2]), int(sys.argv[3]))
+"""
+"""What a worker runs. It gets the import path of this process, so it finds the same packages in a checkout, a wheel or a zip."""
+
+MAX_OUTPUT = 8192
+"""Bytes kept of each end of what a worker prints."""
+
+_TICK_SECONDS = 0.1
+_GRACE_SECONDS = 1.0
+_PIPE_BYTES = 1 << 20
+
+_WORKERS_WORDS = frozenset(Outcome) - {
+    *(Outcome.COMPLETED, Outcome.DELEGATE_MISSING, Outcome.DIED, Outcome.EXITED, Outcome.TIMED_OUT),
+    *(Outcome.PROTOCOL_ERROR, Outcome.OUTPUT_SHAPE_MISMATCH),
+}
+"""The outcomes that a worker itself may report; the others are the controller's to find."""
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How a run ended. `process` is reference, test or memory; None and an empty message where they do not apply."""
+
+    outcome: Outcome
+    process: str | None = None
+    stage: str | None = None
+    signal: int | None = None
+    exit: int | None = None
+    message: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the `status` of a run document."""
+        return asdict(self) | {"outcome": self.outcome.value}
+
+
+class WorkerFailure(Exception):  # noqa: N818 - it is what the auditor looks for, not an error of its own
+    """The worker failed; it is of no further use. `output` is what its process printed."""
+
+    def __init__(self, status: Status, output: str = "") -> None:
+        super().__init__(status.message)
+        self.status, self.output = status, output
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one worker may use: seconds for one request, bytes of resident memory."""
+
+    request_seconds: float = 30.0
+    memory_bytes: int = 4 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model ready to run. `claims` is None without a delegate; `ns` is the bracket."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    claims: Claims | None
+    ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Inference:
+    """One inference in nanoseconds: the controller's bracket, the worker's own figure within it, the process's CPU time."""
+
+    bracket_ns: int
+    worker_ns: int
+    cpu_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Reply:
+    header: dict[str, Any]
+    payload: bytes
+    ns: int
+
+
+class Worker:
+    """One worker process. A context manager: on leaving, it and its whole process group are gone.
+
+    Not thread-safe; several workers may be used from several threads. Every request raises WorkerFailure.
+    """
+
+    def __init__(self, role: str, model: bytes, limits: Limits, library_path: Sequence[str] = ()) -> None:
+        self._role, self._limits = role, limits
+        self._sequence = 0
+        self._received = bytearray()
+        self._log = _Log()
+        self._peak = 0
+        self._oom_kills = _oom_kills()
+        self._watched_until = 0.0
+        with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
+            self._model = _sealed(model)
+            ours.callback(os.close, self._model)
+            request_read, self._requests = _pipe(theirs, ours)
+            reply_write, self._replies = _pipe(theirs, ours, reverse=True)
+            output_write, self._output = _pipe(theirs, ours, reverse=True)
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-X", "utf8", "-c", BOOTSTRAP, json.dumps(_import_path())]
+                + [str(request_read), str(reply_write)],
+                stdin=subprocess.DEVNULL,
+                stdout=output_write,
+                stderr=output_write,
+                pass_fds=(request_read, reply_write, self._model),
+                env={"LD_LIBRARY_PATH": ":".join(library_path)} if library_path else {},
+                cwd="/",
+                start_new_session=True,
+            )
+            ours.callback(self._kill)
+            self._pidfd = os.pidfd_open(self._process.pid)
+            ours.callback(os.close, self._pidfd)
+            self._poll = select.poll()
+            for descriptor in (self._replies, self._output, self._pidfd):
+                self._poll.register(descriptor, select.POLLIN)
+            self._stack = ours.pop_all()
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the worker's process group, if anything of it is left. May be called again."""
+        self._stack.close()
+
+    @property
+    def pid(self) -> int:
+        """The worker's process id, which is also its session's and its group's."""
+        return self._process.pid
+
+    @property
+    def output(self) -> str:
+        """What the process printed so far, both streams together: the first and the last part of it."""
+        return self._log.text()
+
+    def hello(self, runtime: str) -> tuple[str, dict[str, str]]:
+        """Have the runtime imported. Returns Python's version, and {name, version} of the runtime."""
+        reply = self._request("hello", {"runtime": runtime}).header
+        with self._checking("hello"):
+            return _text(reply["python"]), {key: _text(reply["runtime"][key]) for key in ("name", "version")}
+
+    def load_delegate(self, library: str, options: Mapping[str, str]) -> int:
+        """Have the vendor's library loaded and its delegate created. Returns the bracket in ns."""
+        return self._request("delegate", {"library": library, "options": dict(options)}).ns
+
+    def load_model(self, threads: int, *, xnnpack: bool) -> Loaded:
+        """Have the model loaded and the delegate applied; `xnnpack` lets the runtime's own delegate take what is left."""
+        reply = self._request("model", {"descriptor": self._model, "threads": threads, "xnnpack": xnnpack})
+        with self._checking("model"):
+            inputs, outputs = (tuple(map(_tensor, reply.header[key])) for key in ("inputs", "outputs"))
+            claims = None if reply.header["claims"] is None else _claims(reply.header["claims"])
+        return Loaded(inputs, outputs, claims, reply.ns)
+
+    def set_inputs(self, payload: bytes) -> int:
+        """Set all inputs; `payload` is their bytes in the model's order. Returns the bracket in ns."""
+        return self._request("input", {}, payload).ns
+
+    def invoke(self) -> Inference:
+        """Run one inference on the inputs last set."""
+        before = self._cpu_ns()
+        reply = self._request("invoke", {})
+        after = self._cpu_ns()
+        with self._checking("invoke"):
+            worker_ns = _count(reply.header["ns"])
+            if worker_ns > reply.ns:
+                raise ValueError(f"the worker claims {worker_ns} ns, the controller saw {reply.ns} ns")
+        return Inference(reply.ns, worker_ns, after - before)
+
+    def outputs(self, max_bytes: int = wire.MAX_PAYLOAD) -> tuple[tuple[TensorSpec, ...], bytes, int]:
+        """Read all outputs: their shapes and types, their bytes in the model's order, and the bracket in ns."""
+        reply = self._request("output", {}, max_payload=max_bytes)
+        with self._checking("output"):
+            tensors = tuple(map(_tensor, reply.header["outputs"]))
+            size = sum(tensor.nbytes for tensor in tensors)
+            if size != len(reply.payload):
+                raise ValueError(f"{len(reply.payload)} bytes for tensors of {size} bytes")
+        return tensors, reply.payload, reply.ns
+
+    def quit(self) -> None:
+        """Have everything given back, and see the process end by itself with code 0."""
+        self._request("quit", {})
+        deadline = self._deadline()
+        while not self._receive():
+            self._watch(deadline, "quit")
+        status = self._ending("quit")
+        if status.exit != 0:
+            raise WorkerFailure(status, self.output)
+
+    def peak_bytes(self) -> int:
+        """Return the most that was seen of the process's VmHWM, in bytes; 0 if it never could be read.
+
+        A process can lower its own VmHWM (/proc/self/clear_refs), so the greatest of all readings counts.
+        """
+        self._peak = max(self._peak, _status_bytes(self.pid, "VmHWM"))
+        return self._peak
+
+    def _request(
+        self, action: str, header: dict[str, Any], payload: bytes = b"", max_payload: int = wire.MAX_PAYLOAD
+    ) -> _Reply:
+        self._watch_memory(action)
+        self._sequence += 1
+        frame = wire.pack({"id": self._sequence, "do": action, **header}, payload)
+        deadline = self._deadline()
+        started = time.perf_counter_ns()
+        pending = self._send(memoryview(frame))
+        if pending:
+            self._poll.register(self._requests, select.POLLOUT)
+        try:
+            while True:
+                ended = self._receive()
+                if pending:
+                    pending = self._send(pending)
+                    if not pending:
+                        self._poll.unregister(self._requests)
+                with self._checking(action):
+                    reply = self._take(started, max_payload)
+                if reply:
+                    return self._accepted(action, reply)
+                if ended:
+                    raise WorkerFailure(self._ending(action), self.output)
+                self._watch(deadline, action)
+        finally:
+            if pending:
+                self._poll.unregister(self._requests)
+
+    def _send(self, pending: memoryview) -> memoryview:
+        """Write what the pipe takes, and return the rest."""
+        while pending:
+            try:
+                pending = pending[os.write(self._requests, pending) :]
+            except BlockingIOError:
+                break
+            except BrokenPipeError:
+                return pending[:0]  # it is ending; the next poll tells how
+        return pending
+
+    def _receive(self) -> bool:
+        """Wait a tick for something to come, and read it. True once the process has ended; then all is read."""
+        ready = {descriptor for descriptor, _event in self._poll.poll(_TICK_SECONDS * 1000)}
+        ended = self._pidfd in ready
+        if ended or self._replies in ready:
+            self._read(self._replies, self._received.extend)
+        if ended or self._output in ready:
+            self._read(self._output, self._log.add)
+        return ended
+
+    def _read(self, descriptor: int, keep: Any) -> None:
+        """Read once; at the end of file, look at this descriptor no more."""
+        try:
+            part = os.read(descriptor, _PIPE_BYTES)
+        except BlockingIOError:
+            return
+        if part:
+            keep(part)
+        else:
+            with contextlib.suppress(KeyError):
+                self._poll.unregister(descriptor)
+
+    def _take(self, started: int, max_payload: int) -> _Reply | None:
+        """Return the reply if it is complete. Raises ProtocolError."""
+        start = wire.LENGTHS.size
+        if len(self._received) < start:
+            return None
+        header_size, payload_size = wire.lengths(self._received, max_payload)
+        end = start + header_size + payload_size
+        if len(self._received) < end:
+            return None
+        elapsed = time.perf_counter_ns() - started
+        if len(self._received) > end:
+            raise ProtocolError("more than one reply to a request")
+        header = wire.parse_header(self._received[start : start + header_size])
+        payload = bytes(self._received[start + header_size :])
+        self._received.clear()
+        return _Reply(header, payload, elapsed)
+
+    def _accepted(self, action: str, reply: _Reply) -> _Reply:
+        with self._checking(action):
+            if reply.header["id"] != self._sequence:
+                raise ValueError(f"a reply to request {reply.header['id']!r} instead of {self._sequence}")
+            error = reply.header.get("error")
+            if error is None:
+                return reply
+            outcome, stage, message = Outcome(error["outcome"]), _text(error["stage"]), _text(error["message"])
+            if outcome not in _WORKERS_WORDS:
+                raise ValueError(f"the worker reports {outcome.value}")
+        raise self._failure(outcome, stage, message)
+
+    def _failure(self, outcome: Outcome, stage: str, message: str) -> WorkerFailure:
+        return WorkerFailure(Status(outcome, self._role, stage, message=message), self.output)
+
+    @contextlib.contextmanager
+    def _checking(self, action: str) -> Iterator[None]:
+        try:
+            yield
+        except (ProtocolError, ValueError, KeyError, TypeError, AttributeError) as problem:
+            message = wire.bounded(f"{type(problem).__name__}: {problem}")
+            raise self._failure(Outcome.PROTOCOL_ERROR, action, message) from problem
+
+    def _deadline(self) -> float:
+        return time.monotonic() + self._limits.request_seconds
+
+    def _watch(self, deadline: float, action: str) -> None:
+        """Hold the worker to its limits while it is waited for."""
+        if time.monotonic() > deadline:
+            seconds = self._limits.request_seconds
+            raise self._failure(Outcome.TIMED_OUT, action, f"no answer within {seconds:g} s")
+        self._watch_memory(action)
+
+    def _watch_memory(self, action: str) -> None:
+        """Look at the resident memory, at most once a tick."""
+        now = time.monotonic()
+        if now < self._watched_until:
+            return
+        self._watched_until = now + _TICK_SECONDS
+        resident, limit = _status_bytes(self.pid, "VmRSS"), self._limits.memory_bytes
+        if resident > limit:
+            message = f"{resident} bytes of resident memory, the limit is {limit}"
+            raise self._failure(Outcome.OUT_OF_MEMORY, action, message)
+
+    def _ending(self, action: str) -> Status:
+        """Tell how the process ended; it has."""
+        info = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+        assert info is not None
+        if info.si_code == os.CLD_EXITED:
+            message = f"the process ended by itself with code {info.si_status}"
+            return Status(Outcome.EXITED, self._role, action, exit=info.si_status, message=message)
+        name = signal.strsignal(info.si_status) or "unknown signal"
+        if info.si_status == signal.SIGKILL and _oom_kills() > self._oom_kills:
+            message = "killed while the kernel was ending processes for want of memory"
+            return Status(Outcome.OUT_OF_MEMORY, self._role, action, signal=info.si_status, message=message)
+        message = f"the process died of signal {info.si_status} ({name})"
+        return Status(Outcome.DIED, self._role, action, signal=info.si_status, message=message)
+
+    def _cpu_ns(self) -> int:
+        """Processor time of all threads of the process, ended ones too, in ns; 0 once it is gone.
+
+        The clock id is the one clock_getcpuclockid(3) makes: ~pid << 3 | CPUCLOCK_SCHED. Processes that it started are not counted.
+        """
+        try:
+            return time.clock_gettime_ns(~self.pid << 3 | 2)
+        except OSError:
+            return 0
+
+    def _kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._process.wait()
+
+
+class _Log:
+    """The two ends of a stream of any length."""
+
+    def __init__(self) -> None:
+        self._head, self._tail, self._total = b"", b"", 0
+
+    def add(self, part: bytes) -> None:
+        self._total += len(part)
+        room = MAX_OUTPUT - len(self._head)
+        self._head += part[:room]
+        self._tail = (self._tail + part[room:])[-MAX_OUTPUT:]
+
+    def text(self) -> str:
+        dropped = self._total - len(self._head) - len(self._tail)
+        gap = f"\n… {dropped} bytes left out …\n".encode() if dropped else b""
+        return wire.bounded((self._head + gap + self._tail).decode(errors="replace"), 3 * MAX_OUTPUT)
+
+
+def _pipe(theirs: contextlib.ExitStack, ours: contextlib.ExitStack, *, reverse: bool = False) -> tuple[int, int]:
+    """Open a pipe and return the worker's end and ours, which does not block; the worker reads from it unless reversed."""
+    their_end, our_end = reversed(os.pipe()) if reverse else os.pipe()
+    theirs.callback(os.close, their_end)
+    ours.callback(os.close, our_end)
+    os.set_blocking(our_end, False)
+    with contextlib.suppress(OSError):  # the system may allow less; it is only speed
+        fcntl.fcntl(our_end, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+    return their_end, our_end
+
+
+def _sealed(data: bytes) -> int:
+    """Return a descriptor of a file in memory that holds `data` and that nobody can change."""
+    descriptor = os.memfd_create("model", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(data)
+        seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _import_path() -> list[str]:
+    """Return this process's import path, our own package's place first; relative entries would mean another place there."""
+    package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    return [package, *(entry for entry in sys.path if os.path.isabs(entry) and entry != package)]
+
+
+def _status_bytes(pid: int, name: str) -> int:
+    """Return a `kB` line of /proc/PID/status in bytes; 0 if there is none (the process has ended)."""
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            lines = file.read(1 << 16).splitlines()
+    except OSError:
+        return 0
+    prefix = name.encode() + b":"
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(prefix)), 0)
+
+
+def _oom_kills() -> int:
+    """Return how many processes this kernel has ended for want of memory (/proc/vmstat, Linux 4.13)."""
+    try:
+        with open("/proc/vmstat", "rb") as file:
+            lines = file.read(1 << 16).splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith(b"oom_kill ")), 0)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{type(value).__name__} where text was expected")
+    return wire.bounded(value)
+
+
+def _count(value: object) -> int:
+    if type(value) is not int or value < 0:
+        raise TypeError(f"{value!r} where a number of 0 or more was expected")
+    return value
+
+
+def _tensor(item: dict[str, Any]) -> TensorSpec:
+    tensor = TensorSpec(_text(item.get("name", "")), tuple(map(_count, item["shape"])), _text(item["dtype"]))
+    if tensor.nbytes > wire.MAX_PAYLOAD:
+        raise ValueError(f"a tensor of {tensor.nbytes} bytes, expected at most {wire.MAX_PAYLOAD}")
+    return tensor
+
+
+def _claims(item: dict[str, Any]) -> Claims:
+    """Read what the delegate took; each operator exists and is taken once."""
+    operators = tuple(map(_count, item["operators"]))
+    partitions = tuple(
+        Partition(_count(part["subgraph"]), _text(part["name"]), tuple(map(_count, part["nodes"])))
+        for part in item["partitions"]
+    )
+    taken = [(part.subgraph, node) for part in partitions for node in part.nodes]
+    if len(set(taken)) != len(taken):
+        raise ValueError("an operator is in two partitions")
+    if any(subgraph >= len(operators) or node >= operators[subgraph] for subgraph, node in taken):
+        raise ValueError("a partition holds an operator that the model does not have")
+    return Claims(operators, partitions)

@@ -1,0 +1,392 @@
+"""The controller's side: measure one model once, in fresh processes, and write down what was seen as one JSON document.
+
+`measure` starts three workers, one after the other, on the same inputs:
+
+* *reference*: no delegate, one thread; its outputs are what is right. No vendor code ever enters this process.
+* *test*: with the delegate, if there is one. Warmed up and timed as benchmark_model does it; every inference gets another input, and
+  every timed output is compared with the reference's, so speed and accuracy are one measurement.
+* *memory*: as *test*, for memory alone.
+
+The document (`Run`), schema `crosml-audit/run/1`. It holds JSON types only, and no NaN or infinity: those are counted, and what they
+spoil is null. Whatever happens to a worker, there is a document; what was measured before a failure stays in it.
+
+    schema        "crosml-audit/run/1"
+    model         {name, sha256, origin, bytes}
+    runner        "embedded"
+    runtime       {name, version} of the TFLite runtime | null if no worker came that far
+    python        version of Python in the workers | null
+    threads       given to the interpreter of test and memory; the reference has one
+    xnnpack       whether the runtime's own XNNPACK delegate took what the delegate left (in all three workers)
+    delegate      {path, sha256 | null, options, name: of its kernel | null} | null without one
+    status        {outcome (wire.Outcome), process: reference|test|memory, stage, signal, exit, message}
+    nodes         {total: operators in the file, delegated, partitions: [{subgraph, name, nodes: indexes of operators}]}
+                  | null without a delegate, or before it was applied
+    seed, inputs  of the random inputs; how many different ones there were. The first `inputs` samples are each of an input that
+                  the worker had never seen
+    init_us       load of delegate and model, delegate applied, tensors allocated (bracket) | null
+    first_us      first inference (bracket) | null
+    samples_us    Invoke alone, as the worker says; each lies within its bracket
+    bracket_us    the controller's clock around the same Invoke: request sent to reply received
+    exchange_us   the controller's clock from before the inputs were sent until the outputs were there: nothing done for an
+                  inference can hide outside it
+    cpu_us        processor time of all threads of the worker's process within the bracket, by the kernel's count (exact to the
+                  clock's resolution; work done by other processes or in the kernel's own threads is not in it)
+    overhead_us   median of bracket less sample in the reference worker, where both are honest | null
+    accuracy      {runs, outputs: [{index, avg_error, std_dev, max_error, exact_share, reference_nan_runs, test_nan_runs,
+                  two_input_distance}]} | null. Raw output units; avg_error and std_dev as inference_diff has them, null if any run
+                  held a NaN or an infinity; exact_share of all elements; two_input_distance is what avg_error would be between the
+                  reference's answers to two different inputs
+    memory        {before_bytes, peak_bytes}: VmHWM before anything was loaded, and at the end | null
+    conditions    {before, after}: see conditions.py
+    worker_output what the failed (else the test) worker's process printed, its two ends
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
+
+from auditor.inference import wire
+from auditor.inference.conditions import conditions
+from auditor.inference.process import Limits, Loaded, Status, Worker, WorkerFailure
+from auditor.inference.wire import Claims, Outcome
+from auditor.zoo.graph import BadModel, read_graph
+from auditor.zoo.protocol import (
+    MAX_SECONDS,
+    MIN_SECONDS,
+    RUNS,
+    WARMUP_RUNS,
+    WARMUP_SECONDS,
+    OutputError,
+    TensorSpec,
+    compare,
+    make_inputs,
+    split,
+)
+from auditor.zoo.statistics import spread
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy as np
+
+SCHEMA = "crosml-audit/run/1"
+MAX_POOL_BYTES = 256 << 20
+"""Bytes of inputs and reference outputs that a run may hold; a model with large tensors gets fewer different inputs."""
+
+Progress: TypeAlias = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One model to be measured once. The defaults are those of benchmark_model and inference_diff.
+
+    `delegate` is the path of an external delegate's library; `library_path` is the only thing that its process finds in its
+    environment (LD_LIBRARY_PATH). `runtime` is a name of worker.RUNTIMES or "auto". `inputs` is how many different inputs there are.
+    """
+
+    name: str
+    model: bytes = field(repr=False)
+    origin: str = ""
+    delegate: str | None = None
+    options: tuple[tuple[str, str], ...] = ()
+    library_path: tuple[str, ...] = ()
+    runtime: str = "auto"
+    threads: int = 1
+    xnnpack: bool = True
+    inputs: int = RUNS
+    min_runs: int = RUNS
+    min_seconds: float = MIN_SECONDS
+    max_seconds: float = MAX_SECONDS
+    warmup_seconds: float = WARMUP_SECONDS
+    limits: Limits = Limits()
+
+
+class Run(TypedDict):
+    """A run document; the module's description says what each key holds."""
+
+    schema: str
+    model: dict[str, Any]
+    runner: str
+    runtime: dict[str, str] | None
+    python: str | None
+    threads: int
+    xnnpack: bool
+    delegate: dict[str, Any] | None
+    status: dict[str, Any]
+    nodes: dict[str, Any] | None
+    seed: int
+    inputs: int
+    init_us: float | None
+    first_us: float | None
+    samples_us: list[float]
+    bracket_us: list[float]
+    exchange_us: list[float]
+    cpu_us: list[float]
+    overhead_us: float | None
+    accuracy: dict[str, Any] | None
+    memory: dict[str, int] | None
+    conditions: dict[str, Any]
+    worker_output: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """One set of inputs, and what the reference answered to it: the bytes of each output."""
+
+    inputs: bytes
+    specs: tuple[TensorSpec, ...]
+    outputs: tuple[bytes, ...]
+
+
+def measure(job: Job, progress: Progress | None = None) -> Run:
+    """Measure one model once. Nothing that a model or a vendor's library does makes this raise; the status says what it did."""
+    tell = progress or (lambda _text: None)
+    seed = int.from_bytes(os.urandom(6), "little")
+    run = _blank(job, seed)
+    run["conditions"]["before"] = conditions()
+    try:
+        _identify(job, run)
+        _measure(job, run, seed, tell)
+    except WorkerFailure as failure:
+        run["status"] = failure.status.to_json()
+        run["worker_output"] = failure.output
+    run["conditions"]["after"] = conditions()
+    return run
+
+
+def _measure(job: Job, run: Run, seed: int, tell: Progress) -> None:
+    import numpy as np  # noqa: PLC0415 - only those who measure pay for it
+
+    generator = np.random.default_rng(seed)
+    tell(f"{job.name}: reference")
+    pool = _reference(job, run, generator)
+    tell(f"{job.name}: latency and accuracy")
+    _test(job, run, pool, generator)
+    tell(f"{job.name}: memory")
+    _memory(job, run, pool)
+
+
+def _blank(job: Job, seed: int) -> Run:
+    digest = hashlib.sha256(job.model).hexdigest()
+    return Run(
+        schema=SCHEMA,
+        model={"name": job.name, "sha256": digest, "origin": job.origin, "bytes": len(job.model)},
+        runner="embedded",
+        runtime=None,
+        python=None,
+        threads=job.threads,
+        xnnpack=job.xnnpack,
+        delegate=None,
+        status=Status(Outcome.COMPLETED).to_json(),
+        nodes=None,
+        seed=seed,
+        inputs=0,
+        init_us=None,
+        first_us=None,
+        samples_us=[],
+        bracket_us=[],
+        exchange_us=[],
+        cpu_us=[],
+        overhead_us=None,
+        accuracy=None,
+        memory=None,
+        conditions={},
+        worker_output="",
+    )
+
+
+def _identify(job: Job, run: Run) -> None:
+    """Note the delegate's file and its digest."""
+    if job.delegate is None:
+        return
+    path = os.path.abspath(job.delegate)
+    run["delegate"] = {"path": path, "sha256": None, "options": dict(job.options), "name": None}
+    try:
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f"{path}: no such file, expected a shared library")
+        with open(path, "rb") as file:
+            digest = hashlib.sha256()
+            while part := file.read(1 << 20):
+                digest.update(part)
+    except OSError as problem:
+        status = Status(Outcome.DELEGATE_MISSING, stage="load", message=wire.bounded(str(problem)))
+        raise WorkerFailure(status) from problem
+    run["delegate"]["sha256"] = digest.hexdigest()
+
+
+def _reference(job: Job, run: Run, generator: np.random.Generator) -> list[_Sample]:
+    """Make the inputs and have the reference answer each, for at most the time that a run may take."""
+    pool: list[_Sample] = []
+    overheads, held = [], 0
+    with Worker("reference", job.model, job.limits) as worker:
+        run["python"], run["runtime"] = worker.hello(job.runtime)
+        loaded = worker.load_model(1, xnnpack=job.xnnpack)
+        deadline = time.monotonic() + job.max_seconds
+        # two at least: an answer that does not depend on the input must show
+        while len(pool) < 2 or (len(pool) < job.inputs and held < MAX_POOL_BYTES and time.monotonic() < deadline):
+            inputs = _draw(loaded, generator)
+            worker.set_inputs(inputs)
+            inference = worker.invoke()
+            specs, answer, _ns = worker.outputs()
+            pool.append(_Sample(inputs, specs, split(specs, answer)))
+            overheads.append(inference.bracket_ns - inference.worker_ns)
+            held += len(inputs) + len(answer)
+        worker.quit()
+    run["inputs"] = len(pool)
+    run["overhead_us"] = statistics.median(overheads) / 1e3
+    return pool
+
+
+def _test(job: Job, run: Run, pool: list[_Sample], generator: np.random.Generator) -> None:
+    """Warm up, then time and compare until both `min_runs` and `min_seconds` are met, or `max_seconds` are over."""
+    errors: list[tuple[OutputError, ...]] = []
+    try:
+        with Worker("test", job.model, job.limits, job.library_path) as worker:
+            worker.hello(_runtime(run))
+            loaded, ns = _load(job, worker)
+            run["init_us"] = ns / 1e3
+            _note_claims(run, loaded.claims, job.model)
+            run["first_us"] = _warm_up(job, worker, _draw(loaded, generator)) / 1e3
+            started = time.monotonic()
+            for sample in _endless(pool, generator):
+                elapsed = time.monotonic() - started
+                wanted = len(errors) < job.min_runs or elapsed < job.min_seconds
+                if not wanted or elapsed > job.max_seconds:
+                    break
+                errors.append(_timed(worker, run, sample))
+            worker.quit()
+            run["worker_output"] = worker.output
+    finally:
+        run["accuracy"] = _accuracy(errors, pool)
+
+
+def _memory(job: Job, run: Run, pool: list[_Sample]) -> None:
+    """Run as many inferences as a timed run has at least, and read the peak; a figure only if all went well."""
+    with Worker("memory", job.model, job.limits, job.library_path) as worker:
+        worker.hello(_runtime(run))
+        before = worker.peak_bytes()
+        _load(job, worker)
+        deadline = time.monotonic() + job.max_seconds
+        for count in range(job.min_runs):
+            worker.set_inputs(pool[count % len(pool)].inputs)
+            worker.invoke()
+            worker.peak_bytes()
+            if time.monotonic() > deadline:
+                break
+        peak = worker.peak_bytes()
+        worker.quit()
+    if before and peak:
+        run["memory"] = {"before_bytes": before, "peak_bytes": peak}
+
+
+def _load(job: Job, worker: Worker) -> tuple[Loaded, int]:
+    """Load delegate and model. Returns the model, and the bracket of both in ns."""
+    ns = worker.load_delegate(os.path.abspath(job.delegate), dict(job.options)) if job.delegate else 0
+    loaded = worker.load_model(job.threads, xnnpack=job.xnnpack)
+    return loaded, ns + loaded.ns
+
+
+def _warm_up(job: Job, worker: Worker, inputs: bytes) -> int:
+    """Run as benchmark_model's warm-up does, on an input that is never timed. Returns the first bracket in ns."""
+    worker.set_inputs(inputs)
+    started = time.monotonic()
+    first, runs = worker.invoke().bracket_ns, 1
+    while runs < WARMUP_RUNS or time.monotonic() - started < job.warmup_seconds:
+        worker.invoke()
+        runs += 1
+    return first
+
+
+def _endless(pool: list[_Sample], generator: np.random.Generator) -> Iterator[_Sample]:
+    """Give every sample once, in an order of its own, then all again in another order."""
+    while True:
+        for index in generator.permutation(len(pool)):
+            yield pool[index]
+
+
+def _timed(worker: Worker, run: Run, sample: _Sample) -> tuple[OutputError, ...]:
+    """Run one timed inference, note its times, and return how each output differs from the reference's."""
+    set_ns = worker.set_inputs(sample.inputs)
+    inference = worker.invoke()
+    specs, payload, output_ns = worker.outputs(max(sum(map(len, sample.outputs)), 1) * 8)
+    if len(specs) != len(sample.specs) or not all(map(TensorSpec.same_values, specs, sample.specs)):
+        message = f"outputs {_shapes(specs)}, the reference's are {_shapes(sample.specs)}"
+        status = Status(Outcome.OUTPUT_SHAPE_MISMATCH, "test", "output", message=wire.bounded(message))
+        raise WorkerFailure(status, worker.output)
+    run["samples_us"].append(inference.worker_ns / 1e3)
+    run["bracket_us"].append(inference.bracket_ns / 1e3)
+    run["exchange_us"].append((set_ns + inference.bracket_ns + output_ns) / 1e3)
+    run["cpu_us"].append(inference.cpu_ns / 1e3)
+    return tuple(map(compare, specs, sample.outputs, split(specs, payload)))
+
+
+def _shapes(specs: tuple[TensorSpec, ...]) -> str:
+    return ", ".join(f"{spec.dtype}{list(spec.shape)}" for spec in specs)
+
+
+def _draw(loaded: Loaded, generator: np.random.Generator) -> bytes:
+    return make_inputs(loaded.inputs, generator)
+
+
+def _runtime(run: Run) -> str:
+    """Return the runtime that the reference ran on; the others must not find another one."""
+    assert run["runtime"] is not None
+    return run["runtime"]["name"]
+
+
+def _note_claims(run: Run, claims: Claims | None, model: bytes) -> None:
+    """Write down what the delegate took. The number of operators is the file's, where our own reader can read it."""
+    if claims is None or run["delegate"] is None:
+        return
+    try:
+        total = sum(len(subgraph.operators) for subgraph in read_graph(model).subgraphs)
+    except BadModel:
+        total = sum(claims.operators)
+    run["nodes"] = {
+        "total": total,
+        "delegated": sum(len(part.nodes) for part in claims.partitions),
+        "partitions": [
+            {"subgraph": part.subgraph, "name": part.name, "nodes": list(part.nodes)} for part in claims.partitions
+        ],
+    }
+    run["delegate"]["name"] = claims.partitions[0].name if claims.partitions else None
+
+
+def _accuracy(errors: list[tuple[OutputError, ...]], pool: list[_Sample]) -> dict[str, Any] | None:
+    if not errors:
+        return None
+    outputs = [_output_accuracy(index, [run[index] for run in errors], pool) for index in range(len(errors[0]))]
+    return {"runs": len(errors), "outputs": outputs}
+
+
+def _output_accuracy(index: int, runs: list[OutputError], pool: list[_Sample]) -> dict[str, Any]:
+    means = [run.mean for run in runs if run.mean is not None]
+    maxima = [run.maximum for run in runs if run.maximum is not None]
+    complete = spread(means) if len(means) == len(runs) else None
+    elements = sum(run.elements for run in runs)
+    return {
+        "index": index,
+        "avg_error": complete.mean if complete else None,
+        "std_dev": complete.deviation if complete else None,
+        "max_error": max(maxima) if complete else None,
+        "exact_share": sum(run.exact for run in runs) / elements if elements else None,
+        "reference_nan_runs": sum(not run.reference_finite for run in runs),
+        "test_nan_runs": sum(not run.test_finite for run in runs),
+        "two_input_distance": _two_input_distance(index, pool),
+    }
+
+
+def _two_input_distance(index: int, pool: list[_Sample]) -> float | None:
+    distances = [
+        compare(one.specs[index], one.outputs[index], two.outputs[index]).mean
+        for one, two in zip(pool, pool[1:], strict=False)
+        if one.specs[index].same_values(two.specs[index])
+    ]
+    finite = [distance for distance in distances if distance is not None]
+    return statistics.fmean(finite) if finite else None

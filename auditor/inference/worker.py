@@ -1,0 +1,224 @@
+"""The worker: a fresh process that holds one model, one runtime and at most one vendor's delegate, and does as it is told.
+
+It is started by `auditor.inference.process`, reads requests from one descriptor and writes replies to another (`wire`); what the
+runtime or the vendor prints goes to the standard descriptors and never mixes with them. Requests, in their order:
+
+    hello     {runtime}                   -> {python, runtime: {name, version}}
+    delegate  {library, options}          -> {}
+    model     {descriptor, threads, xnnpack} -> {inputs, outputs: [{name, shape, dtype}], claims: {operators, partitions} | null}
+    input     payload: all inputs         -> {}
+    invoke                                -> {ns}
+    output                                -> {outputs: [{shape, dtype}]}, payload: all outputs
+    quit                                  -> {}
+
+A request that fails is answered with {error: {outcome, stage, message}}.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import select
+import signal
+import threading
+import time
+from dataclasses import asdict
+from importlib import import_module, metadata
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from auditor.inference import wire
+from auditor.inference.wire import Outcome, RequestError
+
+if TYPE_CHECKING:
+    from auditor.inference.delegate import WrappedDelegate
+
+RUNTIMES = {"ai-edge-litert": "ai_edge_litert", "tflite-runtime": "tflite_runtime"}
+"""Distribution and package of each TFLite runtime, the preferred one first."""
+
+MAX_FILE = 1 << 30
+"""Bytes that the worker may write to one file (a delegate may cache what it compiled)."""
+
+NUMERIC = frozenset(
+    ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float16", "float32", "float64")
+)
+
+
+class Session:
+    """The state of one worker: what is loaded so far."""
+
+    def __init__(self) -> None:
+        self._runtime: Any = None
+        self._interpreter: Any = None
+        self._delegate: WrappedDelegate | None = None
+
+    def answer(self, header: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
+        """Do one request and return its reply; a failure becomes an `error` reply."""
+        action = header["do"]
+        try:
+            return getattr(self, "do_" + action)(header, payload)  # type: ignore[no-any-return]
+        except RequestError as problem:
+            error = problem
+        except MemoryError:
+            error = RequestError(Outcome.OUT_OF_MEMORY, action, "the process could not get more memory")
+        return {"error": {"outcome": error.outcome.value, "stage": error.stage, "message": error.message}}, b""
+
+    def do_hello(self, header: dict[str, Any], _payload: bytes) -> tuple[dict[str, Any], bytes]:
+        """Import the runtime."""
+        name, self._runtime = _import_runtime(header["runtime"])
+        runtime = {"name": name, "version": metadata.version(name)}
+        return {"python": platform.python_version(), "runtime": runtime}, b""
+
+    def do_delegate(self, header: dict[str, Any], _payload: bytes) -> tuple[dict[str, Any], bytes]:
+        """Load the vendor's library and create its delegate."""
+        from auditor.inference.delegate import WrappedDelegate  # noqa: PLC0415 - a reference run never needs it
+
+        self._delegate = WrappedDelegate(header["library"], header["options"])
+        return {}, b""
+
+    def do_model(self, header: dict[str, Any], _payload: bytes) -> tuple[dict[str, Any], bytes]:
+        """Load the model, apply the delegate, allocate the tensors."""
+        resolvers = self._runtime.OpResolverType
+        try:
+            interpreter = self._runtime.Interpreter(
+                model_path=f"/proc/self/fd/{header['descriptor']}",
+                num_threads=header["threads"],
+                experimental_delegates=[self._delegate] if self._delegate else None,
+                experimental_op_resolver_type=(
+                    resolvers.AUTO if header["xnnpack"] else resolvers.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+                ),
+            )
+            interpreter.allocate_tensors()
+        except (ValueError, RuntimeError, SystemError) as problem:
+            raise self._load_error(str(problem)) from problem
+        self._interpreter = interpreter
+        return {
+            "inputs": [_described(tensor) for tensor in interpreter.get_input_details()],
+            "outputs": [_described(tensor) for tensor in interpreter.get_output_details()],
+            "claims": self._claims(),
+        }, b""
+
+    def do_input(self, _header: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
+        """Set all inputs from their bytes, one after the other."""
+        import numpy as np  # noqa: PLC0415 - the runtime has imported it
+
+        offset = 0
+        for tensor in self._interpreter.get_input_details():
+            shape, dtype = tensor["shape"], np.dtype(tensor["dtype"])
+            count = int(np.prod(shape, dtype=np.int64))
+            value = np.frombuffer(payload, dtype, count, offset).reshape(shape)
+            self._interpreter.set_tensor(tensor["index"], value)
+            offset += value.nbytes
+        return {}, b""
+
+    def do_invoke(self, _header: dict[str, Any], _payload: bytes) -> tuple[dict[str, Any], bytes]:
+        """Run one inference, timed as benchmark_model does: Invoke alone."""
+        invoke = self._interpreter.invoke
+        started = time.perf_counter_ns()
+        try:
+            invoke()
+        except (ValueError, RuntimeError) as problem:
+            raise RequestError(Outcome.INVOKE_FAILED, "invoke", str(problem)) from problem
+        return {"ns": time.perf_counter_ns() - started}, b""
+
+    def do_output(self, _header: dict[str, Any], _payload: bytes) -> tuple[dict[str, Any], bytes]:
+        """Read all outputs."""
+        details = self._interpreter.get_output_details()
+        values = [self._interpreter.get_tensor(tensor["index"]) for tensor in details]
+        described = [{"shape": list(value.shape), "dtype": value.dtype.name} for value in values]
+        return {"outputs": described}, b"".join(value.tobytes() for value in values)
+
+    def do_quit(self, _header: dict[str, Any], _payload: bytes) -> tuple[dict[str, Any], bytes]:
+        """Give everything back, in the order that the ABI asks for: the interpreter, then the delegate."""
+        self._interpreter = None
+        if self._delegate:
+            self._delegate.destroy()
+        return {}, b""
+
+    def _load_error(self, message: str) -> RequestError:
+        if self._delegate is None or not self._delegate.claims.operators:
+            return RequestError(Outcome.LOAD_FAILED, "model", message)
+        stage = "prepare" if self._delegate.failed else "kernel-prepare"
+        return RequestError(Outcome.PREPARE_FAILED, stage, "; ".join([*self._delegate.reports, message]))
+
+    def _claims(self) -> dict[str, Any] | None:
+        if self._delegate is None:
+            return None
+        claims = self._delegate.claims
+        return {"operators": claims.operators, "partitions": [asdict(part) for part in claims.partitions]}
+
+
+def _described(tensor: dict[str, Any]) -> dict[str, Any]:
+    import numpy as np  # noqa: PLC0415 - the runtime has imported it
+
+    dtype = np.dtype(tensor["dtype"]).name
+    if dtype not in NUMERIC:
+        message = f"tensor {tensor['name']} is of type {dtype}, expected numbers"
+        raise RequestError(Outcome.LOAD_FAILED, "tensors", message)
+    return {"name": wire.bounded(str(tensor["name"]), 200), "shape": [int(n) for n in tensor["shape"]], "dtype": dtype}
+
+
+def _import_runtime(choice: str) -> tuple[str, Any]:
+    wanted = RUNTIMES if choice == "auto" else {choice: RUNTIMES[choice]}
+    problems = []
+    for name, package in wanted.items():
+        try:
+            module = import_module(f"{package}.interpreter")
+            numpy = metadata.version("numpy")
+        except (ImportError, OSError) as problem:
+            problems.append(f"{name}: {problem}")
+            continue
+        if name == "tflite-runtime" and not numpy.startswith("1."):
+            # it imports, and then every Interpreter() ends in a SystemError
+            problems.append(f"{name} needs numpy < 2, found {numpy}")
+            continue
+        return name, module
+    raise RequestError(Outcome.RUNTIME_MISSING, "hello", "; ".join(problems))
+
+
+def _restrict() -> None:
+    """Limit what this process may leave behind."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    limit = MAX_FILE if hard == resource.RLIM_INFINITY else min(hard, MAX_FILE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+
+def _end_with_controller(requests: int) -> None:
+    """Wait until the controller's end of the pipe is closed, then end the whole session, whatever the main thread does."""
+    poll = select.poll()
+    poll.register(requests, 0)
+    poll.poll()
+    os.killpg(0, signal.SIGKILL)
+
+
+def _read(descriptor: int, size: int) -> bytes:
+    parts = []
+    while size:
+        part = os.read(descriptor, min(size, 1 << 20))
+        if not part:
+            raise EOFError
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
+
+
+def _write(descriptor: int, frame: bytes) -> None:
+    view = memoryview(frame)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def main(requests: int, replies: int) -> NoReturn:
+    """Answer the requests that arrive on one descriptor, on the other, until told to quit."""
+    _restrict()
+    threading.Thread(target=_end_with_controller, args=(requests,), daemon=True).start()
+    session = Session()
+    done = False
+    while not done:
+        header_size, payload_size = wire.lengths(_read(requests, wire.LENGTHS.size))
+        header = wire.parse_header(_read(requests, header_size))
+        reply, payload = session.answer(header, _read(requests, payload_size))
+        done = header["do"] == "quit"
+        _write(replies, wire.pack({"id": header["id"], **reply}, payload))
+    raise SystemExit(0)
