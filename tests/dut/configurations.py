@@ -7,11 +7,8 @@ where the firmware describes one.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 VTD = "intel-iommu,intremap=on,caching-mode=on"
 EDU = "edu,addr=05.0"
@@ -30,7 +27,7 @@ class Configuration:
     title: str
     #: The PCI address of the device that takes the accelerator's place.
     accelerator: str
-    #: Arguments of QEMU's ``-device``, in order.
+    #: Arguments of QEMU's ``-device``, in order; a disk may use the drive ``empty``.
     devices: tuple[str, ...]
     kernel_parameters: tuple[str, ...] = ()
     #: Files written to the guest before the set-up: absolute path to content.
@@ -63,8 +60,8 @@ CONFIGURATIONS = (
         accelerator="0000:02:01.0",
         devices=(
             VTD,
-            "pcie-root-port,id=port,slot=1,chassis=1",
-            "pcie-pci-bridge,id=bridge,bus=port",
+            "pcie-root-port,id=root-port,slot=1,chassis=1",
+            "pcie-pci-bridge,id=bridge,bus=root-port",
             "edu,bus=bridge,addr=01.0",
             "virtio-rng-pci,bus=bridge,addr=02.0",
         ),
@@ -127,7 +124,7 @@ CONFIGURATIONS = (
         name="no-driver",
         title="a device of PCI class 0x1200 (processing accelerator) that no driver is bound to",
         accelerator="0000:00:05.0",
-        devices=(VTD, "virtio-serial-pci,addr=05.0,class=0x1200,iommu_platform=on,disable-legacy=on"),
+        devices=(VTD, "virtio-blk-pci,addr=05.0,class=0x1200,drive=empty,iommu_platform=on,disable-legacy=on"),
         setup=("echo 0000:00:05.0 >/sys/bus/pci/devices/0000:00:05.0/driver/unbind",),
     ),
 )

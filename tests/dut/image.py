@@ -327,8 +327,7 @@ def install_modules(release: str, linux: Path, extra: Path, root: Path) -> None:
     source = linux / "usr/lib/modules" / release
     target = root / "usr/lib/modules" / release
     dependencies = {
-        module: needed.split()
-        for module, needed in (line.split(":", 1) for line in (source / "modules.dep").read_text().splitlines())
+        module: needed.split() for module, needed in (line.split(":", 1) for line in (source / "modules.dep").read_text().splitlines())
     }
     by_name = {Path(module).name.split(".")[0].replace("-", "_"): module for module in dependencies}
     wanted = {by_name[name.replace("-", "_")] for name in KERNEL_MODULES}

@@ -54,9 +54,7 @@ class Machine:
     def run(self, command: str, *, user: str | None = None, stdin: bytes = b"", timeout: float = 120) -> str:
         """Run a shell command in the guest and return its output; MachineError where it fails or takes too long."""
         try:
-            done = subprocess.run(
-                [*self.ssh(user), command], check=False, input=stdin, capture_output=True, timeout=timeout
-            )
+            done = subprocess.run([*self.ssh(user), command], check=False, input=stdin, capture_output=True, timeout=timeout)
         except subprocess.TimeoutExpired as error:
             raise MachineError(f"{command!r} did not end in {timeout:.0f} s") from error
         if done.returncode:
@@ -90,9 +88,12 @@ def boot(configuration: Configuration) -> Iterator[Machine]:
     with tempfile.TemporaryDirectory(prefix="crosml-dut-") as directory:
         place = Path(directory)
         port = _free_port()
-        with (place / "qemu").open("wb") as said, subprocess.Popen(
-            _qemu(configuration, built, place / "console", port), stdin=subprocess.DEVNULL, stdout=said, stderr=said
-        ) as qemu:
+        with (
+            (place / "qemu").open("wb") as said,
+            subprocess.Popen(
+                _qemu(configuration, built, place / "console", port), stdin=subprocess.DEVNULL, stdout=said, stderr=said
+            ) as qemu,
+        ):
             try:
                 _wait_for(qemu, place)
                 machine = Machine(configuration, _write_ssh_config(place, built, port), port)
@@ -117,6 +118,7 @@ def _qemu(configuration: Configuration, built: image.Image, console: Path, port:
         *("-cpu", "max", "-smp", "2", "-m", "1024", "-nodefaults", "-nographic", "-no-reboot"),
         *("-serial", f"file:{console}"),
         *("-kernel", str(built.kernel), "-initrd", str(built.initramfs), "-append", " ".join(parameters)),
+        *("-blockdev", "driver=null-co,read-zeroes=on,node-name=empty"),
         *("-netdev", f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:22"),
         *(argument for device in devices for argument in ("-device", device)),
     ]

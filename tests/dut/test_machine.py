@@ -48,7 +48,12 @@ SHOWS: Mapping[str, Mapping[str, str]] = {
     },
     "proprietary": {DRIVER: "edu_proprietary", TAINT % "edu_proprietary": "POE", ACCEL: ""},
     "virtio-gpu": {DRIVER: "virtio-pci", TAINT % "virtio_gpu": "", "cat /proc/sys/kernel/tainted": "0", GROUP_TYPE: "DMA"},
-    "unprivileged": {"id -un": "tester", DRIVER: "edu_accel", "test -r /dev/accel/accel0 || echo denied": "denied", "ls /sys/kernel/debug": ""},
+    "unprivileged": {
+        "id -un": "tester",
+        DRIVER: "edu_accel",
+        "test -r /dev/accel/accel0 || echo denied": "denied",
+        "ls /sys/kernel/debug": "",
+    },
     "no-driver": {"cat $D/class": "0x120000", "ls $D/driver": "", GROUP_TYPE: "DMA"},
 }
 
