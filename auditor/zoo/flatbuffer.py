@@ -1,14 +1,13 @@
 """Flatbuffers, read without trust and written by hand: the few shapes that a .tflite file is made of.
 
-Reading needs the standard library alone; writing takes a flatbuffers.Builder from its caller. A table is a sequence of
-fields, known by their slot in the schema. Offsets to be written are as the Builder counts them, from the end.
+The standard library alone. A table is a sequence of fields, known by their slot in the schema.
 """
 
 from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
     import mmap
@@ -116,9 +115,10 @@ class Reader:
         return struct.unpack_from(f"<{count}i", self.data, at)
 
     def text(self, table: Table, slot: int, what: str) -> str:
-        """Read a string, up to MAX_TEXT bytes of it."""
+        """Read a string, up to MAX_TEXT bytes of it, escaped where it would not print on one line."""
         at, count = self.vector(table, slot, 1, what)
-        return bytes(self.data[at : at + min(count, MAX_TEXT)]).decode("utf-8", "backslashreplace")
+        text = bytes(self.data[at : at + min(count, MAX_TEXT)]).decode("utf-8", "backslashreplace")
+        return text if text.isprintable() else ascii(text)[1:-1]
 
     def tables(self, table: Table, slot: int, what: str) -> Iterator[Table]:
         """Read a vector of tables, one after the other."""
@@ -129,49 +129,92 @@ class Reader:
 
 
 class Field(NamedTuple):
-    """One field of a table. Kinds: `b` int8, `B` uint8, `i` int32, `I` uint32, `f` float32, `?` bool, `o` offset."""
+    """One field of a table: its slot in the schema, and struct's letter for its type, or `o` for what it points to."""
 
     slot: int
     kind: str
     value: float
 
 
-def write_table(builder: Any, fields: Sequence[Field]) -> int:
-    """Write a table and return its offset."""
-    put = {
-        "b": builder.PrependInt8Slot,
-        "B": builder.PrependUint8Slot,
-        "i": builder.PrependInt32Slot,
-        "I": builder.PrependUint32Slot,
-        "f": builder.PrependFloat32Slot,
-        "?": builder.PrependBoolSlot,
-        "o": builder.PrependUOffsetTRelativeSlot,
-    }
-    builder.StartObject(max((field.slot for field in fields), default=-1) + 1)
-    for field in fields:
-        put[field.kind](field.slot, field.value, 0)
-    return int(builder.EndObject())
+class Builder:
+    """Writes a flatbuffer from its end to its start, as offsets only point forward.
 
+    What is written is named by its distance from the end of the file. The layout is this class's own and plain, so that
+    the same calls give the same bytes with every Python and every library; nothing holds more than 4-byte fields.
+    """
 
-def write_offsets(builder: Any, offsets: Sequence[int]) -> int:
-    """Write a vector of tables and return its offset."""
-    builder.StartVector(4, len(offsets), 4)
-    for offset in reversed(offsets):
-        builder.PrependUOffsetTRelative(offset)
-    return int(builder.EndVector())
+    def __init__(self) -> None:
+        self.chunks: list[bytes] = []
+        self.size = 0
+        self.vtables: dict[bytes, int] = {}
 
+    def _push(self, content: bytes) -> int:
+        self.chunks.append(content)
+        self.size += len(content)
+        return self.size
 
-def write_int32s(builder: Any, values: Sequence[int]) -> int:
-    """Write a vector of 32-bit integers and return its offset."""
-    builder.StartVector(4, len(values), 4)
-    for value in reversed(values):
-        builder.PrependInt32(value)
-    return int(builder.EndVector())
+    def _align(self, alignment: int, following: int) -> None:
+        """Pad so that what begins `following` bytes further on is aligned."""
+        self._push(bytes(-(self.size + following) % alignment))
 
+    def tail(self, content: bytes) -> int:
+        """Write raw bytes, aligned as a whole file is; only sensible as the first of all."""
+        self._align(DATA_ALIGNMENT, len(content))
+        return self._push(content)
 
-def write_buffer(builder: Any, content: bytes) -> int:
-    """Write a Buffer table; its content is aligned, none at all means computed at run time."""
-    if not content:
-        return write_table(builder, ())
-    builder.Prep(DATA_ALIGNMENT, len(content))
-    return write_table(builder, (Field(0, "o", int(builder.CreateByteVector(content))),))
+    def vector(self, count: int, content: bytes, alignment: int = 4) -> int:
+        """Write a vector of `count` elements; the first one is aligned."""
+        self._align(alignment, len(content))
+        self._push(content)
+        return self._push(struct.pack("<I", count))
+
+    def int32s(self, values: Sequence[int]) -> int:
+        """Write a vector of 32-bit integers."""
+        return self.vector(len(values), struct.pack(f"<{len(values)}i", *values))
+
+    def text(self, value: str) -> int:
+        """Write a string."""
+        content = value.encode()
+        return self.vector(len(content), content + b"\0")
+
+    def tables(self, targets: Sequence[int]) -> int:
+        """Write a vector of tables already written."""
+        length = 4 * len(targets)
+        self._align(4, length)
+        offsets = (self.size + length - 4 * i - target for i, target in enumerate(targets))
+        return self.vector(len(targets), struct.pack(f"<{len(targets)}I", *offsets))
+
+    def table(self, *fields: Field) -> int:
+        """Write a table; fields lie in the order given, vtables are shared."""
+        places, length = [], 4
+        for field in fields:
+            width = 4 if field.kind == "o" else struct.calcsize(field.kind)
+            length += -length % width
+            places.append(length)
+            length += width
+        self._align(4, length)
+        start = self.size + length
+        content = bytearray(length)
+        slots = [0] * max((field.slot + 1 for field in fields), default=0)
+        for place, field in zip(places, fields, strict=True):
+            slots[field.slot] = place
+            value = start - place - field.value if field.kind == "o" else field.value
+            struct.pack_into("<I" if field.kind == "o" else f"<{field.kind}", content, place, value)
+        vtable = struct.pack(f"<{2 + len(slots)}H", 4 + 2 * len(slots), length, *slots)
+        vtable += bytes(-len(vtable) % 4)
+        shared = self.vtables.setdefault(vtable, start + len(vtable))
+        struct.pack_into("<i", content, 0, shared - start)
+        self._push(bytes(content))
+        if shared > start:
+            self._push(vtable)
+        return start
+
+    def buffer(self, content: bytes) -> int:
+        """Write TFLite's Buffer; none of it means that its tensor is computed at run time."""
+        return self.table(Field(0, "o", self.vector(len(content), content, DATA_ALIGNMENT))) if content else self.table()
+
+    def finish(self, root: int) -> bytes:
+        """Return the file."""
+        self._align(DATA_ALIGNMENT, 8)
+        self._push(struct.pack("<I4s", self.size + 8 - root, FILE_IDENTIFIER))
+        return b"".join(reversed(self.chunks))

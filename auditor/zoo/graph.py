@@ -79,6 +79,8 @@ class Tensor:
     offset: int
     size: int
     quantized: bool
+    sparse: bool
+    """Whether only some elements are kept; then `size` says nothing of the shape."""
     values: tuple[int, ...]
     """Content of a constant INT32 vector of up to 8 elements, such as axes or a new shape; else empty."""
 
@@ -86,6 +88,11 @@ class Tensor:
     def constant(self) -> bool:
         """Whether the file itself holds the content."""
         return self.size > 0
+
+    @property
+    def parameter(self) -> bool:
+        """Whether it is a weight or a bias: constant, and not axes, a shape, indices or text."""
+        return self.constant and (self.quantized or self.type not in {"INT32", "INT64", "BOOL", "STRING"})
 
     @property
     def elements(self) -> int:
@@ -228,7 +235,7 @@ def _tensor(reader: Reader, table: Table, buffers: list[tuple[int, int]], what: 
     if buffer >= len(buffers):
         raise BadModel(f"{what} names buffer {buffer} of {len(buffers)}")
     offset, size = buffers[buffer]
-    sparse = table.field(6)
+    sparse = table.field(6) > 0
     if size and not sparse and kind in _BITS and size != (math.prod(shape) * _BITS[kind] + 7) // 8:
         raise BadModel(f"{what} holds {size} bytes, which is not its shape {list(shape)} of {kind}")
     quantization = reader.child(table, 4, f"{what} quantization")
@@ -236,7 +243,7 @@ def _tensor(reader: Reader, table: Table, buffers: list[tuple[int, int]], what: 
     values: tuple[int, ...] = ()
     if kind == "INT32" and not quantized and 0 < size <= 32:
         values = struct.unpack_from(f"<{size // 4}i", reader.data, offset)
-    return Tensor(reader.text(table, 3, f"{what} name"), kind, shape, buffer, offset, size, quantized, values)
+    return Tensor(reader.text(table, 3, f"{what} name"), kind, shape, buffer, offset, size, quantized, sparse, values)
 
 
 def _rows(weights: Tensor, source: Tensor, _target: Tensor) -> int:
@@ -328,7 +335,7 @@ def _parameters(subgraphs: tuple[Subgraph, ...]) -> int:
         t.offset: t.elements
         for sub in subgraphs
         for t in (sub.tensors[i] for op in sub.operators for i in op.inputs if i >= 0)
-        if t.constant and (t.quantized or t.type not in {"INT32", "INT64", "BOOL", "STRING"})
+        if t.parameter
     }
     return sum(weights.values())
 

@@ -4,24 +4,15 @@ TFLite's reference kernels do not know Convolution2DTransposeBias, so the publis
 without this. TRANSPOSE_CONV, version 3, takes the same weights (OHWI) and the same bias; it wants the output's shape too.
 
 A flatbuffer only points forward. So the old file stays whole, as the tail of the new one, and the few tables that
-change are written in front of it and point into it. Needs flatbuffers.
+change are written in front of it and point into it.
 """
 
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from auditor.zoo.flatbuffer import (
-    DATA_ALIGNMENT,
-    FILE_IDENTIFIER,
-    BadModel,
-    Field,
-    write_buffer,
-    write_int32s,
-    write_offsets,
-    write_table,
-)
+from auditor.zoo.flatbuffer import BadModel, Builder, Field
 from auditor.zoo.graph import MEDIAPIPE_DECONVOLUTION, OPERATORS, TENSOR_TYPES, open_model, read_graph
 
 if TYPE_CHECKING:
@@ -36,12 +27,9 @@ class _Copy:
     """A Builder whose tail is the old file, so that new tables can point at old ones."""
 
     def __init__(self, data: bytes) -> None:
-        import flatbuffers  # noqa: PLC0415 - heavy, and only wanted where a model is rewritten
-
         self.reader, self.model = open_model(data)
-        self.builder: Any = flatbuffers.Builder(len(data) + (1 << 16))
-        self.builder.Prep(DATA_ALIGNMENT, len(data))
-        self.start = int(self.builder.CreateByteVector(data)) - 4
+        self.builder = Builder()
+        self.start = self.builder.tail(data)
 
     def old(self, position: int) -> int:
         """Return what the Builder calls a position of the old file."""
@@ -63,12 +51,12 @@ def _operator(copy: _Copy, table: Table, operator: Operator, shape: int) -> int:
     window = operator.window
     assert window is not None
     source, *weights = operator.inputs
-    inputs = write_int32s(copy.builder, (shape, weights[0], source, *weights[1:]))
+    inputs = copy.builder.int32s((shape, weights[0], source, *weights[1:]))
     stride = (Field(1, "i", window.stride[1]), Field(2, "i", window.stride[0]))
-    options = write_table(copy.builder, (Field(0, "b", 0 if window.same else 1), *stride))
+    options = copy.builder.table(Field(0, "b", 0 if window.same else 1), *stride)
     index = copy.reader.scalar(table, 0, "<I")
     chosen = (Field(3, "B", _TRANSPOSE_CONV_OPTIONS), Field(4, "o", options))
-    return write_table(copy.builder, (Field(0, "I", index), Field(1, "o", inputs), *copy.kept(table, 2), *chosen))
+    return copy.builder.table(Field(0, "I", index), Field(1, "o", inputs), *copy.kept(table, 2), *chosen)
 
 
 def _subgraph(copy: _Copy, table: Table, subgraph: Subgraph, buffers: list[int]) -> int:
@@ -80,15 +68,15 @@ def _subgraph(copy: _Copy, table: Table, subgraph: Subgraph, buffers: list[int])
         if len(operator.inputs) not in {2, 3} or len(operator.outputs) != 1:
             raise BadModel(f"operator {i} {operator.name} needs input, weights, bias and one output")
         shape = subgraph.tensors[operator.outputs[0]].shape
-        buffers.append(write_buffer(copy.builder, struct.pack(f"<{len(shape)}i", *shape)))
-        name = copy.builder.CreateString(f"operator {i} output shape")
-        dims = write_int32s(copy.builder, [len(shape)])
+        buffers.append(copy.builder.buffer(struct.pack(f"<{len(shape)}i", *shape)))
+        name = copy.builder.text(f"operator {i} output shape")
+        dims = copy.builder.int32s([len(shape)])
         kind = Field(1, "b", TENSOR_TYPES.index("INT32"))
         fields = (Field(0, "o", dims), kind, Field(2, "I", len(buffers) - 1), Field(3, "o", name))
-        tensors.append(write_table(copy.builder, fields))
+        tensors.append(copy.builder.table(*fields))
         operators[i] = _operator(copy, old, operator, len(tensors) - 1)
-    changed = [Field(0, "o", write_offsets(copy.builder, tensors)), Field(3, "o", write_offsets(copy.builder, operators))]
-    return write_table(copy.builder, [*changed, *copy.kept(table, 1, 2, 4)])
+    changed = [Field(0, "o", copy.builder.tables(tensors)), Field(3, "o", copy.builder.tables(operators))]
+    return copy.builder.table(*changed, *copy.kept(table, 1, 2, 4))
 
 
 def _far_data(reader: Reader, model: Table) -> bool:
@@ -112,10 +100,9 @@ def without_custom_deconvolution(data: bytes) -> bytes:
     for i, code in enumerate(reader.tables(model, 1, "operator code")):
         if reader.text(code, 1, "custom operator name") == MEDIAPIPE_DECONVOLUTION:
             number = (Field(0, "b", _TRANSPOSE_CONV), Field(3, "i", _TRANSPOSE_CONV))
-            codes[i] = write_table(copy.builder, (*number, Field(2, "i", 3)))
+            codes[i] = copy.builder.table(*number, Field(2, "i", 3))
     tables = reader.tables(model, 2, "subgraph")
     subgraphs = [_subgraph(copy, t, sub, buffers) for t, sub in zip(tables, graph.subgraphs, strict=True)]
-    vectors = [Field(slot, "o", write_offsets(copy.builder, part)) for slot, part in ((1, codes), (2, subgraphs), (4, buffers))]
-    root = write_table(copy.builder, [Field(0, "I", graph.version), *vectors, *copy.kept(model, 3, 5, 6, 7)])
-    copy.builder.Finish(root, FILE_IDENTIFIER)
-    return bytes(copy.builder.Output())
+    vectors = [Field(slot, "o", copy.builder.tables(part)) for slot, part in ((1, codes), (2, subgraphs), (4, buffers))]
+    root = copy.builder.table(Field(0, "I", graph.version), *vectors, *copy.kept(model, 3, 5, 6, 7))
+    return copy.builder.finish(root)

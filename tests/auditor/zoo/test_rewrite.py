@@ -31,7 +31,7 @@ def test_only_the_custom_operator_changes(published):
     before, after = read_graph(published), read_graph(without_custom_deconvolution(published))
     assert (after.parameters, after.macs, after.description) == (before.parameters, before.macs, before.description)
     assert after.tensors[: len(before.tensors)] == tuple(
-        type(t)(*(t.name, t.type, t.shape, t.buffer, new.offset, t.size, t.quantized, t.values))
+        type(t)(*(t.name, t.type, t.shape, t.buffer, new.offset, t.size, t.quantized, t.sparse, t.values))
         for t, new in zip(before.tensors, after.tensors, strict=False)
     )
     changed = [(a, b) for a, b in zip(before.operators, after.operators, strict=True) if a != b]

@@ -1,0 +1,295 @@
+"""The zoo's models in a directory or an archive, read into memory; nothing of an archive is ever written to disk.
+
+Both may be hostile. An archive with a link, a device, a path that leaves it, or more content than a zoo has is refused
+as a whole, in one line that names it and the member.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import lzma
+import os
+import re
+import stat
+import tarfile
+import zipfile
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, Any, Protocol
+
+from auditor.errors import UsageError
+from auditor.zoo.catalogue import Identity, IdentityKind, ZooModel, recognise
+from auditor.zoo.graph import BadModel, read_graph
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator, Mapping
+
+MAX_ARCHIVE = 256 << 20
+"""Bytes of the archive's file. The published zoo's is 31 MB."""
+MAX_TOTAL = 256 << 20
+"""Bytes of all of an archive's members, unpacked."""
+MAX_MODEL = 128 << 20
+"""Bytes of one model."""
+MAX_MEMBERS = 10_000
+"""Members of an archive, or entries of a directory."""
+MAX_RATIO = 100
+"""Unpacked to packed bytes; weights hardly compress, zeros by a thousand."""
+RATIO_SLACK = 1 << 20
+"""Unpacked bytes that are free of the ratio: a small tar is mostly padding."""
+MAX_DEPTH = 4
+XZ_MEMORY = 128 << 20
+"""Bytes that xz may take; `xz -9` needs 65 MiB."""
+ZIP_DIRECTORY = 4 << 20
+"""Bytes of a zip's central directory, which is read whole."""
+
+
+class BadArchive(UsageError):  # noqa: N818 - the name that callers read
+    """The archive is refused, or is none. One line names the archive, the member and what is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoundModel:
+    """A file that bears the name of a zoo model."""
+
+    model: ZooModel
+    path: str
+    """Path of the file, or archive and member."""
+    content: bytes
+    sha256: str
+    identity: Identity
+
+
+def _shown(name: str) -> str:
+    return ascii(name[:200])
+
+
+def _check_path(archive: str, name: str) -> None:
+    if name.startswith("/") or "\\" in name or "\0" in name or ".." in name.split("/") or re.match("[A-Za-z]:", name):
+        raise BadArchive(f"{archive}: member {_shown(name)}: expected a path inside the archive")
+
+
+class _Stream(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
+class _Unxz:
+    """An .xz file's content, with a bound on the decoder's memory; the standard library's own file has none."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.decoder = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY)
+
+    def read(self, size: int, /) -> bytes:
+        while True:
+            if self.decoder.eof:
+                packed = (self.decoder.unused_data or self.file.read(1 << 16)).lstrip(b"\0")
+                if not packed:
+                    return b""
+                self.decoder = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY)
+            else:
+                packed = self.file.read(1 << 16) if self.decoder.needs_input else b""
+                if self.decoder.needs_input and not packed:
+                    raise EOFError("the file ends inside an xz stream")
+            content = self.decoder.decompress(packed, size)
+            if content:
+                return content
+
+
+class _Metered:
+    """A stream that refuses to give more than an archive may hold."""
+
+    def __init__(self, archive: str, stream: _Stream, packed: IO[bytes]) -> None:
+        self.archive, self.stream, self.packed, self.total = archive, stream, packed, 0
+
+    def read(self, size: int, /) -> bytes:
+        content = self.stream.read(size)
+        self.total += len(content)
+        if self.total > MAX_TOTAL:
+            raise BadArchive(f"{self.archive}: more than {MAX_TOTAL} bytes unpacked")
+        if self.total > RATIO_SLACK + MAX_RATIO * self.packed.tell():
+            raise BadArchive(f"{self.archive}: unpacks to more than {MAX_RATIO} times its size")
+        return content
+
+
+def _tar_members(archive: str, stream: Any, wanted: Collection[str]) -> Iterator[tuple[str, bytes]]:
+    seen: set[str] = set()
+    with tarfile.open(fileobj=stream, mode="r|") as tar:
+        for member in tar:
+            name = member.name
+            _check_path(archive, name)
+            if name in seen or len(seen) >= MAX_MEMBERS:
+                reason = "is there twice" if name in seen else f"is one of more than {MAX_MEMBERS}"
+                raise BadArchive(f"{archive}: member {_shown(name)}: {reason}")
+            seen.add(name)
+            if member.isdir():
+                continue
+            if not member.isreg() or member.issparse():
+                raise BadArchive(f"{archive}: member {_shown(name)}: expected a regular file, not a link or a device")
+            if os.path.basename(name) in wanted:
+                yield name, _read(archive, name, tar.extractfile(member), member.size)
+
+
+def _read(archive: str, name: str, file: IO[bytes] | None, size: int) -> bytes:
+    if size > MAX_MODEL:
+        raise BadArchive(f"{archive}: member {_shown(name)}: {size} bytes, expected at most {MAX_MODEL}")
+    content = file.read(size + 1) if file else b""
+    if len(content) != size:
+        raise BadArchive(f"{archive}: member {_shown(name)}: {len(content)} bytes, expected {size}")
+    return content
+
+
+def _check_zip_directory(archive: str, file: IO[bytes]) -> None:
+    """Refuse a directory that would take much memory to read: entries are counted by its bytes."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - 65_557))
+    tail = file.read()
+    at = tail.rfind(b"PK\5\6")
+    if at < 0 or len(tail) < at + 22:
+        raise BadArchive(f"{archive}: no end of a zip's directory, the file is cut or is no zip")
+    if int.from_bytes(tail[at + 12 : at + 16], "little") > ZIP_DIRECTORY or tail[max(0, at - 20) : at][:4] == b"PK\6\7":
+        raise BadArchive(f"{archive}: the zip's directory is larger than {ZIP_DIRECTORY} bytes")
+    file.seek(0)
+
+
+def _zip_members(archive: str, file: IO[bytes], wanted: Collection[str]) -> Iterator[tuple[str, bytes]]:
+    _check_zip_directory(archive, file)
+    seen: set[str] = set()
+    total = 0
+    with zipfile.ZipFile(file) as zipped:
+        for info in zipped.infolist():
+            name = info.filename
+            _check_path(archive, name)
+            total += info.file_size
+            mode = stat.S_IFMT(info.external_attr >> 16)
+            for wrong, reason in (
+                (name in seen, "is there twice"),
+                (len(seen) >= MAX_MEMBERS, f"is one of more than {MAX_MEMBERS}"),
+                (mode not in {0, stat.S_IFREG, stat.S_IFDIR}, "expected a regular file, not a link or a device"),
+                (info.flag_bits & 1, "expected no encryption"),
+                (info.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}, "expected deflate"),
+                (info.file_size > RATIO_SLACK + MAX_RATIO * info.compress_size, f"unpacks to over {MAX_RATIO} times"),
+                (total > MAX_TOTAL, f"more than {MAX_TOTAL} bytes unpacked"),
+            ):
+                if wrong:
+                    raise BadArchive(f"{archive}: member {_shown(name)}: {reason}")
+            seen.add(name)
+            if not info.is_dir() and os.path.basename(name) in wanted:
+                with zipped.open(info) as member:
+                    yield name, _read(archive, name, member, info.file_size)
+
+
+def _members(archive: str, file: IO[bytes], wanted: Collection[str]) -> Iterator[tuple[str, bytes]]:
+    info = os.fstat(file.fileno())
+    if not stat.S_ISREG(info.st_mode) or info.st_size > MAX_ARCHIVE:
+        raise BadArchive(f"{archive}: expected an archive of at most {MAX_ARCHIVE} bytes")
+    magic = file.read(6)
+    file.seek(0)
+    if magic.startswith(b"PK"):
+        return _zip_members(archive, file, wanted)
+    stream: _Stream = file
+    if magic.startswith(b"\x1f\x8b"):
+        stream = gzip.GzipFile(fileobj=file)
+    elif magic == b"\xfd7zXZ\0":
+        stream = _Unxz(file)
+    return _tar_members(archive, _Metered(archive, stream, file), wanted)
+
+
+def read_archive(path: str, wanted: Collection[str]) -> dict[str, bytes]:
+    """Return path inside the archive and content of its members whose base name is `wanted`.
+
+    Formats, known by their first bytes: .tar, .tar.gz, .tar.xz, .zip. The only exception is BadArchive.
+    """
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+            return dict(_members(path, file, wanted))
+    except BadArchive:
+        raise
+    except Exception as error:  # the standard library's readers raise many kinds on hostile bytes
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise BadArchive(f"{path}: expected a .tar, .tar.gz, .tar.xz or .zip: {reason}") from error
+
+
+def _walk(directory: str) -> Iterator[str]:
+    """Paths of a directory's files, shallow ones first, sorted within each level."""
+    level = [directory]
+    entries = 0
+    for _ in range(MAX_DEPTH):
+        below: list[str] = []
+        for parent in level:
+            for entry in sorted(os.scandir(parent), key=lambda e: e.name):
+                entries += 1
+                if entries > MAX_MEMBERS:
+                    raise UsageError(f"{directory}: more than {MAX_MEMBERS} entries, expected a directory of models")
+                if entry.is_dir(follow_symlinks=False):
+                    below.append(entry.path)
+                else:
+                    yield entry.path
+        level = below
+
+
+def read_directory(directory: str, wanted: Collection[str]) -> dict[str, bytes]:
+    """Return path and content of the files below a directory whose base name is `wanted`; links may not leave it."""
+    inside = os.path.join(os.path.realpath(directory), "")
+    found: dict[str, bytes] = {}
+    try:
+        for path in _walk(directory):
+            real = os.path.realpath(path)
+            if os.path.basename(path) not in wanted or not real.startswith(inside):
+                continue
+            with open(os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW), "rb") as file:
+                info = os.fstat(file.fileno())
+                if not stat.S_ISREG(info.st_mode) or info.st_size > MAX_MODEL:
+                    raise UsageError(f"{path}: expected a regular file of at most {MAX_MODEL} bytes")
+                found[path] = file.read(MAX_MODEL)
+    except OSError as error:
+        raise UsageError(f"{error.filename or directory}: {error.strerror}, expected a readable model") from error
+    return found
+
+
+def _identify(content: bytes, sha256: str, model: ZooModel) -> Identity:
+    try:
+        return recognise(read_graph(content), sha256, model)
+    except BadModel as bad:
+        return Identity(IdentityKind.OTHER, f"it is no TFLite model that can be read: {bad}")
+
+
+def find_models(source: str, models: Iterable[ZooModel]) -> dict[str, FoundModel]:
+    """Find a zoo version's models by their file names in a directory or an archive; model name to what was found.
+
+    Where several files fit, the first of the model's `files` wins, and of two with that name the first and shallowest.
+    """
+    models = tuple(models)
+    wanted = {name for model in models for name in model.files}
+    contents = (read_directory if os.path.isdir(source) else read_archive)(source, wanted)
+    prefix = "" if os.path.isdir(source) else f"{source}: "
+    found: dict[str, FoundModel] = {}
+    for model in models:
+        paths = (path for name in model.files for path in contents if os.path.basename(path) == name)
+        path = next(paths, None)
+        if path is not None:
+            sha256 = hashlib.sha256(contents[path]).hexdigest()
+            identity = _identify(contents[path], sha256, model)
+            found[model.name] = FoundModel(model, f"{prefix}{path}", contents[path], sha256, identity)
+    return found
+
+
+def read_manifest(path: str) -> Mapping[str, str]:
+    """Read a manifest as sha256sum writes it: base name of each file to its sha256. A UsageError for anything else."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            text = file.read((1 << 20) + 1)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: {error}, expected a manifest as sha256sum writes it") from error
+    if len(text) > 1 << 20:
+        raise UsageError(f"{path}: expected a manifest of at most 1 MiB")
+    digests: dict[str, str] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        match = re.fullmatch(r"([0-9A-Fa-f]{64}) [ *](.+)", line)
+        if match is None:
+            raise UsageError(f"{path}: line {number}: expected 64 hexadecimal digits, two spaces and a file name")
+        name, digest = os.path.basename(match[2]), match[1].lower()
+        if digests.setdefault(name, digest) != digest:
+            raise UsageError(f"{path}: line {number}: {name} has another sha256 above, expected one for each file name")
+    return digests
