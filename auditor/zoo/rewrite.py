@@ -13,7 +13,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from auditor.zoo.flatbuffer import BadModel, Builder, Field
-from auditor.zoo.graph import MEDIAPIPE_DECONVOLUTION, OPERATORS, TENSOR_TYPES, open_model, read_graph
+from auditor.zoo.graph import CUSTOM, MEDIAPIPE_DECONVOLUTION, OPERATORS, TENSOR_TYPES, open_model, read_graph
 
 if TYPE_CHECKING:
     from auditor.zoo.flatbuffer import Reader, Table
@@ -98,7 +98,8 @@ def without_custom_deconvolution(data: bytes) -> bytes:
         raise BadModel("the model keeps weights outside its flatbuffer, expected them inside")
     codes, buffers = copy.positions(model, 1), copy.positions(model, 4)
     for i, code in enumerate(reader.tables(model, 1, "operator code")):
-        if reader.text(code, 1, "custom operator name") == MEDIAPIPE_DECONVOLUTION:
+        is_custom = max(reader.scalar(code, 0, "<b"), reader.scalar(code, 3, "<i")) == CUSTOM
+        if is_custom and reader.text(code, 1, "custom operator name") == MEDIAPIPE_DECONVOLUTION:
             number = (Field(0, "b", _TRANSPOSE_CONV), Field(3, "i", _TRANSPOSE_CONV))
             codes[i] = copy.builder.table(*number, Field(2, "i", 3))
     tables = reader.tables(model, 2, "subgraph")
