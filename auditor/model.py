@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import enum
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -314,6 +315,11 @@ class ModelRun:
     memory: Mapping[str, int] | None
     conditions: Mapping[str, Any]
     threads: int | None = None
+    identity: str = "other"
+    """How the file relates to the model whose name it bears: `pinned`, `same-graph`, `stand-in` or `other`."""
+    identity_reason: str = ""
+    process: str = ""
+    """Of the run's processes, the one that ended badly: `reference`, `test` or `memory`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,12 +339,32 @@ class Report:
     schema: str = REPORT_SCHEMA
 
 
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A report format. `render` takes the report; that of `text` also takes `colour` and `width`. `suffix` begins with a dot."""
+
+    name: str
+    media_type: str
+    suffix: str
+    render: Callable[..., str]
+
+
 EXIT_CODES: Mapping[Verdict, int] = {Verdict.COMPLIANT: 0, Verdict.NON_COMPLIANT: 1, Verdict.INCOMPLETE: 3}
 EXIT_USAGE = 2
 EXIT_FAILED = 4
 
 
+_NO_BYTE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
+"""Surrogates that stand for no byte: device text that came as JSON may hold them."""
+
+
 def printable(text: str | bytes) -> str:
     """Any file name or device text as a `str` that every encoder takes: bytes that are not UTF-8 become hexadecimal escapes."""
-    raw = text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape")
-    return raw.decode("utf-8", "backslashreplace")
+    if isinstance(text, str):
+        text = _NO_BYTE.sub(lambda lone: f"\\u{ord(lone[0]):04x}", text).encode("utf-8", "surrogateescape")
+    return text.decode("utf-8", "backslashreplace")
+
+
+def visible(text: str | bytes) -> str:
+    """Any text as one line that a terminal, a log or an XML file may show: controls, line ends, bidi marks … become escapes."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in printable(text))
