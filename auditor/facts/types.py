@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Generic, NoReturn, TypeVar
 
 from auditor.model import Evidence, ModelRun, Remedy, Status, ZooModelUsed
+from auditor.statistics import Interval
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -78,6 +79,7 @@ class Plan:
     delegate: str | None = None
     delegate_options: tuple[tuple[str, str], ...] = ()
     zoo_version: str = ""
+    models: tuple[ZooModelUsed, ...] = ()
     runs: tuple[tuple[str, int], ...] = ()
     demonstration: bool = False
     zoo_note: str = ""
@@ -119,21 +121,26 @@ class ModuleInfo:
     vermagic: str
     version: str
     srcversion: str
+    build_id: str
+    """The GNU build id of the file, as hexadecimal; empty for none."""
     signed: bool
     """Whether the file ends in a module signature; whose, and whether it verifies, is another question."""
 
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """The kernel module behind a driver. `path` is Missing(ABSENT) for a driver that is built in."""
+    """The kernel module behind a driver. `path` and `info` are Missing(ABSENT) for a driver that is built in."""
 
     name: str
     built_in: Fact[bool]
     path: Fact[str]
+    """The resolved path of the file that modprobe takes; Missing(ABSENT) where the kernel's module index names none."""
     info: Fact[ModuleInfo]
+    build_id: Fact[str]
+    """The GNU build id of the module that is loaded, as hexadecimal: it differs from the file's where another file was loaded."""
     taint: Fact[str]
     """The letters of /sys/module/NAME/taint, empty for none: O out of tree, E unsigned, P proprietary, C staging."""
-    parameters: Mapping[str, Fact[str]]
+    parameters: Fact[Mapping[str, Fact[str]]]
     """Those that override firmware, by name."""
 
 
@@ -415,6 +422,18 @@ class MlService:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelResult:
+    """The runs of one zoo model, each in fresh processes. `latency` and `bracket` are Student intervals over the processes' means, in
+    microseconds: of the worker's own times, and of the controller's clock around them less what an honest worker's exchange costs."""
+
+    model: str
+    sha256: str
+    runs: tuple[Fact[ModelRun], ...]
+    latency: Fact[Interval]
+    bracket: Fact[Interval]
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """Everything that checks may judge."""
 
@@ -430,5 +449,4 @@ class Facts:
     tracing: Tracing
     dma_buf: Fact[tuple[DmaBuf, ...]]
     ml_service: MlService
-    runs: Fact[tuple[ModelRun, ...]]
-    zoo: tuple[ZooModelUsed, ...] = ()
+    models: Fact[tuple[ModelResult, ...]]

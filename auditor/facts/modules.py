@@ -1,0 +1,251 @@
+"""The kernel module behind an accelerator's driver: from sysfs, from the kernel's module index, and from the module's own file.
+
+Sources: Documentation/ABI/testing/sysfs-module, Documentation/kbuild/kbuild.rst (modules.order, modules.builtin), modules.dep(5).
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+import struct
+from typing import TYPE_CHECKING
+
+from auditor.facts.firmware import elf
+from auditor.facts.reading import parse
+from auditor.facts.types import Fact, Missing, Module, ModuleInfo, Ok
+from auditor.facts.unpack import unpack
+from auditor.model import Remedy, Status, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from auditor.facts.reading import Device
+    from auditor.facts.types import Kernel
+
+INDEX_LIMIT = 16 << 20
+"""Bytes of a file of the module index; Debian's modules.alias, the largest, has 1.3 MB."""
+
+FILE_LIMIT = 64 << 20
+"""Bytes of a module's file as it lies; the largest in use, amdgpu, has 26 MB unpacked."""
+
+SIGNATURE_MAGIC = b"~Module signature appended~\n"
+"""The end of a signed module (include/linux/module_signature.h)."""
+
+SUFFIXES = (".ko", ".ko.xz", ".ko.zst", ".ko.gz")
+
+_MAX_INFO = 1 << 20
+_MAX_PATTERN = 512
+_OVERRIDE = re.compile(r"firmware|fw_(path|name|file)")
+"""Parameters that name another firmware file: ivpu's `firmware`, i915's and xe's `guc_firmware_path` … (MODULE_PARM_DESC of each)."""
+
+
+def read_module(device: Device, kernel: Kernel, sysfs: str, driver: Fact[str]) -> Fact[Module]:
+    """The module of the driver that is bound to the device at a sysfs path; Missing(ABSENT) where none is bound.
+
+    A driver without a module is one that is built into the kernel only if the kernel's own list, modules.builtin, names it.
+    """
+    if isinstance(driver, Missing):
+        return _unbound(device, kernel, sysfs, driver) if driver.status is Status.ABSENT else driver
+    linked = device.link_name(f"{sysfs}/driver/module")
+    if isinstance(linked, Ok):
+        return Ok(_module(device, kernel, linked.value, linked), linked.evidence)
+    if linked.status is not Status.ABSENT:
+        return linked
+    name = driver.value.replace("-", "_")
+    built_in = parse(_index(device, kernel, "modules.builtin"), lambda text: bool(_lines_of(name, text)))
+    if isinstance(built_in, Missing):
+        return built_in
+    evidence = (*linked.evidence, *built_in.evidence)
+    if not built_in.value:
+        note = f"the driver {printable(name)} has no module, and modules.builtin does not name it"
+        return Missing(Status.FAILED, evidence, note, Remedy.EVIDENCE)
+    return Ok(_module(device, kernel, name, Ok(name, evidence)), evidence)
+
+
+def modules_for(device: Device, kernel: Kernel, modalias: str) -> Fact[tuple[str, ...]]:
+    """The modules that the kernel's index (modules.alias) would load for a device, sorted: what could drive one that nothing drives."""
+    return parse(_index(device, kernel, "modules.alias"), lambda text: tuple(sorted(set(_matches(text, modalias)))))
+
+
+def read_info(data: bytes) -> ModuleInfo:
+    """The .modinfo section of a module's unpacked file. Raises ValueError where there is none, or no sound ELF file around it."""
+
+    def read(offset: int, length: int) -> bytes:
+        return data[offset : offset + length]
+
+    sections = {each.name: each for each in elf.read_sections(read, elf.read_header(read))}
+    found = sections.get(b".modinfo")
+    if found is None or not 0 < found.size <= _MAX_INFO:
+        raise ValueError("no .modinfo section")
+    note = sections.get(b".note.gnu.build-id")
+    values: dict[str, list[str]] = {}
+    for entry in data[found.offset : found.offset + found.size].split(b"\0"):
+        key, equals, value = entry.partition(b"=")
+        if equals:
+            values.setdefault(printable(key), []).append(printable(value))
+    one = {key: each[-1] for key, each in values.items()}
+    return ModuleInfo(
+        license=" and ".join(values.get("license", [])),
+        intree=one.get("intree") == "Y",
+        aliases=tuple(values.get("alias", ())),
+        firmware=tuple(dict.fromkeys(values.get("firmware", ()))),
+        depends=tuple(name for name in one.get("depends", "").split(",") if name),
+        vermagic=one.get("vermagic", "").strip(),
+        version=one.get("version", ""),
+        srcversion=one.get("srcversion", ""),
+        build_id=build_id(data[note.offset : note.offset + note.size]) if note else "",
+        signed=data.endswith(SIGNATURE_MAGIC),
+    )
+
+
+def build_id(note: bytes) -> str:
+    """The build id in the bytes of a .note.gnu.build-id section, as hexadecimal. Raises ValueError where it is another note."""
+    order = "<" if note[:4] == b"\x04\0\0\0" else ">"
+    try:
+        name, size, kind = struct.unpack_from(order + "3I", note)
+    except struct.error:
+        raise ValueError("a note that is cut short") from None
+    if (name, kind, note[12:16]) != (4, 3, b"GNU\0") or not 0 < size <= 64 or len(note) < 16 + size:
+        raise ValueError("not a GNU build id")
+    return note[16 : 16 + size].hex()
+
+
+def _module(device: Device, kernel: Kernel, name: str, linked: Ok[str]) -> Module:
+    folder = f"/sys/module/{name}"
+    entries = device.names(folder)
+    built_in = _built_in(device, kernel, name, linked, entries)
+    if isinstance(built_in, Ok) and built_in.value:
+        nowhere = Missing(Status.ABSENT, built_in.evidence, "the driver is built into the kernel")
+        path: Fact[str] = nowhere
+        info: Fact[ModuleInfo] = nowhere
+    else:
+        path = _path(device, kernel, name)
+        info = path if isinstance(path, Missing) else parse(_file(device, path), read_info)
+    return Module(
+        name=printable(name),
+        built_in=built_in,
+        path=path,
+        info=info,
+        build_id=parse(device.data(f"{folder}/notes/.note.gnu.build-id"), build_id),
+        taint=device.text(f"{folder}/taint"),
+        parameters=_parameters(device, kernel, name, entries),
+    )
+
+
+def _built_in(device: Device, kernel: Kernel, name: str, linked: Ok[str], entries: Fact[tuple[str, ...]]) -> Fact[bool]:
+    """Only a loaded module has `initstate` (kernel/module/sysfs.c); without it, and with the kernel's own word, the driver is built in."""
+    if isinstance(entries, Ok) and "initstate" in entries.value:
+        return Ok(False, entries.evidence)
+    if isinstance(entries, Missing) and entries.status is not Status.ABSENT:
+        return entries
+    named = parse(_index(device, kernel, "modules.builtin"), lambda text: bool(_lines_of(name, text)))
+    if isinstance(named, Missing):
+        return named
+    evidence = (*linked.evidence, *entries.evidence, *named.evidence)
+    if named.value:
+        return Ok(True, evidence)
+    if isinstance(entries, Missing):
+        return Ok(False, evidence)  # a tree without /sys/module, whose kernel does not have the driver built in
+    return Missing(Status.FAILED, evidence, "neither loaded as a module nor named in modules.builtin", Remedy.EVIDENCE)
+
+
+def _index(device: Device, kernel: Kernel, name: str) -> Fact[str]:
+    """A text file of the kernel's module index, whole."""
+    if isinstance(kernel.release, Missing):
+        return kernel.release
+    return parse(device.data(f"/lib/modules/{kernel.release.value}/{name}", length=INDEX_LIMIT), _whole_text)
+
+
+def _whole_text(data: bytes) -> str:
+    if len(data) >= INDEX_LIMIT:
+        raise ValueError(f"more than {INDEX_LIMIT} bytes")
+    return data.decode("utf-8", "surrogateescape")
+
+
+def _lines_of(name: str, text: str) -> tuple[str, ...]:
+    """The paths in a module index that belong to a module; file names have `-` where the kernel has `_`."""
+    paths = (line.partition(":")[0].strip() for line in text.splitlines())
+    return tuple(path for path in paths if _stem(path) == name.replace("-", "_"))
+
+
+def _stem(path: str) -> str:
+    return path.rpartition("/")[2].partition(".ko")[0].replace("-", "_")
+
+
+def _path(device: Device, kernel: Kernel, name: str) -> Fact[str]:
+    """The file that modprobe takes for a module: modules.dep names it. Where depmod never ran, modules.order, the kernel build's list."""
+    index = _index(device, kernel, "modules.dep")
+    if isinstance(index, Missing) and index.status is Status.ABSENT:
+        index = _index(device, kernel, "modules.order")
+    if isinstance(index, Missing):
+        return index
+    found = _lines_of(name, index.value)
+    if not found:
+        return Missing(Status.ABSENT, index.evidence, f"the module index names no file of {printable(name)}", Remedy.EVIDENCE)
+    release = kernel.release.open()
+    path = found[0] if found[0].startswith("/") else f"/lib/modules/{release}/{found[0]}"
+    for suffix in dict.fromkeys((path[len(path.partition(".ko")[0]) :], *SUFFIXES)):
+        real = parse(device.stat(path.partition(".ko")[0] + suffix), lambda stat: stat.real)
+        if not (isinstance(real, Missing) and real.status is Status.ABSENT):
+            return real if isinstance(real, Missing) else Ok(real.value, (*index.evidence, *real.evidence))
+    return Missing(Status.ABSENT, index.evidence, f"{printable(path)} is not there", Remedy.EVIDENCE)
+
+
+def _file(device: Device, path: Ok[str]) -> Fact[bytes]:
+    """A module's file, unpacked."""
+    return parse(device.data(path.value, length=FILE_LIMIT), lambda data: unpack(_whole(data)))
+
+
+def _whole(data: bytes) -> bytes:
+    if len(data) >= FILE_LIMIT:
+        raise ValueError(f"more than {FILE_LIMIT} bytes")
+    return data
+
+
+def _parameters(device: Device, kernel: Kernel, name: str, entries: Fact[tuple[str, ...]]) -> Fact[Mapping[str, Fact[str]]]:
+    """The parameters that override firmware: as sysfs shows them, and, for those that it does not show, as the command line sets them."""
+    if isinstance(entries, Missing):
+        return entries
+    if isinstance(kernel.command_line, Missing):
+        return kernel.command_line
+    evidence = (*entries.evidence, *kernel.command_line.evidence)
+    found: dict[str, Fact[str]] = {}
+    for parameter in kernel.command_line.value:
+        key, _, value = parameter.partition("=")
+        owner, _, word = key.replace("-", "_").partition(".")
+        if owner == name and _OVERRIDE.search(word):
+            found[printable(word)] = Ok(printable(value), kernel.command_line.evidence)
+    if "parameters" in entries.value:  # a module without parameters has no such folder
+        shown = device.names(f"/sys/module/{name}/parameters")
+        if isinstance(shown, Missing):
+            return shown
+        evidence += shown.evidence
+        for word in shown.value:
+            if _OVERRIDE.search(word):
+                found[printable(word)] = parse(device.text(f"/sys/module/{name}/parameters/{word}"), _unset)
+    return Ok(found, evidence)
+
+
+def _unset(value: str) -> str:
+    """A text parameter as sysfs shows it: `(null)` is one that nobody set (lib/vsprintf.c)."""
+    return "" if value == "(null)" else value
+
+
+def _unbound(device: Device, kernel: Kernel, sysfs: str, driver: Missing) -> Missing:
+    """Why there is no module: nothing is bound. The note names what the kernel's index would load."""
+    modalias = device.text(f"{sysfs}/modalias")
+    candidates = modalias if isinstance(modalias, Missing) else modules_for(device, kernel, modalias.value)
+    names = ", ".join(candidates.value) if isinstance(candidates, Ok) else ""
+    note = f"no driver is bound; the module index has {printable(names)} for this device" if names else "no driver is bound"
+    return Missing(Status.ABSENT, driver.evidence, note, Remedy.DRIVER)
+
+
+def _matches(text: str, modalias: str) -> Iterator[str]:
+    """The modules of `alias PATTERN MODULE` lines whose pattern matches; the literal beginnings of the many patterns decide most."""
+    for line in text.splitlines():
+        if not line.startswith("alias ") or len(line) > 2 * _MAX_PATTERN:
+            continue
+        pattern, _, module = line[len("alias ") :].rpartition(" ")
+        literal = re.split(r"[*?\[]", pattern, maxsplit=1)[0]
+        if modalias.startswith(literal) and len(modalias) <= _MAX_PATTERN and fnmatch.fnmatchcase(modalias, pattern):
+            yield module

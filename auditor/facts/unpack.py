@@ -1,0 +1,79 @@
+"""Unpacking what kernels and distributions compress (modules, firmware, kernel images), under limits of output and of memory.
+
+Only the file's own bytes decide its kind; a name ending in `.xz` proves nothing.
+"""
+
+from __future__ import annotations
+
+import lzma
+import zlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LIMIT = 128 << 20
+"""Unpacked bytes above which a file is refused; the largest module or image in use has a third of that."""
+
+_WINDOW_LOG = 27
+"""The largest back-reference of zstd, 128 MiB: what `zstd --ultra -22`, as used for kernels, asks for (zstd's own default limit)."""
+
+MAGIC = {b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zst", b"\x1f\x8b": "gz"}
+
+
+class BadArchive(ValueError):  # noqa: N818  # the one refusal of this module, named for what it is about
+    """The bytes cannot be unpacked: damaged, cut short, larger than the limit, or of a kind that this Python does not know."""
+
+
+def compression(data: bytes) -> str:
+    """`xz`, `zst`, `gz`, or empty for bytes that begin like none of them."""
+    return next((kind for magic, kind in MAGIC.items() if data.startswith(magic)), "")
+
+
+def unpack(data: bytes, *, limit: int = LIMIT, trailing: bool = False) -> bytes:
+    """The unpacked bytes of one xz, zst or gz stream; other bytes as they are. Raises BadArchive.
+
+    What follows the stream is refused unless `trailing`: a second stream is not what the kernel would load.
+    """
+    kind = compression(data)
+    if not kind:
+        return data
+    try:
+        engine = _ENGINES[kind]()
+        out = bytes(engine.decompress(data, limit + 1))
+    except (lzma.LZMAError, zlib.error, EOFError, MemoryError, ValueError) as error:
+        raise BadArchive(f"{kind}: {error}") from None
+    except Exception as error:
+        # ZstdError is a class of whichever zstd module there is
+        if type(error).__name__ != "ZstdError":
+            raise
+        raise BadArchive(f"{kind}: {error}") from None
+    if len(out) > limit:
+        raise BadArchive(f"{kind}: more than {limit} bytes unpacked")
+    if not engine.eof:
+        raise BadArchive(f"{kind}: cut short")
+    if engine.unused_data and not trailing:
+        raise BadArchive(f"{kind}: {len(engine.unused_data)} bytes after its end")
+    return out
+
+
+def _xz() -> Any:
+    return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=256 << 20)
+
+
+def _gz() -> Any:
+    return zlib.decompressobj(31)
+
+
+def _zst() -> Any:
+    try:
+        from compression import zstd  # type: ignore[import-not-found,unused-ignore] # noqa: PLC0415  # Python 3.14
+    except ImportError:
+        try:
+            from backports import zstd  # noqa: PLC0415  # not on every device
+        except ImportError:
+            raise BadArchive("this Python cannot unpack zstd") from None
+    return zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: _WINDOW_LOG})
+
+
+_ENGINES: dict[str, Callable[[], Any]] = {"xz": _xz, "gz": _gz, "zst": _zst}
