@@ -13,6 +13,7 @@ from auditor.model import (
     DeviceSummary,
     Finding,
     Level,
+    ModelRun,
     Outcome,
     Owner,
     Remedy,
@@ -115,9 +116,14 @@ def judge(
         verdict=verdict(results),
         counts=_counts(results),
         requirements=results,
-        model_runs=facts.runs.value if isinstance(facts.runs, Ok) else (),
+        model_runs=_model_runs(facts),
         notes=(*context.notes, *_waiver_notes(waivers, results, today)),
     )
+
+
+def _model_runs(facts: Facts) -> tuple[ModelRun, ...]:
+    models = facts.models.value if isinstance(facts.models, Ok) else ()
+    return tuple(run.value for each in models for run in each.runs if isinstance(run, Ok))
 
 
 def verdict(results: Iterable[RequirementResult]) -> Verdict:

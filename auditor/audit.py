@@ -1,0 +1,261 @@
+"""The one way through: ask a source, record the answers, read facts, judge them. The only module that knows all its stages."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+from auditor import __version__, registry, requirements
+from auditor.codec import decode_waivers
+from auditor.engine import Context, Selection, judge
+from auditor.errors import AuditError, UsageError
+from auditor.facts.collect import collect
+from auditor.facts.plan import plan_document
+from auditor.facts.types import Facts, Ok, Plan, Settings
+from auditor.model import DeviceSummary, Report, Status, Tool, Waiver, ZooModelUsed, ZooUsed, printable
+from auditor.sources import base, recording
+from auditor.sources.base import Question, Reply, Source
+from auditor.sources.filesystem import Tree
+from auditor.sources.live import Live
+from auditor.sources.recording import Record, Recorder, Replay
+from auditor.zoo.measure import BenchTime, Delegate, measure_zoo, model_files
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from auditor.requirements import RequirementSet
+
+TOOL = Tool("crosml-audit", __version__)
+DEMO = "demo.snapshot"
+LIST_LIMIT = 1 << 20
+"""Bytes of a waivers, manifest, base image or key file."""
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What to audit, and by what. At most one of `root`, `snapshot` and `demo`; none of them is this machine."""
+
+    root: str | None = None
+    snapshot: str | None = None
+    demo: bool = False
+    accelerators: tuple[str, ...] = ()
+    delegate: str | None = None
+    delegate_options: tuple[tuple[str, str], ...] = ()
+    zoo: str | None = None
+    manifest: str | None = None
+    run_zoo: bool = True
+    runtime: str = "auto"
+    bench_time: str = BenchTime.ADAPTIVE.value
+    requirements: str = requirements.DEFAULT
+    waivers: str | None = None
+    trust_roots: tuple[str, ...] = ()
+    base_image: str | None = None
+    selection: Selection = field(default_factory=Selection)
+    today: datetime.date
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A source with some questions answered beforehand: what was run, and what was asked for."""
+
+    source: Source
+    answers: Mapping[Question, Reply]
+    kind: str
+
+    @property
+    def name(self) -> str:
+        """The name of the source behind."""
+        return self.source.name
+
+    def ask(self, question: Question) -> Reply:
+        """The answer given beforehand, else the source's."""
+        return self.answers.get(question) or self.source.ask(question)
+
+
+@dataclass(frozen=True, slots=True)
+class Audited:
+    """A report, and the record that it was judged from."""
+
+    report: Report
+    record: Record
+
+
+def audit(request: Request, progress: Callable[[str], None]) -> Audited:
+    """Carry out an audit. Raises UsageError for what the request names wrongly, AuditError where a device cannot be asked."""
+    if sum(map(bool, (request.root, request.snapshot, request.demo))) > 1:
+        raise UsageError("--root, --snapshot, --demo: expected one of them, or none for this machine")
+    judged_by = requirements.load(request.requirements)
+    waivers = _waivers(request.waivers)
+    settings = _settings(request, judged_by)
+    record = gather(request, progress)
+    facts = collect(Replay(record), settings)
+    _wanted(facts)
+    summary = _summary(record, facts)
+    selection = request.selection
+    _known(selection, judged_by)
+    context = Context(TOOL, judged_by.name, summary, ZooUsed(judged_by.zoo.version, facts.plan.models))
+    report = judge(facts, registry.checks(), judged_by.requirements, waivers, request.today, selection, context)
+    return Audited(report, record)
+
+
+def gather(request: Request, progress: Callable[[str], None]) -> Record:
+    """The record that an audit is judged from: an earlier one, or one made now by asking everything the facts ask."""
+    if request.snapshot is not None:
+        if request.delegate or request.zoo or request.accelerators:
+            raise UsageError("--snapshot: holds its own delegate, zoo and accelerators; nothing is run under it")
+        return recording.load(request.snapshot)
+    source = _source(request)
+    answers = _runs(request, progress)
+    recorder = Recorder(Answered(source, answers, "demo" if request.demo else source.kind))
+    progress("reading the device")
+    collect(recorder, Settings())
+    now = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
+    return recorder.record(f"{TOOL.name} {TOOL.version}", now.isoformat())
+
+
+def demo_record() -> Record:
+    """The device that ships with the program: recorded from a virtual one."""
+    file = resources.files("auditor.data") / DEMO
+    if not file.is_file():
+        raise AuditError("--demo: this installation has no recorded device")
+    return recording.unpack(file.read_bytes(), "--demo")
+
+
+def _source(request: Request) -> Source:
+    if request.demo:
+        return Replay(demo_record())
+    if request.root is None:
+        return Live()
+    if not os.path.isdir(request.root):
+        raise UsageError(f"--root: {printable(request.root)}: expected a directory laid out like a device's file system")
+    return Tree(request.root)
+
+
+def _runs(request: Request, progress: Callable[[str], None]) -> dict[Question, Reply]:
+    """The plan, and the runs of the zoo where they can be had: on the device under audit, through its delegate, or as a demonstration."""
+    zoo = requirements.load(request.requirements).zoo
+    plan = Plan(
+        accelerators=request.accelerators,
+        delegate=request.delegate,
+        delegate_options=request.delegate_options,
+        zoo_version=zoo.version,
+        demonstration=request.demo,
+    )
+    why_not = _why_no_run(request)
+    answers: dict[Question, Reply] = {}
+    if why_not:
+        plan = replace(plan, zoo_note=why_not)
+    else:
+        files = model_files(zoo, request.zoo)
+        delegate = Delegate(request.delegate, request.delegate_options) if request.delegate else None
+        counts: dict[str, int] = {}
+        note = ""
+        try:
+            for name, document in measure_zoo(files, delegate, BenchTime(request.bench_time), request.runtime, progress):
+                answers[base.run(name, counts.get(name, 0))] = Reply(Status.OK, _json(document))
+                counts[name] = counts.get(name, 0) + 1
+        except KeyboardInterrupt:
+            note = "The measurement was interrupted; the report holds what was finished."
+        used = tuple(ZooModelUsed(file.model.name, file.sha256, file.origin) for file in files)
+        plan = replace(plan, models=used, runs=tuple(counts.items()), zoo_note=note)
+    return {**answers, base.plan(): Reply(Status.OK, plan_document(plan))}
+
+
+def _why_no_run(request: Request) -> str:
+    if not request.run_zoo:
+        return "left out by --no-zoo"
+    if request.demo:
+        return ""
+    if request.root is not None:
+        return "nothing is run under --root"
+    return "" if request.delegate else "no delegate was named"
+
+
+def _json(document: Mapping[str, Any]) -> bytes:
+    import json  # noqa: PLC0415
+
+    return json.dumps(document, sort_keys=True, allow_nan=False).encode()
+
+
+def _known(selection: Selection, judged_by: RequirementSet) -> None:
+    """A name in --only or --skip that names nothing would silently leave out everything, or nothing."""
+    known = {each.id for each in judged_by.requirements}
+    known |= {
+        f"{each.id}.{check.word}" for each in judged_by.requirements for check in registry.checks() if check.requirement == each.family
+    }
+    for name in (*selection.only, *selection.skip):
+        if name not in known:
+            raise UsageError(f"--only, --skip: {printable(name)}: no such requirement or check; `crosml-audit checks` lists them")
+
+
+def _wanted(facts: Facts) -> None:
+    """Say so where an accelerator that was asked for is not there: an audit of nothing would help nobody."""
+    if isinstance(facts.accelerators, Ok) and not facts.accelerators.value.unread:
+        missing = sorted(set(facts.plan.accelerators) - {each.subject for each in facts.accelerators.value.items})
+        if missing:
+            raise UsageError(f"--accelerator: {printable(missing[0])}: this device has no such accelerator")
+
+
+def _summary(record: Record, facts: Facts) -> DeviceSummary:
+    looked = facts.accelerators.value.evidence if isinstance(facts.accelerators, Ok) else ()
+    return DeviceSummary(
+        source=record.source,
+        name=printable(record.name),
+        snapshot_sha256=recording.digest(record),
+        collected_at=record.collected_at,
+        kernel=facts.kernel.release.value if isinstance(facts.kernel.release, Ok) else None,
+        looked_in=tuple(f"{item.path} ({item.status.value})" for item in looked),
+        demonstration=facts.plan.demonstration,
+    )
+
+
+def _settings(request: Request, judged_by: RequirementSet) -> Settings:
+    manifest: dict[str, str] = {}
+    if request.manifest is not None:
+        from auditor.zoo.find import read_manifest  # noqa: PLC0415
+
+        listed = read_manifest(request.manifest)
+        files = {name: model.name for model in judged_by.zoo.models for name in model.files}
+        manifest = {files[name]: sha for name, sha in listed.items() if name in files}
+    base_image = _lines(request.base_image, "--base-image") if request.base_image else ()
+    wrong = [line for line in base_image if not line.startswith("/")]
+    if wrong:
+        raise UsageError(
+            f"--base-image: {printable(str(request.base_image))}: {printable(wrong[0])[:80]}: expected one absolute path a line"
+        )
+    return Settings(frozenset(map(_trust_root, request.trust_roots)), frozenset(base_image), manifest)
+
+
+def _trust_root(text: str) -> str:
+    """A fingerprint as it is given, or the sha256 of a key file's content."""
+    if _SHA256.fullmatch(text.lower()):
+        return text.lower()
+    raise UsageError(f"--trust-root: {printable(text)[:80]}: expected the sha256 of a root certificate or key, 64 hexadecimal digits")
+
+
+def _waivers(path: str | None) -> tuple[Waiver, ...]:
+    return decode_waivers(read_small(path, "--waivers"), printable(path)) if path else ()
+
+
+def _lines(path: str, option: str) -> tuple[str, ...]:
+    text = read_small(path, option).decode("utf-8", "surrogateescape")
+    return tuple(line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#"))
+
+
+def read_small(path: str, option: str) -> bytes:
+    """A small file named on the command line; raises UsageError with one line."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(LIST_LIMIT + 1)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{option}: {printable(path)}: {getattr(error, 'strerror', None) or error}") from None
+    if len(data) > LIST_LIMIT:
+        raise UsageError(f"{option}: {printable(path)}: expected at most {LIST_LIMIT} bytes")
+    return data

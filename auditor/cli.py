@@ -1,0 +1,404 @@
+"""The commands. This module imports nothing heavy before a command needs it.
+
+Exit codes: 0 compliant, 1 non-compliant, 2 wrong usage, 3 incomplete, 4 the audit could not be carried out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import enum
+import os
+import shutil
+import sys
+import tempfile
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from auditor import __version__
+from auditor.errors import AuditError, UsageError
+from auditor.model import EXIT_CODES, EXIT_FAILED, EXIT_USAGE, printable, visible
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from auditor.model import Format, Report
+
+DEFAULT_SET = "r113-zoo-0.0.2"
+PLAIN: dict[str, Any] = {"rich_markup_mode": None, "pretty_exceptions_enable": False, "add_completion": False}
+app = typer.Typer(name="crosml-audit", help="Compliance auditor for ChromeOS ML accelerators.", no_args_is_help=True, **PLAIN)
+zoo_app = typer.Typer(help="The ChromeOS ML Model Zoo: list its models, generate stand-ins, run it.", no_args_is_help=True, **PLAIN)
+report_app = typer.Typer(help="Show, convert and compare JSON reports.", no_args_is_help=True, **PLAIN)
+snapshot_app = typer.Typer(help="Collect a device's record without judging it, or list what one holds.", **PLAIN)
+app.add_typer(zoo_app, name="zoo")
+app.add_typer(report_app, name="report")
+app.add_typer(snapshot_app, name="snapshot")
+
+
+class Bench(enum.Enum):
+    """--bench-time."""
+
+    PAGE = "page"
+    ADAPTIVE = "adaptive"
+    QUICK = "quick"
+
+
+Root = Annotated[str | None, typer.Option(metavar="DIR", help="Audit a directory laid out like a device's file system; nothing is run.")]
+Snapshot = Annotated[str | None, typer.Option(metavar="FILE", help="Judge a snapshot; nothing is run.")]
+Demo = Annotated[bool, typer.Option("--demo", help="Audit the recorded virtual device that ships with the program, and run the zoo here.")]
+Accelerators = Annotated[
+    list[str], typer.Option("--accelerator", metavar="ID", help="Audit this accelerator only (pci:…, of:…); may repeat.")
+]
+DelegateLibrary = Annotated[str | None, typer.Option("--delegate", metavar="LIB", help="The accelerator's external TFLite delegate.")]
+DelegateOptions = Annotated[list[str], typer.Option("--delegate-option", metavar="K=V", help="An option of the delegate; may repeat.")]
+Zoo = Annotated[str | None, typer.Option("--zoo", metavar="DIR|ARCHIVE", help="Where the zoo's model files are.")]
+Manifest = Annotated[
+    str | None, typer.Option("--zoo-manifest", metavar="FILE", help="Pinned digests of model files, as sha256sum writes them.")
+]
+Requirements = Annotated[str, typer.Option("--requirements", metavar="SET", help="The requirement set: a shipped name, or a .toml file.")]
+BenchTime = Annotated[Bench, typer.Option("--bench-time", help="How long to measure: the page's 20 s, as needed, or a glance.")]
+Runtime = Annotated[str, typer.Option("--tflite", metavar="NAME", help="The TFLite runtime: auto, ai-edge-litert or tflite-runtime.")]
+NoZoo = Annotated[bool, typer.Option("--no-zoo", help="Do not run the zoo; its requirements are unknown.")]
+
+
+@app.callback(invoke_without_command=True)
+def main_options(version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False) -> None:
+    """Compliance auditor for ChromeOS ML accelerators."""
+    if version:
+        print(f"crosml-audit {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def device(
+    root: Root = None,
+    snapshot: Snapshot = None,
+    demo: Demo = False,
+    accelerator: Accelerators = [],
+    delegate: DelegateLibrary = None,
+    delegate_option: DelegateOptions = [],
+    zoo: Zoo = None,
+    zoo_manifest: Manifest = None,
+    requirements: Requirements = DEFAULT_SET,
+    waivers: Annotated[str | None, typer.Option(metavar="FILE", help="Dated exceptions (TOML); each covers one finding.")] = None,
+    only: Annotated[list[str], typer.Option(metavar="ID", help="Ask only this requirement or check; the rest is unknown.")] = [],
+    skip: Annotated[list[str], typer.Option(metavar="ID", help="Leave this requirement or check out; it is unknown.")] = [],
+    no_zoo: NoZoo = False,
+    bench_time: BenchTime = Bench.ADAPTIVE,
+    tflite: Runtime = "auto",
+    trust_root: Annotated[list[str], typer.Option(metavar="SHA256", help="A firmware root that is trusted as production.")] = [],
+    base_image: Annotated[str | None, typer.Option(metavar="LIST", help="Files of the base image, one absolute path a line.")] = None,
+    save_snapshot: Annotated[str | None, typer.Option(metavar="FILE", help="Keep the record that was judged.")] = None,
+    format: Annotated[list[str], typer.Option(metavar="NAME[=PATH]", help="text, json, junit …; may repeat.")] = [],
+    today: Annotated[str | None, typer.Option(metavar="DATE", help="The day that decides which waivers are in force (UTC).")] = None,
+) -> None:
+    """Audit a device: this machine, a directory, a snapshot, or the demonstration.
+
+    Exit codes: 0 compliant, 1 non-compliant, 2 wrong usage, 3 incomplete, 4 the audit could not be carried out.
+    """
+    with _errors():
+        from auditor import audit
+        from auditor.engine import Selection
+        from auditor.sources.recording import pack
+
+        forms = _formats(format)
+        request = audit.Request(
+            root=root,
+            snapshot=snapshot,
+            demo=demo,
+            accelerators=tuple(accelerator),
+            delegate=delegate,
+            delegate_options=_pairs(delegate_option),
+            zoo=zoo,
+            manifest=zoo_manifest,
+            run_zoo=not no_zoo,
+            runtime=tflite,
+            bench_time=bench_time.value,
+            requirements=requirements,
+            waivers=waivers,
+            trust_roots=tuple(trust_root),
+            base_image=base_image,
+            selection=Selection(tuple(only), tuple(skip)),
+            today=_date(today),
+        )
+        with _progress() as progress:
+            audited = audit.audit(request, progress)
+        if save_snapshot is not None:
+            _write(save_snapshot, pack(audited.record))
+        for form, path in forms:
+            _give(form, audited.report, path)
+    raise typer.Exit(EXIT_CODES[audited.report.verdict])
+
+
+@snapshot_app.callback(invoke_without_command=True)
+def snapshot_main(
+    context: typer.Context,
+    output: Annotated[str | None, typer.Option("--output", "-o", metavar="FILE", help="Where to write the record.")] = None,
+    root: Root = None,
+    accelerator: Accelerators = [],
+    delegate: DelegateLibrary = None,
+    delegate_option: DelegateOptions = [],
+    zoo: Zoo = None,
+    no_zoo: NoZoo = False,
+    bench_time: BenchTime = Bench.ADAPTIVE,
+    tflite: Runtime = "auto",
+    requirements: Requirements = DEFAULT_SET,
+) -> None:
+    """Collect a device's record without judging it: `crosml-audit snapshot -o FILE`."""
+    if context.invoked_subcommand is not None:
+        return
+    with _errors():
+        from auditor import audit
+        from auditor.sources.recording import pack
+
+        if output is None:
+            raise UsageError("snapshot: --output FILE: expected, but it is not there")
+        request = audit.Request(
+            root=root,
+            accelerators=tuple(accelerator),
+            delegate=delegate,
+            delegate_options=_pairs(delegate_option),
+            zoo=zoo,
+            run_zoo=not no_zoo,
+            runtime=tflite,
+            bench_time=bench_time.value,
+            requirements=requirements,
+            today=_date(None),
+        )
+        with _progress() as progress:
+            record = audit.gather(request, progress)
+        _write(output, pack(record))
+
+
+@snapshot_app.command("show")
+def snapshot_show(file: Annotated[str, typer.Argument(metavar="FILE")]) -> None:
+    """List what a snapshot holds, before it leaves the building: each question, its answer's status and size."""
+    with _errors():
+        from auditor.sources.recording import digest, load
+
+        record = load(file)
+        print(visible(f"{record.name}: {record.source}, {record.collector}, {record.collected_at}, sha256 {digest(record)}"))
+        for question, reply in sorted(record.answers.items(), key=lambda item: (item[0].kind, item[0].path, str(item[0].args))):
+            arguments = " ".join(str(argument) for argument in question.args)
+            print(visible(f"{question.kind:<10} {reply.status.value:<7} {len(reply.data):>9}  {question.path} {arguments}".rstrip()))
+
+
+@app.command()
+def checks() -> None:
+    """Every check, a line each."""
+    with _errors():
+        from auditor import registry
+
+        for each in registry.checks():
+            print(f"{each.id:<28} {each.level.value:<7} {each.expected}")
+
+
+@app.command()
+def explain(id: Annotated[str, typer.Argument(metavar="ID", help="A check, or a requirement.")]) -> None:
+    """The manual page of a check, or of each check of a requirement."""
+    with _errors():
+        from auditor import registry
+        from auditor.manual import manual_page
+
+        found = [each for each in registry.checks() if id in {each.id, each.requirement}]
+        if not found:
+            raise UsageError(f"explain: {visible(id)}: no such check or requirement; `crosml-audit checks` lists them")
+        print("\n\n".join(manual_page(each) for each in found))
+
+
+@zoo_app.command("list")
+def zoo_list(requirements: Requirements = DEFAULT_SET) -> None:
+    """The models of the zoo, their baselines, and which have a stand-in."""
+    with _errors():
+        from auditor import requirements as sets
+        from auditor.zoo.generate import stand_ins
+
+        zoo = sets.load(requirements).zoo
+        generated = set(stand_ins(zoo.version))
+        for model in zoo.models:
+            limits = model.baseline
+            accuracy = "" if limits.avg_error is None else f", avg_error <= {limits.avg_error:g}, std_dev <= {limits.std_dev:g}"
+            memory = "" if limits.memory_mb is None else f", {limits.memory_mb:g} MB"
+            stand_in = "stand-in" if model.name in generated else f"no stand-in: {model.no_graph}"
+            print(f"{model.name:<40} {limits.latency_ms:g} ms{memory}{accuracy} ({stand_in})")
+
+
+@zoo_app.command("generate")
+def zoo_generate(folder: Annotated[str, typer.Argument(metavar="DIR")], requirements: Requirements = DEFAULT_SET) -> None:
+    """Write the stand-ins of a zoo version to a folder, with a manifest in sha256sum's format."""
+    with _errors():
+        import hashlib
+
+        from auditor import requirements as sets
+        from auditor.zoo.generate import generate, stand_ins
+
+        lines = []
+        try:
+            os.makedirs(folder, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"zoo generate: {printable(folder)}: {error.strerror}") from None
+        for name in stand_ins(sets.load(requirements).zoo.version):
+            content = generate(name)
+            _write(os.path.join(folder, f"{name}.tflite"), content)
+            lines.append(f"{hashlib.sha256(content).hexdigest()}  {name}.tflite\n")
+            print(lines[-1], end="")
+        _write(os.path.join(folder, "sha256sums"), "".join(lines).encode())
+
+
+@zoo_app.command("run")
+def zoo_run(
+    delegate: DelegateLibrary = None,
+    delegate_option: DelegateOptions = [],
+    zoo: Zoo = None,
+    bench_time: BenchTime = Bench.ADAPTIVE,
+    tflite: Runtime = "auto",
+    requirements: Requirements = DEFAULT_SET,
+) -> None:
+    """Measure the zoo on this machine, without judging: one JSON document (crosml-audit/run/1) a line."""
+    with _errors():
+        import json
+
+        from auditor import requirements as sets
+        from auditor.zoo.measure import BenchTime, Delegate, measure_zoo, model_files
+
+        files = model_files(sets.load(requirements).zoo, zoo)
+        library = Delegate(delegate, _pairs(delegate_option)) if delegate else None
+        with _progress() as progress:
+            for _name, document in measure_zoo(files, library, BenchTime(bench_time.value), tflite, progress):
+                print(json.dumps(document, sort_keys=True, allow_nan=False), flush=True)
+
+
+@report_app.command("show")
+def report_show(file: Annotated[str, typer.Argument(metavar="FILE")]) -> None:
+    """A JSON report as text."""
+    report_convert(file, ["text"])
+
+
+@report_app.command("convert")
+def report_convert(
+    file: Annotated[str, typer.Argument(metavar="FILE")],
+    format: Annotated[list[str], typer.Option(metavar="NAME[=PATH]")] = [],
+) -> None:
+    """A JSON report in other formats."""
+    with _errors():
+        from auditor.reporting import load_report
+
+        report = load_report(file)
+        for form, path in _formats(format):
+            _give(form, report, path)
+
+
+@report_app.command("diff")
+def report_diff(
+    old: Annotated[str, typer.Argument(metavar="OLD")],
+    new: Annotated[str, typer.Argument(metavar="NEW")],
+) -> None:
+    """What changed between two JSON reports, and why."""
+    with _errors():
+        from auditor.reporting import diff, load_report
+
+        print("\n".join(diff(load_report(old), load_report(new))) or "no difference")
+
+
+def main() -> NoReturn:
+    """Run the command line; typer's own usage errors already end in 2."""
+    try:
+        app()
+    except BrokenPipeError:  # the reader of our output went away, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(EXIT_FAILED)
+
+
+@contextlib.contextmanager
+def _errors() -> Iterator[None]:
+    """Usage and audit errors become one line on stderr and their exit code."""
+    try:
+        yield
+    except UsageError as error:
+        print(f"crosml-audit: {visible(str(error))}", file=sys.stderr)
+        raise typer.Exit(EXIT_USAGE) from None
+    except AuditError as error:
+        print(f"crosml-audit: {visible(str(error))}", file=sys.stderr)
+        raise typer.Exit(EXIT_FAILED) from None
+    except KeyboardInterrupt:
+        print("crosml-audit: interrupted", file=sys.stderr)
+        raise typer.Exit(EXIT_FAILED) from None
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[str], None]]:
+    """One line of progress on stderr, where that is a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda _text: None
+        return
+    try:
+        yield lambda text: print(f"\r\033[K{visible(text)[:79]}", end="", file=sys.stderr, flush=True)
+    finally:
+        print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+def _formats(wanted: Sequence[str]) -> list[tuple[Format, str | None]]:
+    """The formats asked for with their paths; at most one of them goes to stdout."""
+    from auditor import registry
+
+    known = registry.formats()
+    found: list[tuple[Format, str | None]] = []
+    for each in wanted or ["text"]:
+        name, equals, path = each.partition("=")
+        if name not in known or (equals and not path):
+            raise UsageError(f"--format {visible(each)}: expected NAME or NAME=PATH, NAME one of {', '.join(sorted(known))}")
+        found.append((known[name], path or None))
+    if sum(path is None for _, path in found) > 1:
+        raise UsageError("--format: only one format can go to stdout; give the others a path: NAME=PATH")
+    return found
+
+
+def _give(form: Format, report: Report, path: str | None) -> None:
+    if path is not None:
+        _write(path, form.render(report).encode())
+    elif form.name == "text":
+        width = shutil.get_terminal_size((80, 24)).columns if sys.stdout.isatty() else 80
+        colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+        sys.stdout.write(form.render(report, colour=colour, width=max(40, min(width, 120))))
+    else:
+        sys.stdout.write(form.render(report))
+
+
+def _write(path: str, data: bytes) -> None:
+    """Write a file by way of a temporary one beside it, so that nothing half-written is ever there."""
+    folder = os.path.dirname(path) or "."
+    try:
+        descriptor, temporary = tempfile.mkstemp(prefix=".crosml-audit-", dir=folder)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{printable(path)}: {getattr(error, 'strerror', None) or error}") from None
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except OSError as error:
+        os.unlink(temporary)
+        raise AuditError(f"{printable(path)}: {error.strerror}") from None
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _pairs(options: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    pairs = [each.partition("=") for each in options]
+    for key, equals, _ in pairs:
+        if not key or not equals:
+            raise UsageError(f"--delegate-option {visible(key)}: expected K=V")
+    return tuple((key, value) for key, _, value in pairs)
+
+
+def _date(text: str | None) -> datetime.date:
+    if text is None:
+        return datetime.datetime.now(datetime.timezone.utc).date()
+    try:
+        return datetime.date.fromisoformat(text)
+    except ValueError:
+        raise UsageError(f"--today {visible(text)}: expected a date, YYYY-MM-DD") from None

@@ -1,0 +1,47 @@
+"""All facts about a device, from one source: the same questions, in the same order, from the same answers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from auditor.facts.accelerators import read_accelerators
+from auditor.facts.closure import read_closure
+from auditor.facts.dma_buf import read_dma_buf
+from auditor.facts.firmware import read_firmware
+from auditor.facts.iommu import read_iommu
+from auditor.facts.kernel import read_kernel
+from auditor.facts.loading import read_loading
+from auditor.facts.ml_service import read_ml_service
+from auditor.facts.plan import read_plan
+from auditor.facts.reading import Device
+from auditor.facts.runs import read_models
+from auditor.facts.sandbox import read_sandbox
+from auditor.facts.tracing import read_tracing
+from auditor.facts.types import Facts, Settings
+
+if TYPE_CHECKING:
+    from auditor.sources.base import Source
+
+
+def collect(source: Source, settings: Settings) -> Facts:
+    """Ask a source everything that the checks may need."""
+    device = Device(source)
+    plan = read_plan(device)
+    kernel = read_kernel(device)
+    accelerators = read_accelerators(device, kernel, plan.accelerators)
+    loading = read_loading(device, kernel)
+    return Facts(
+        plan=plan,
+        settings=settings,
+        accelerators=accelerators,
+        kernel=kernel,
+        iommu=read_iommu(device),
+        loading=loading,
+        firmware=read_firmware(device, kernel, loading, accelerators),
+        closure=read_closure(device, plan),
+        sandbox=read_sandbox(device, accelerators),
+        tracing=read_tracing(device, accelerators, plan),
+        dma_buf=read_dma_buf(device, accelerators),
+        ml_service=read_ml_service(device),
+        models=read_models(device, plan),
+    )

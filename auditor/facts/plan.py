@@ -1,0 +1,48 @@
+"""What the audit was asked to look at, as its record holds it (`crosml-audit/plan/1`)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from auditor.facts.types import Missing, Plan
+from auditor.model import ZooModelUsed
+from auditor.sources import base
+
+if TYPE_CHECKING:
+    from auditor.facts.reading import Device
+
+PLAN_SCHEMA = "crosml-audit/plan/1"
+
+
+def plan_document(plan: Plan) -> bytes:
+    """A plan as the answer to the question for it."""
+    return json.dumps({"schema": PLAN_SCHEMA, **asdict(plan)}, sort_keys=True).encode()
+
+
+def read_plan(device: Device) -> Plan:
+    """The recorded plan. A record without one, or with one that is not understood, was asked for nothing in particular."""
+    document = device.document(base.plan())
+    if isinstance(document, Missing):
+        return Plan()
+    try:
+        return _plan(document.value)
+    except (TypeError, ValueError, KeyError, AttributeError):
+        return Plan(zoo_note="The record's plan is not understood.")
+
+
+def _plan(document: dict[str, Any]) -> Plan:
+    if document["schema"] != PLAN_SCHEMA:
+        raise ValueError(document["schema"])
+    delegate = document["delegate"]
+    return Plan(
+        accelerators=tuple(str(item) for item in document["accelerators"]),
+        delegate=None if delegate is None else str(delegate),
+        delegate_options=tuple((str(key), str(value)) for key, value in document["delegate_options"]),
+        zoo_version=str(document["zoo_version"]),
+        models=tuple(ZooModelUsed(str(each["name"]), str(each["sha256"]), str(each["origin"])) for each in document["models"]),
+        runs=tuple((str(name), min(int(count), 64)) for name, count in document["runs"]),
+        demonstration=document["demonstration"] is True,
+        zoo_note=str(document["zoo_note"]),
+    )

@@ -1,0 +1,118 @@
+"""Requirement sets: the clauses of the page and the baselines of a zoo version, as versioned data.
+
+A set is a TOML file with `name`, `clauses` and `zoo`; the two name files shipped in `data/requirements`, or paths relative to the set.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from importlib import resources
+from typing import TYPE_CHECKING
+
+from auditor.codec import decode_toml
+from auditor.errors import UsageError
+from auditor.model import Level, Requirement, printable
+from auditor.zoo.catalogue import ZooModel, ZooVersion
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+DEFAULT = "r113-zoo-0.0.2"
+SIZE_LIMIT = 1 << 20
+"""Bytes of a requirement file."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequirementSet:
+    """What a device is judged by; `name` is pinned in every report."""
+
+    name: str
+    requirements: tuple[Requirement, ...]
+    zoo: ZooVersion
+
+
+@dataclass(frozen=True, slots=True)
+class _Set:
+    name: str
+    clauses: str
+    zoo: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Clause:
+    id: str
+    title: str
+    text: str
+    source: str
+    level: Level
+
+
+@dataclass(frozen=True, slots=True)
+class _Clauses:
+    requirements: tuple[_Clause, ...]
+
+
+def names() -> tuple[str, ...]:
+    """The sets that are shipped."""
+    folder = resources.files("auditor.data") / "requirements"
+    return tuple(
+        sorted(each.name[: -len(".toml")] for each in folder.iterdir() if each.name.startswith("r") and each.name.endswith(".toml"))
+    )
+
+
+def load(name: str = DEFAULT) -> RequirementSet:
+    """A shipped set by its name, or one from a path that ends in .toml. Raises UsageError with one line."""
+    found = decode_toml(_read(name, ""), _Set, name)
+    folder = os.path.dirname(name) if name.endswith(".toml") else ""
+    clauses = decode_toml(_read(found.clauses, folder), _Clauses, found.clauses)
+    zoo = decode_toml(_read(found.zoo, folder), ZooVersion, found.zoo)
+    requirements = (
+        *(Requirement(each.id, each.title, each.text, each.source, each.level, family=each.id) for each in clauses.requirements),
+        *(requirement for model in zoo.models for requirement in _of_model(model, zoo)),
+    )
+    ids = [requirement.id for requirement in requirements]
+    repeated = sorted({each for each in ids if ids.count(each) > 1})
+    if repeated or not ids:
+        raise UsageError(f"{printable(name)}: requirements: " + (f"{repeated[0]} is there twice" if repeated else "expected at least one"))
+    return RequirementSet(found.name, requirements, zoo)
+
+
+def _read(name: str, folder: str) -> bytes:
+    if not name.endswith(".toml"):
+        file = resources.files("auditor.data") / "requirements" / f"{os.path.basename(name)}.toml"
+        if file.is_file():
+            return file.read_bytes()
+        raise UsageError(f"{printable(name)}: no such requirement set; expected a path ending in .toml, or one of {', '.join(names())}")
+    path = os.path.join(folder, name)
+    try:
+        with open(path, "rb") as opened:
+            data = opened.read(SIZE_LIMIT + 1)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{printable(path)}: {getattr(error, 'strerror', None) or error}") from None
+    if len(data) > SIZE_LIMIT:
+        raise UsageError(f"{printable(path)}: a requirement file has at most {SIZE_LIMIT} bytes")
+    return data
+
+
+def _of_model(model: ZooModel, zoo: ZooVersion) -> Iterator[Requirement]:
+    """The cells of a model's row in the zoo's table; power is TBD on the page and is never judged."""
+    limits = model.baseline
+    latency = (f"latency of {model.name}", {"latency_ms": limits.latency_ms})
+    cells = {"latency": latency}
+    if limits.avg_error is not None and limits.std_dev is not None:
+        cells["accuracy"] = (f"accuracy of {model.name}", {"avg_error": limits.avg_error, "std_dev": limits.std_dev})
+    if limits.memory_pass_bytes is not None and limits.memory_fail_bytes is not None:
+        bounds = {"memory_bytes": limits.memory_pass_bytes, "memory_fail_bytes": limits.memory_fail_bytes}
+        cells["memory"] = (f"memory of {model.name}", bounds)
+    for cell, (title, numbers) in cells.items():
+        yield Requirement(
+            id=f"zoo-{model.name}-{cell}",
+            title=f"Zoo: {title}",
+            text=f"{model.name}: {cell} within " + ", ".join(f"{key} {value:g}" for key, value in numbers.items()),
+            source=f"{zoo.source} (zoo {zoo.version}), {model.use_case}",
+            level=Level.MUST,
+            family=f"zoo-{cell}",
+            model=model.name,
+            limits=numbers,
+        )

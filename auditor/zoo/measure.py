@@ -1,0 +1,149 @@
+"""The zoo, run: which files stand for its models, how often each is measured, and when a verdict needs no further run."""
+
+from __future__ import annotations
+
+import enum
+import functools
+import hashlib
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from auditor.statistics import CONFIDENCE, Verdict, decide
+from auditor.zoo.catalogue import ZooModel, recognise
+from auditor.zoo.find import find_models
+from auditor.zoo.generate import generate, stand_ins
+from auditor.zoo.graph import BadModel, read_graph
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from auditor.inference.service import Run
+    from auditor.zoo.catalogue import ZooVersion
+    from auditor.zoo.graph import Graph
+
+DEVICE_FOLDERS = ("/usr/local/share/ml-test-assets", "/usr/local/mlbenchmark/data")
+"""Where ChromeOS test images keep the zoo (chromeos-base/ml-test-assets; the Tast test's own data)."""
+
+
+class BenchTime(enum.Enum):
+    """How long to measure: the page's own 20 s in each process, as long as the verdict needs, or a glance."""
+
+    PAGE = "page"
+    ADAPTIVE = "adaptive"
+    QUICK = "quick"
+
+
+_PLANS = {BenchTime.PAGE: (3, 3, 20.0), BenchTime.ADAPTIVE: (3, 9, 1.0), BenchTime.QUICK: (2, 2, 0.25)}
+"""Least and most processes, and seconds timed in each."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """A file that stands for a zoo model. `origin` is `device`, `given` or `stand-in`."""
+
+    model: ZooModel
+    content: bytes
+    sha256: str
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class Delegate:
+    """An external delegate's library and its options."""
+
+    path: str
+    options: tuple[tuple[str, str], ...] = ()
+
+
+def model_files(zoo: ZooVersion, given: str | None) -> tuple[ModelFile, ...]:
+    """The files to run, in the zoo's order: those given (a folder or an archive), else the device's own, else generated stand-ins.
+
+    Raises UsageError for a folder or an archive that cannot be read. A model whose graph is not public has no stand-in.
+    """
+    places = [(given, "given")] if given else [(folder, "device") for folder in DEVICE_FOLDERS if os.path.isdir(folder)]
+    found: dict[str, ModelFile] = {}
+    for place, origin in places:
+        for name, each in find_models(place, zoo.models).items():
+            found.setdefault(name, ModelFile(each.model, each.content, each.sha256, origin))
+    generated = set() if given else set(stand_ins(zoo.version))
+    files = (found.get(model.name) or (_stand_in(model) if model.name in generated else None) for model in zoo.models)
+    return tuple(file for file in files if file)
+
+
+def _stand_in(model: ZooModel) -> ModelFile:
+    content = generate(model.name)
+    return ModelFile(model, content, hashlib.sha256(content).hexdigest(), "stand-in")
+
+
+def measure_zoo(
+    files: Sequence[ModelFile],
+    delegate: Delegate | None,
+    bench_time: BenchTime,
+    runtime: str,
+    progress: Callable[[str], None],
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Measure the models, interleaved, each time in fresh processes; yields (model name, run document) as each is done."""
+    least, most, seconds = _PLANS[bench_time]
+    documents: dict[str, list[dict[str, Any]]] = {file.model.name: [] for file in files}
+    for turn in range(most):
+        wanted = [file for file in files if turn < least or not _decided(documents[file.model.name], file.model)]
+        for number, file in enumerate(wanted, 1):
+            where = f"zoo: round {turn + 1}, model {number} of {len(wanted)}"
+            document = _measure(file, delegate, seconds, runtime, functools.partial(_tell, progress, where))
+            documents[file.model.name].append(document)
+            yield file.model.name, document
+
+
+def _tell(progress: Callable[[str], None], where: str, text: str) -> None:
+    progress(f"{where}: {text}")
+
+
+def _decided(documents: Sequence[dict[str, Any]], model: ZooModel) -> bool:
+    """Whether further runs of a model would change nothing: one ended badly, or its latency lies on one side of the limit."""
+    if any(document["status"]["outcome"] != "completed" or not document["samples_us"] for document in documents):
+        return True
+    limit = model.baseline.latency_ms * 1000
+    own = decide([_mean(document["samples_us"]) for document in documents], limit, CONFIDENCE)
+    outside = decide([_mean(document["bracket_us"]) for document in documents], limit, CONFIDENCE)
+    return own.verdict is Verdict.MISSED or outside.verdict is Verdict.MET
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _measure(file: ModelFile, delegate: Delegate | None, seconds: float, runtime: str, progress: Callable[[str], None]) -> dict[str, Any]:
+    from auditor.inference.service import Job, measure  # noqa: PLC0415  # numpy, only for those who measure
+
+    job = Job(
+        name=file.model.name,
+        model=file.content,
+        origin=file.origin,
+        delegate=delegate.path if delegate else None,
+        options=delegate.options if delegate else (),
+        runtime=runtime,
+        min_seconds=seconds,
+        warmup_seconds=min(0.5, seconds),
+    )
+    run: Run = measure(job, progress)
+    try:
+        graph = read_graph(file.content)
+    except BadModel as error:
+        return {**run, "macs": None, "identity": {"kind": "other", "reason": str(error)}}
+    identity = recognise(graph, file.sha256, file.model)
+    return {**run, "macs": _macs(graph, run), "identity": {"kind": identity.kind.value, "reason": identity.reason}}
+
+
+def _macs(graph: Graph, run: Run) -> dict[str, int] | None:
+    """The model's multiply-accumulates, and those of the operators that the delegate took; None where that is not known."""
+    if run["nodes"] is None:
+        return None
+    taken = {(part["subgraph"], node) for part in run["nodes"]["partitions"] for node in part["nodes"]}
+    counted = sum(
+        operator.macs
+        for index, subgraph in enumerate(graph.subgraphs)
+        for node, operator in enumerate(subgraph.operators)
+        if (index, node) in taken
+    )
+    return {"total": graph.macs, "delegated": counted}

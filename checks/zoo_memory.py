@@ -1,0 +1,75 @@
+"""zoo-<model>-memory: a process that runs the model through the delegate needs at most the zoo's memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from auditor.model import Answer, Level, Outcome, Owner, Remedy, check
+from checks.zoo_runs import cited, invalid, of_baseline, of_stand_in
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from auditor.facts.types import Facts, ModelResult
+    from auditor.model import ModelRun, Requirement
+
+EXPECTED = "a peak of memory of at most the zoo's limit"
+PASSES = "The process that runs the model stays within the zoo's memory."
+FAILS = "The model and its delegate need more memory than the zoo allows."
+REMEDIATION = "Reduce what the delegate keeps: copies of weights, compiler memory after preparation, buffers that are not shared."
+
+
+@check(
+    "zoo-memory.baseline",
+    each="model",
+    expected=EXPECTED,
+    passes=PASSES,
+    fails=FAILS,
+    remediation=REMEDIATION,
+    owner=Owner.VENDOR,
+)
+def baseline(facts: Facts, requirement: Requirement) -> Iterator[Answer]:
+    """The peak of the process (VmHWM, read by the auditor from outside it) and of device memory it holds keeps the zoo's limit.
+
+    The page says MB: at most 10^6 bytes each passes whichever is meant, more than 2^20 each fails whichever is meant. The absolute peak
+    within the limit passes; what was added since before the model was loaded, above the limit, fails; between the two lies our own
+    interpreter's share, and that is unknown. A delegate that ends its process leaves no peak to judge.
+    """
+    yield from of_baseline(facts, requirement, _judge)
+
+
+@check(
+    "zoo-memory.stand-in",
+    each="model",
+    level=Level.SHOULD,
+    expected=EXPECTED,
+    passes=PASSES,
+    fails=FAILS,
+    remediation=REMEDIATION,
+    owner=Owner.VENDOR,
+)
+def stand_in(facts: Facts, requirement: Requirement) -> Iterator[Answer]:
+    """The same question about a generated stand-in: the zoo's public graph with random weights. It never decides the baseline."""
+    yield from of_stand_in(facts, requirement, _judge)
+
+
+def _judge(facts: Facts, result: ModelResult, runs: tuple[ModelRun, ...], requirement: Requirement) -> Iterator[Answer]:
+    void = invalid(facts, result, runs, broken=Outcome.UNKNOWN)
+    if void:
+        yield void
+        return
+    sizes = [run.memory for run in runs if run.memory]
+    if len(sizes) < len(runs):
+        yield Answer(Outcome.UNKNOWN, "no peak read", cited(result), remedy=Remedy.MORE_RUNS)
+        return
+    peak = max(size["peak_bytes"] + size["device_bytes"] for size in sizes)
+    added = max(size["peak_bytes"] + size["device_bytes"] - size["before_bytes"] for size in sizes)
+    enough, too_much = requirement.limits["memory_bytes"], requirement.limits["memory_fail_bytes"]
+    observed = f"peak {peak / 1e6:.1f} MB, {added / 1e6:.1f} MB of it since before the load, limit {enough / 1e6:g} MB"
+    if peak <= enough:
+        yield Answer(Outcome.PASS, observed, cited(result))
+    elif added > too_much:
+        yield Answer(Outcome.FAIL, observed, cited(result))
+    else:
+        because = "The excess is smaller than what the auditor's own interpreter takes."
+        yield Answer(Outcome.UNKNOWN, observed, cited(result), because, remedy=Remedy.LIVE)

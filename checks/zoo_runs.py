@@ -1,0 +1,92 @@
+"""What the zoo's checks share: which runs count, for which model, and what keeps a run from being judged. Holds no check."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from auditor.facts.types import Missing as MissingEvidence
+from auditor.facts.types import MissingFact, Ok
+from auditor.model import Answer, Evidence, Outcome, Remedy, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from auditor.facts.types import Facts, ModelResult
+    from auditor.model import ModelRun, Requirement
+
+DELEGATED_SHARE = 0.95
+"""Of a model's multiply-accumulates, the share that the delegate must take for its figures to be the accelerator's."""
+
+RUN_BROKE = frozenset({"died", "exited", "timed-out", "protocol-error", "output-shape-mismatch", "out-of-memory"})
+RUN_REFUSED = frozenset({"delegate-create-failed", "prepare-failed", "invoke-failed"})
+
+
+def of_baseline(facts: Facts, requirement: Requirement, judge: Callable[..., Iterator[Answer]]) -> Iterator[Answer]:
+    """The answers about the zoo's own model: only a pinned file, or one with the catalogue's graph, is judged."""
+    result, runs = _runs(facts, requirement)
+    kind, reason = _identity(facts, result, runs[0])
+    if kind == "stand-in":
+        yield Answer(Outcome.UNKNOWN, "measured on a generated stand-in", cited(result), reason, remedy=Remedy.MANIFEST)
+    elif kind == "other":
+        yield Answer(Outcome.UNKNOWN, f"sha256 {runs[0].sha256}", cited(result), reason, remedy=Remedy.ZOO)
+    else:
+        yield from judge(facts, result, runs, requirement)
+
+
+def of_stand_in(facts: Facts, requirement: Requirement, judge: Callable[..., Iterator[Answer]]) -> Iterator[Answer]:
+    """The answers about a generated stand-in that is not pinned: shown beside the baseline, never instead of it."""
+    result, runs = _runs(facts, requirement)
+    if _identity(facts, result, runs[0])[0] == "stand-in":
+        yield from judge(facts, result, runs, requirement)
+
+
+def invalid(facts: Facts, result: ModelResult, runs: tuple[ModelRun, ...], broken: Outcome) -> Answer | None:
+    """What keeps the runs from being judged, or None: a delegate that ended badly, or that did not take the graph.
+
+    `broken` is the outcome of a figure whose delegate ended badly.
+    """
+    evidence = cited(result)
+    if facts.plan.delegate is None:
+        return Answer(Outcome.UNKNOWN, "run without a delegate", evidence, "Without its delegate, nothing runs on the accelerator.",
+                      remedy=Remedy.DELEGATE)  # fmt: skip
+    for run in runs:
+        observed = f"{run.status}: {run.message}" if run.message else run.status
+        if run.status in RUN_BROKE | RUN_REFUSED and run.process != "reference":
+            ended = "ended the inference process" if run.status in RUN_BROKE else "refused the model or failed in it"
+            return Answer(broken, observed, evidence, f"The delegate {ended}.")
+        if run.status != "completed":
+            return Answer(Outcome.UNKNOWN, observed, evidence, "The model could not be run to the end.", remedy=Remedy.EVIDENCE)
+    shares = [run.delegated_macs for run in runs]
+    known = [share for share in shares if share is not None]
+    if len(known) < len(shares):
+        return Answer(
+            Outcome.UNKNOWN, "delegated share not known", evidence, "It is not known what the delegate took.", remedy=Remedy.VENDOR
+        )
+    if min(known) < DELEGATED_SHARE:
+        run = runs[shares.index(min(known))]
+        observed = f"{run.delegated_nodes} of {run.total_nodes} operators, {min(known):.1%} of the multiply-accumulates"
+        because = f"The delegate left more than {1 - DELEGATED_SHARE:.0%} of the work to the CPU, so the figures are not the accelerator's."
+        return Answer(Outcome.UNKNOWN, observed, evidence, because, remedy=Remedy.VENDOR)
+    return None
+
+
+def _runs(facts: Facts, requirement: Requirement) -> tuple[ModelResult, tuple[ModelRun, ...]]:
+    results = [each for each in facts.models.open() if each.model == requirement.model]
+    if not results or not results[0].runs:
+        note = f"no run of {requirement.model}" + (f": {facts.plan.zoo_note}" if facts.plan.zoo_note else "")
+        raise MissingFact(MissingEvidence(Status.UNASKED, (Evidence(f"run:{requirement.model}", Status.UNASKED),), note, Remedy.ZOO))
+    return results[0], tuple(run.open() for run in results[0].runs)
+
+
+def _identity(facts: Facts, result: ModelResult, run: ModelRun) -> tuple[str, str]:
+    """How the file that was run relates to the zoo's model; a manifest decides before the graph does."""
+    pinned = facts.settings.manifest.get(result.model)
+    if pinned is not None and run.identity != "pinned":
+        same = pinned == run.sha256
+        return ("pinned", "") if same else ("other", f"The manifest pins sha256 {pinned} for {result.model}; this is another file.")
+    return run.identity, run.identity_reason
+
+
+def cited(result: ModelResult) -> tuple[Evidence, ...]:
+    """The evidence of a model's runs."""
+    return tuple(item for run in result.runs if isinstance(run, Ok) for item in run.evidence)
