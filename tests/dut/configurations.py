@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 VTD = "intel-iommu,intremap=on,caching-mode=on"
-EDU = "edu,addr=05.0"
+EDU = "edu,addr=05.0,dma_mask=0xffffffff"
 GPU = "virtio-gpu-pci,addr=06.0,iommu_platform=on,disable-legacy=on"
 
 VFIO_FILES = {
@@ -62,7 +62,7 @@ CONFIGURATIONS = (
             VTD,
             "pcie-root-port,id=root-port,slot=1,chassis=1",
             "pcie-pci-bridge,id=bridge,bus=root-port",
-            "edu,bus=bridge,addr=01.0",
+            "edu,bus=bridge,addr=01.0,dma_mask=0xffffffff",
             "virtio-rng-pci,bus=bridge,addr=02.0",
         ),
         files=VFIO_FILES,

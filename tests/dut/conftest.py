@@ -32,7 +32,7 @@ def dut(request: pytest.FixtureRequest) -> Iterator[machine.Machine]:
     """Boot the configuration that the parameter names; every one, for a test that names none."""
     if reason := machine.missing():
         if os.environ.get("CI") == "true":
-            pytest.fail(f"the virtual device cannot be built here: {reason}")
-        pytest.skip(f"the virtual device cannot be built here: {reason}")
+            pytest.fail(f"the virtual device needs: {reason}")
+        pytest.skip(f"the virtual device needs: {reason}")
     with machine.boot(BY_NAME[request.param]) as running:
         yield running

@@ -21,6 +21,7 @@ import os
 import platform
 import re
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -31,7 +32,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 HERE = Path(__file__).resolve().parent
 SUITE = "trixie"
@@ -105,11 +106,11 @@ class Image:
     host_key: str
 
 
-def missing() -> str:
-    """Why this machine cannot build the image: one line with the command that mends it, or nothing."""
+def missing(tools: Mapping[str, str] = TOOLS) -> str:
+    """What this machine lacks to build the image: the command that installs it, in one line; or nothing."""
     if platform.machine() != "x86_64":
-        return f"the virtual device is built on x86_64 machines; this is {platform.machine()}"
-    packages = sorted({package for tool, package in TOOLS.items() if not shutil.which(tool, path=_path())})
+        return f"an x86_64 machine; this is {platform.machine()}"
+    packages = sorted({package for tool, package in tools.items() if not shutil.which(tool, path=_path())})
     if not KEYRING.exists():
         packages.append("debian-archive-keyring")
     return f"apt-get install --no-install-recommends {' '.join(packages)}" if packages else ""
@@ -170,8 +171,12 @@ def cached(cache: Path, name: str, inputs: Iterable[str | bytes], make: Callable
             start = time.monotonic()
             with tempfile.TemporaryDirectory(dir=cache, prefix=f"{name}-unfinished-") as work:
                 finished = Path(work) / "finished"
-                finished.mkdir()
-                make(finished)
+                umask = os.umask(0o022)  # modes in the guest must not follow the caller's
+                try:
+                    finished.mkdir()
+                    make(finished)
+                finally:
+                    os.umask(umask)
                 finished.rename(place)
             print(f"virtual DUT: {name} in {time.monotonic() - start:.1f} s", file=sys.stderr)
     return place
@@ -258,14 +263,16 @@ def inside(root: Path, *command: str) -> None:
     null = root / "dev" / "null"
     null.parent.mkdir(exist_ok=True)
     if os.geteuid() == 0:
-        if not null.exists():
-            os.mknod(null, 0o20666, os.makedev(1, 3))
+        os.mknod(null, stat.S_IFCHR | 0o666, os.makedev(1, 3))
         enter = ["chroot", str(root)]
     else:
         null.touch()
         script = 'mount --bind /dev/null "$0/dev/null" && exec chroot "$0" "$@"'
         enter = ["unshare", "--map-root-user", "--mount", "sh", "-c", script, str(root)]
-    run([*enter, *command], env={"PATH": "/usr/sbin:/usr/bin"})
+    try:
+        run([*enter, *command], env={"PATH": "/usr/sbin:/usr/bin"})
+    finally:
+        null.unlink()
 
 
 def build_modules(release: str, packages: Path, place: Path) -> None:
@@ -286,9 +293,9 @@ def build_image(release: str, guest: Path, builder: Path, modules: Path, place: 
     """Build the guest's kernel, root file system and keys."""
     root = place.parent / "root"
     root.mkdir()
-    root.chmod(0o755)
     unpack(guest, root)
-    inside(root, "python3", "-m", "compileall", "-q", "/usr/lib/python3.13")
+    library = next((root / "usr/lib").glob("python3.*"))
+    inside(root, "python3", "-m", "compileall", "-q", f"/usr/lib/{library.name}")
     for directory in UNUSED:
         shutil.rmtree(root / directory, ignore_errors=True)
 
@@ -357,8 +364,8 @@ def _path() -> str:
 
 
 if __name__ == "__main__":
-    if reason := missing():
-        sys.exit(reason)
+    if needed := missing():
+        sys.exit(f"the virtual device needs: {needed}")
     try:
         print(build(refresh="--refresh" in sys.argv[1:]))
     except ImageError as problem:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import io
 import shlex
-import shutil
 import socket
 import subprocess
 import sys
@@ -67,23 +66,22 @@ class Machine:
         with tarfile.open(fileobj=buffer, mode="w") as archive:
             for path, content in files.items():
                 entry = tarfile.TarInfo(path.lstrip("/"))
-                entry.size, entry.mode = len(content), 0o755
+                entry.size, entry.mode = len(content), 0o644
                 archive.addfile(entry, io.BytesIO(content))
         self.run("busybox tar -x -C /", user="root", stdin=buffer.getvalue())
 
 
 def missing() -> str:
-    """Why this machine cannot run the virtual device: one line with the command that mends it, or nothing."""
-    packages = [package for tool, package in TOOLS.items() if not shutil.which(tool)]
-    needed = image.missing()
-    if not packages:
-        return needed
-    return " ".join([needed or "apt-get install --no-install-recommends", *packages])
+    """What this machine lacks to run the virtual device: the command that installs it, in one line; or nothing."""
+    return image.missing(image.TOOLS | TOOLS)
 
 
 @contextmanager
 def boot(configuration: Configuration) -> Iterator[Machine]:
-    """Boot a configuration, set it up, and end it on leaving. ImageError, MachineError."""
+    """Boot a configuration, set it up, and end it on leaving. ImageError, MachineError.
+
+    QEMU also ends with the thread that boots it, so a thread of a pool is not the one to call this.
+    """
     built = image.build()
     with tempfile.TemporaryDirectory(prefix="crosml-dut-") as directory:
         place = Path(directory)
@@ -170,8 +168,8 @@ def main(arguments: list[str]) -> int:
     if not arguments or arguments[0] not in by_name or arguments[1:2] not in ([], ["--"]):
         print(f"usage: machine.py --list | {{{'|'.join(by_name)}}} [-- COMMAND...]", file=sys.stderr)
         return 2
-    if reason := missing():
-        print(reason, file=sys.stderr)
+    if needed := missing():
+        print(f"the virtual device needs: {needed}", file=sys.stderr)
         return 1
     start = time.monotonic()
     try:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
-import shutil
+import re
 from typing import TYPE_CHECKING
 
-import image
 import machine
 import pytest
 
@@ -81,8 +81,45 @@ def test_a_failing_command_raises_what_it_said(dut: machine.Machine) -> None:
         dut.run("echo enough >&2; exit 3")
 
 
-def test_a_missing_tool_is_named_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "which", lambda tool, path=None: None if tool in {"cpio", "qemu-system-x86_64"} else tool)
-    assert machine.missing() == "apt-get install --no-install-recommends cpio qemu-system-x86"
-    monkeypatch.setattr(shutil, "which", lambda tool, path=None: tool)
-    assert image.missing() == machine.missing() == ""
+# A dma-heap buffer imported into the accelerator, whose own DMA engine copies inside it.
+COPY = r"""
+import fcntl, mmap, os, struct, sys
+
+def call(fd, request, layout, *values):
+    data = bytearray(struct.pack(layout, *values))
+    fcntl.ioctl(fd, request, data, True)
+    return struct.unpack(layout, data)
+
+accelerator = os.open("/dev/accel/accel0", os.O_RDWR)
+heap = os.open("/dev/dma_heap/system", os.O_RDWR)
+buffer = call(heap, 0xC0184800, "=QIIQ", 4096, 0, os.O_RDWR | os.O_CLOEXEC, 0)[1]  # DMA_HEAP_IOCTL_ALLOC
+handle = call(accelerator, 0xC00C642E, "=IIi", 0, 0, buffer)[0]                     # DRM_IOCTL_PRIME_FD_TO_HANDLE
+memory = mmap.mmap(buffer, 4096)
+memory[:8] = sys.argv[1].encode()
+call(accelerator, 0xC0186440, "=IIQQ", handle, 8, 0, 2048)                          # DRM_IOCTL_EDU_COPY
+print(memory[2048:2056].decode())
+for offset, length in ((4090, 8), (1 << 63, 8), (0, 0), (0, 4097)):
+    try:
+        call(accelerator, 0xC0186440, "=IIQQ", handle, length, 0, offset)
+    except OSError as error:
+        print(error.errno)
+print(open(f"/proc/self/fdinfo/{accelerator}").read())
+"""
+
+
+@pytest.mark.parametrize("dut", ["in-place", "no-iommu"], indirect=True)
+def test_the_accelerator_copies_by_its_own_dma_and_shows_it(dut: machine.Machine) -> None:
+    tracing = "/sys/kernel/tracing"
+    dut.run(f"echo 1 >{tracing}/events/edu_accel/enable; echo >{tracing}/trace")
+    said = dut.run("python3 - CROSMLDT", stdin=COPY.encode()).split("\n", 5)
+    trace = dut.run(f"cat {tracing}/trace; echo 0 >{tracing}/events/edu_accel/enable; echo >{tracing}/trace")
+    assert said[:5] == ["CROSMLDT", str(errno.E2BIG), str(errno.E2BIG), str(errno.EINVAL), str(errno.EINVAL)]
+    engine = re.search(r"drm-engine-dma:\s+(\d+) ns", said[5])
+    assert engine
+    assert int(engine[1]) > 0
+    assert "drm-driver:\tedu_accel" in said[5]
+    assert re.findall(r"edu_copy: (\S+) handle=\d+ length=(\d+) result=(-?\d+)", trace) == [
+        ("0000:00:05.0", "8", "0"),
+        ("0000:00:05.0", "8", str(-errno.E2BIG)),
+        ("0000:00:05.0", "8", str(-errno.E2BIG)),
+    ]

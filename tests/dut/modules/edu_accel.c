@@ -39,7 +39,11 @@
 
 #define EDU_BUFFER		0x40000
 #define EDU_BUFFER_SIZE		4096
-#define EDU_DMA_BITS		28
+/*
+ * Of the device's property dma_mask, which is 28 bits where nothing is said: too
+ * few to reach the guest's memory, or its bounce buffer, without an IOMMU.
+ */
+#define EDU_DMA_BITS		32
 
 struct edu {
 	struct drm_device drm;
