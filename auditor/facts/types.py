@@ -176,7 +176,8 @@ class GroupMate:
 
     subject: str
     driver: Fact[str]
-    bridge: bool
+    is_bridge: Fact[bool]
+    """Whether it is a PCI-to-PCI bridge, which does no DMA of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +185,8 @@ class IommuGroup:
     """An IOMMU group; its number is only valid until the next boot."""
 
     number: str
+    no_iommu: Fact[bool]
+    """Whether VFIO made the group up for a device that no IOMMU is in front of."""
     type: Fact[str]
     """`DMA`, `DMA-FQ`, `identity`, `blocked`, `auto` … (Documentation/ABI/testing/sysfs-kernel-iommu_groups)."""
     reserved: Fact[tuple[ReservedRegion, ...]]
@@ -212,8 +215,10 @@ class Iommu:
     """The system's IOMMUs and what VFIO is allowed. `units` are the names in /sys/class/iommu."""
 
     units: Fact[tuple[str, ...]]
+    groups: Fact[tuple[str, ...]]
+    """The names in /sys/kernel/iommu_groups: where they can be listed, a device without a group is one that the kernel put in none."""
     unsafe_noiommu: Fact[bool]
-    """/sys/module/vfio/parameters/enable_unsafe_noiommu_mode."""
+    """/sys/module/vfio/parameters/enable_unsafe_noiommu_mode; false where VFIO is not loaded or was built without that mode."""
 
 
 # --- firmware and what enforces its origin -----------------------------------------------------------------------------------------------
@@ -277,6 +282,17 @@ class Loading:
 # --- user space --------------------------------------------------------------------------------------------------------------------------
 
 
+BASE_LIBRARIES = frozenset({
+    "libc.so.6", "libm.so.6", "libmvec.so.1", "libdl.so.2", "libpthread.so.0", "librt.so.1", "libutil.so.1", "libresolv.so.2", "libanl.so.1",
+    "libnsl.so.1", "libgcc_s.so.1", "libstdc++.so.6", "libc++.so.1", "libc++abi.so.1", "libunwind.so.1", "libunwind.so.8", "libatomic.so.1",
+    "ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1", "ld-linux-armhf.so.3", "ld-linux.so.2", "ld-linux-riscv64-lp64d.so.1",
+})  # fmt: skip
+"""The C and C++ run time of a ChromeOS or Debian image, by soname."""
+
+RUNTIME_LIBRARIES = frozenset({"libtensorflowlite.so", "libtensorflowlite_c.so", "libtensorflow-lite.so", "libLiteRt.so"})
+"""The TFLite runtime, which loads the driver and is no part of it."""
+
+
 @dataclass(frozen=True, slots=True)
 class ElfObject:
     """An ELF file in a closure. `inode` is (device, inode); Sizes in bytes: `size` apparent, `loaded` of PT_LOAD segments."""
@@ -291,9 +307,30 @@ class ElfObject:
     needed_by: str
     """The path of the object that brought it in; empty for the first."""
     edge: str
-    """`root`, `DT_NEEDED`, `dlopen note`, `string` or `DT_AUXILIARY`."""
+    """`root`, `DT_NEEDED`, `DT_FILTER`, `DT_AUXILIARY`, `dlopen note`, `string`, `beside` (in a folder of the vendor's, named by nothing),
+    `settings` or `ld.so.preload` (the place that names it)."""
     system: bool
     """Whether it lies in a system library directory of the image."""
+    certain: bool
+    """Whether it is loaded by all that was read; else it may be: beside the driver, by a name found elsewhere, for another processor, or
+    after something that could not be read."""
+
+    @property
+    def base(self) -> bool:
+        """Whether it is the operating system's C or C++ run time: by name *and* place, since a vendor may name a file as it likes."""
+        return self._known(BASE_LIBRARIES)
+
+    @property
+    def runtime(self) -> bool:
+        """Whether it is the image's own TFLite runtime."""
+        return self._known(RUNTIME_LIBRARIES)
+
+    def _known(self, names: frozenset[str]) -> bool:
+        """The file bears the name that it claims: `libm.so.6`, `libstdc++.so.6.0.30`, or as older C libraries have it `libm-2.31.so`."""
+        name = self.path.rpartition("/")[2]
+        stem = self.soname.partition(".so")[0]
+        bears = name == self.soname or name.startswith((f"{self.soname}.", f"{stem}-2."))
+        return self.system and self.soname in names and bears
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,40 +356,57 @@ class Closure:
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A running process that holds an accelerator's node open. The subject is `exe:PATH`; `seccomp` is 0 off, 1 strict, 2 filter."""
+    """A running process that holds an accelerator's node open. The subject is `exe:PATH`.
+
+    What is said of its confinement is that of its weakest thread: it is as free as that one.
+    """
 
     subject: str
     node: str
     accelerator: str
     uid: Fact[int]
+    """The effective one, but 0 where the real, saved or file system one is 0: it can be taken back."""
     capabilities: Fact[int]
-    """CapEff."""
+    """CapEff, as the kernel's bit mask."""
     no_new_privs: Fact[bool]
     seccomp: Fact[int]
+    """0 off, 1 strict, 2 filter."""
     namespaces: Fact[frozenset[str]]
     """Those that differ from PID 1's: `pid`, `mnt`, `net`, `ipc`, `uts`, `user`, `cgroup`."""
+    evidence: tuple[Evidence, ...]
+    """That it holds the node, and which executable it is; paths have `[pid]` in place of a number that means nothing tomorrow."""
 
 
 @dataclass(frozen=True, slots=True)
 class SandboxDefinition:
-    """How a service is confined, as written: an upstart job or a minijail configuration. The subject is `file:PATH`."""
+    """How a service is confined, as written: a call of minijail0 in an upstart job, or a minijail configuration that no job names.
+
+    The subject is `file:PATH`; a job that calls minijail0 several times has as many definitions.
+    """
 
     subject: str
     command: str
-    """The executable that is confined; empty where it could not be read."""
+    """The executable that is confined, with its links resolved; empty for a configuration by itself."""
     options: Mapping[str, tuple[str, ...]]
-    """minijail's options by their long name; those without a value map to an empty tuple."""
+    """minijail0's options by their long name, or by their letter where they have none; those without a value map to an empty tuple."""
     binds: tuple[str, ...]
+    """What of the file system is taken along: the sources of bind mounts."""
     policy: str
     """The path of the seccomp policy; empty for none."""
+    trouble: str
+    """What of it could not be understood; empty where all of it was."""
+    evidence: tuple[Evidence, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class SeccompPolicy:
-    """A minijail seccomp policy: rules by system call, as written."""
+    """A minijail seccomp policy with what it includes: by system call the filters written for it, each of which lets calls through.
+
+    Directives have their names (`@default`, `@denylist`).
+    """
 
     path: str
-    rules: Mapping[str, str]
+    rules: Mapping[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -371,10 +425,12 @@ class Tracing:
 
     systems: Fact[Mapping[str, tuple[str, ...]]]
     """The events by system, for the systems of accelerator drivers and the generic ones they use."""
+    own: Mapping[str, Fact[tuple[str, ...]]]
+    """By accelerator, where its driver's own trace events are: trace systems, or the module that defines some; empty where it has none."""
     perfetto: Fact[tuple[str, ...]]
     """Files of the user-space driver that hold Perfetto's names."""
     emitted: Fact[Mapping[str, int]]
-    """Events counted by a probe while the accelerator worked."""
+    """Events (`system:event`) counted by a probe while the accelerator worked."""
 
 
 # --- what was tried ----------------------------------------------------------------------------------------------------------------
@@ -386,6 +442,7 @@ class BufferTrial:
 
     exporter: str
     importer: str
+    """Empty where only a file descriptor was asked for: what is refused then, the exporter refused."""
     error: str
     """Empty where the kernel agreed."""
     proof: str
@@ -406,11 +463,12 @@ class DmaBuf:
 
 @dataclass(frozen=True, slots=True)
 class ServiceFile:
-    """A file of the ChromeOS ML service: a model or its executable."""
+    """A file of the ChromeOS ML service: a model or its executable. `on_root` is whether it lies on the root file system."""
 
     path: str
     size: int
     sha256: Fact[str]
+    on_root: Fact[bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -419,6 +477,10 @@ class MlService:
 
     executable: Fact[ServiceFile]
     models: Fact[Listing[ServiceFile]]
+    policies: Fact[Listing[SeccompPolicy]]
+    """Those that its workers enter: /usr/share/policy/ml_service-*.policy."""
+    switches: Fact[tuple[str, ...]]
+    """The names of the command line switches (`--task`) of the running daemon and its workers; empty where none runs."""
 
 
 @dataclass(frozen=True, slots=True)
