@@ -244,14 +244,49 @@ class FirmwareImage:
 
 
 @dataclass(frozen=True, slots=True)
+class Mount:
+    """A line of mountinfo (Documentation/filesystems/proc.rst); `device` is `major:minor`, `read_only` is said of the file system itself."""
+
+    id: int
+    parent: int
+    point: str
+    device: str
+    kind: str
+    read_only: bool
+
+
+def mount_of(mounts: tuple[Mount, ...], path: str) -> Mount | None:
+    """The file system that a resolved path leads into: from the root down, as the kernel walks, so that what is mounted over stays hidden."""
+    children: dict[int, list[Mount]] = {}
+    for mount in mounts:
+        children.setdefault(mount.parent, []).append(mount)
+    known = {mount.id for mount in mounts}
+    here = next((mount for mount in mounts if mount.point == "/" and mount.parent not in known), None)
+    while here:
+        over = [each for each in children.pop(here.id, ()) if f"{path}/".startswith(f"{each.point.rstrip('/')}/")]
+        if not over:
+            break
+        here = min(over, key=lambda each: len(each.point))
+    return here
+
+
+@dataclass(frozen=True, slots=True)
 class VerifiedBoot:
     """What decides whether files on the root are those that were built (reference: vboot, dm-verity)."""
 
     verity: Fact[bool]
-    """Whether the root is a read-only dm-verity device, from the kernel command line."""
+    """Whether the root that is mounted is the dm-verity device whose root digest the kernel command line names."""
     root_read_only: Fact[bool]
     developer: Fact[bool]
-    """cros_debug, or a kernel command line that turns verification off."""
+    """Whether the firmware started the kernel in developer mode: cros_debug, against cros_secure alone, on the kernel command line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """The file system that LoadPin lets the kernel load from: its block device as `major:minor`, and whether that is read-only."""
+
+    device: str
+    read_only: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,8 +295,9 @@ class LoadPin:
 
     enforcing: Fact[bool]
     excluded: Fact[frozenset[str]]
-    pinned: Fact[str]
-    """The device that the kernel's log says is pinned, with its state; Missing where the log does not say."""
+    """What the command line takes out: `firmware`, `kernel-module` … (include/linux/kernel_read_file.h)."""
+    pinned: Fact[Pin]
+    """What the kernel's log says is pinned; Missing where the log does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,13 +305,15 @@ class Loading:
     """Where the kernel takes firmware and modules from, and what stops it from taking others."""
 
     verified_boot: VerifiedBoot
+    mounts: Fact[tuple[Mount, ...]]
     loadpin: LoadPin
     search_path: Fact[str]
     """firmware_class.path: searched before every other place; empty for none."""
     user_helper: Fact[bool]
-    """Whether the kernel falls back to a helper in user space."""
+    """Whether the kernel asks user space for an image that it does not find."""
     module_signatures_enforced: Fact[bool]
     lockdown: Fact[str]
+    """`none`, `integrity` or `confidentiality`."""
     ima_appraises_firmware: Fact[bool]
 
 
