@@ -7,6 +7,7 @@ ai-edge-litert 2.x (tensorflow/lite/core/c/common.h); only the leading fields in
 from __future__ import annotations
 
 import ctypes
+import os
 from typing import TYPE_CHECKING, Any
 
 from auditor.inference.wire import Claims, Outcome, Partition, RequestError, bounded
@@ -127,8 +128,8 @@ class WrappedDelegate:
 
         self._report_function = _ReportFunction(report)
         count = len(options)
-        keys = (ctypes.c_char_p * count)(*(key.encode() for key in options))
-        values = (ctypes.c_char_p * count)(*(value.encode() for value in options.values()))
+        keys = (ctypes.c_char_p * count)(*map(os.fsencode, options))
+        values = (ctypes.c_char_p * count)(*map(os.fsencode, options.values()))
         create = self._library[CREATE]
         create.restype = ctypes.c_void_p
         create.argtypes = [

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from types import TracebackType
 
+    from typing_extensions import Self
+
 BOOTSTRAP = """\
 import json, sys
 sys.path[:] = json.loads(sys.argv[1])
@@ -33,6 +35,8 @@ from auditor.inference.worker import main
 main(int(sys.argv[2]), int(sys.argv[3]))
 """
 """What a worker runs. It gets the import path of this process, so it finds the same packages in a checkout, a wheel or a zip."""
+
+_COMMAND = (sys.executable, "-I", "-S", "-X", "utf8", "-c", BOOTSTRAP)
 
 MAX_OUTPUT = 8192
 """Bytes kept of each end of what a worker prints."""
@@ -74,8 +78,9 @@ class WorkerFailure(Exception):  # noqa: N818 - it is what the auditor looks for
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one worker may use: seconds for one request, bytes of resident memory."""
+    """What one worker may use: seconds until it has started, seconds for any other request, bytes of resident memory."""
 
+    start_seconds: float = 60.0
     request_seconds: float = 30.0
     memory_bytes: int = 4 << 30
 
@@ -114,7 +119,7 @@ class Worker:
 
     def __init__(self, role: str, model: bytes, limits: Limits, library_path: Sequence[str] = ()) -> None:
         self._role, self._limits = role, limits
-        self._sequence = 0
+        self._request_id = 0
         self._received = bytearray()
         self._log = _Log()
         self._peak = 0
@@ -127,8 +132,7 @@ class Worker:
             reply_write, self._replies = _pipe(theirs, ours, reverse=True)
             output_write, self._output = _pipe(theirs, ours, reverse=True)
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-X", "utf8", "-c", BOOTSTRAP, json.dumps(_import_path())]
-                + [str(request_read), str(reply_write)],
+                [*_COMMAND, json.dumps(_import_path()), str(request_read), str(reply_write)],
                 stdin=subprocess.DEVNULL,
                 stdout=output_write,
                 stderr=output_write,
@@ -145,12 +149,10 @@ class Worker:
                 self._poll.register(descriptor, select.POLLIN)
             self._stack = ours.pop_all()
 
-    def __enter__(self) -> Worker:
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
     def close(self) -> None:
@@ -213,7 +215,7 @@ class Worker:
     def quit(self) -> None:
         """Have everything given back, and see the process end by itself with code 0."""
         self._request("quit", {})
-        deadline = self._deadline()
+        deadline = time.monotonic() + self._limits.request_seconds
         while not self._receive():
             self._watch(deadline, "quit")
         status = self._ending("quit")
@@ -228,13 +230,13 @@ class Worker:
         self._peak = max(self._peak, _status_bytes(self.pid, "VmHWM"))
         return self._peak
 
-    def _request(
-        self, action: str, header: dict[str, Any], payload: bytes = b"", max_payload: int = wire.MAX_PAYLOAD
-    ) -> _Reply:
+    def _request(self, action: str, header: dict[str, Any], payload: bytes = b"", max_payload: int = wire.MAX_PAYLOAD) -> _Reply:
         self._watch_memory(action)
-        self._sequence += 1
-        frame = wire.pack({"id": self._sequence, "do": action, **header}, payload)
-        deadline = self._deadline()
+        # nobody can have answered in advance
+        self._request_id = int.from_bytes(os.urandom(6), "little")
+        frame = wire.pack({"id": self._request_id, "do": action, **header}, payload)
+        limit = self._limits.start_seconds if action == "hello" else self._limits.request_seconds
+        deadline = time.monotonic() + limit
         started = time.perf_counter_ns()
         pending = self._send(memoryview(frame))
         if pending:
@@ -259,14 +261,12 @@ class Worker:
 
     def _send(self, pending: memoryview) -> memoryview:
         """Write what the pipe takes, and return the rest."""
-        while pending:
-            try:
-                pending = pending[os.write(self._requests, pending) :]
-            except BlockingIOError:
-                break
-            except BrokenPipeError:
-                return pending[:0]  # it is ending; the next poll tells how
-        return pending
+        try:
+            return pending[os.write(self._requests, pending) :]
+        except BlockingIOError:
+            return pending
+        except BrokenPipeError:
+            return pending[:0]  # it is ending; the next poll tells how
 
     def _receive(self) -> bool:
         """Wait a tick for something to come, and read it. True once the process has ended; then all is read."""
@@ -309,8 +309,8 @@ class Worker:
 
     def _accepted(self, action: str, reply: _Reply) -> _Reply:
         with self._checking(action):
-            if reply.header["id"] != self._sequence:
-                raise ValueError(f"a reply to request {reply.header['id']!r} instead of {self._sequence}")
+            if reply.header["id"] != self._request_id:
+                raise ValueError("a reply to another request")
             error = reply.header.get("error")
             if error is None:
                 return reply
@@ -330,14 +330,10 @@ class Worker:
             message = wire.bounded(f"{type(problem).__name__}: {problem}")
             raise self._failure(Outcome.PROTOCOL_ERROR, action, message) from problem
 
-    def _deadline(self) -> float:
-        return time.monotonic() + self._limits.request_seconds
-
     def _watch(self, deadline: float, action: str) -> None:
         """Hold the worker to its limits while it is waited for."""
         if time.monotonic() > deadline:
-            seconds = self._limits.request_seconds
-            raise self._failure(Outcome.TIMED_OUT, action, f"no answer within {seconds:g} s")
+            raise self._failure(Outcome.TIMED_OUT, action, "no answer in time")
         self._watch_memory(action)
 
     def _watch_memory(self, action: str) -> None:
@@ -368,7 +364,8 @@ class Worker:
     def _cpu_ns(self) -> int:
         """Processor time of all threads of the process, ended ones too, in ns; 0 once it is gone.
 
-        The clock id is the one clock_getcpuclockid(3) makes: ~pid << 3 | CPUCLOCK_SCHED. Processes that it started are not counted.
+        A thread that runs at this moment may be behind by a scheduler's tick; nothing is lost in the next reading. The clock's id is
+        the one clock_getcpuclockid(3) makes: ~pid << 3 | CPUCLOCK_SCHED. Processes that it started are not counted.
         """
         try:
             return time.clock_gettime_ns(~self.pid << 3 | 2)
@@ -474,8 +471,7 @@ def _claims(item: dict[str, Any]) -> Claims:
     """Read what the delegate took; each operator exists and is taken once."""
     operators = tuple(map(_count, item["operators"]))
     partitions = tuple(
-        Partition(_count(part["subgraph"]), _text(part["name"]), tuple(map(_count, part["nodes"])))
-        for part in item["partitions"]
+        Partition(_count(part["subgraph"]), _text(part["name"]), tuple(map(_count, part["nodes"]))) for part in item["partitions"]
     )
     taken = [(part.subgraph, node) for part in partitions for node in part.nodes]
     if len(set(taken)) != len(taken):

@@ -29,8 +29,9 @@ spoil is null. Whatever happens to a worker, there is a document; what was measu
     bracket_us    the controller's clock around the same Invoke: request sent to reply received
     exchange_us   the controller's clock from before the inputs were sent until the outputs were there: nothing done for an
                   inference can hide outside it
-    cpu_us        processor time of all threads of the worker's process within the bracket, by the kernel's count (exact to the
-                  clock's resolution; work done by other processes or in the kernel's own threads is not in it)
+    cpu_us        processor time of all threads of the worker's process within the bracket, by the kernel's count. One figure may be
+                  off by a scheduler's tick (1 to 10 ms) either way, their sum by no more than that. Work of other processes and
+                  of the kernel's own threads is not in it
     overhead_us   median of bracket less sample in the reference worker, where both are honest | null
     accuracy      {runs, outputs: [{index, avg_error, std_dev, max_error, exact_share, reference_nan_runs, test_nan_runs,
                   two_input_distance}]} | null. Raw output units; avg_error and std_dev as inference_diff has them, null if any run
@@ -49,12 +50,13 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 from auditor.inference import wire
 from auditor.inference.conditions import conditions
 from auditor.inference.process import Limits, Loaded, Status, Worker, WorkerFailure
-from auditor.inference.wire import Claims, Outcome
+from auditor.inference.wire import AUTO, RUNTIMES, Claims, Outcome
 from auditor.zoo.graph import BadModel, read_graph
 from auditor.zoo.protocol import (
     MAX_SECONDS,
@@ -87,7 +89,7 @@ class Job:
     """One model to be measured once. The defaults are those of benchmark_model and inference_diff.
 
     `delegate` is the path of an external delegate's library; `library_path` is the only thing that its process finds in its
-    environment (LD_LIBRARY_PATH). `runtime` is a name of worker.RUNTIMES or "auto". `inputs` is how many different inputs there are.
+    environment (LD_LIBRARY_PATH). `inputs` is how many different inputs there are. Raises ValueError for a runtime that is none.
     """
 
     name: str
@@ -96,7 +98,7 @@ class Job:
     delegate: str | None = None
     options: tuple[tuple[str, str], ...] = ()
     library_path: tuple[str, ...] = ()
-    runtime: str = "auto"
+    runtime: str = AUTO
     threads: int = 1
     xnnpack: bool = True
     inputs: int = RUNS
@@ -104,7 +106,11 @@ class Job:
     min_seconds: float = MIN_SECONDS
     max_seconds: float = MAX_SECONDS
     warmup_seconds: float = WARMUP_SECONDS
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        if self.runtime not in (AUTO, *RUNTIMES):
+            raise ValueError(f"runtime {self.runtime!r}, expected one of {', '.join((AUTO, *RUNTIMES))}")
 
 
 class Run(TypedDict):
@@ -206,7 +212,8 @@ def _identify(job: Job, run: Run) -> None:
     if job.delegate is None:
         return
     path = os.path.abspath(job.delegate)
-    run["delegate"] = {"path": path, "sha256": None, "options": dict(job.options), "name": None}
+    options = {_shown(key): _shown(value) for key, value in job.options}
+    delegate = run["delegate"] = {"path": _shown(path), "sha256": None, "options": options, "name": None}
     try:
         if not os.path.isfile(path):
             raise FileNotFoundError(f"{path}: no such file, expected a shared library")
@@ -217,7 +224,12 @@ def _identify(job: Job, run: Run) -> None:
     except OSError as problem:
         status = Status(Outcome.DELEGATE_MISSING, stage="load", message=wire.bounded(str(problem)))
         raise WorkerFailure(status) from problem
-    run["delegate"]["sha256"] = digest.hexdigest()
+    delegate["sha256"] = digest.hexdigest()
+
+
+def _shown(text: str) -> str:
+    """Return a file name or an argument as text that any JSON reader takes: bytes that are not UTF-8 become U+FFFD."""
+    return os.fsencode(text).decode(errors="replace")
 
 
 def _reference(job: Job, run: Run, generator: np.random.Generator) -> list[_Sample]:
@@ -314,7 +326,7 @@ def _timed(worker: Worker, run: Run, sample: _Sample) -> tuple[OutputError, ...]
     """Run one timed inference, note its times, and return how each output differs from the reference's."""
     set_ns = worker.set_inputs(sample.inputs)
     inference = worker.invoke()
-    specs, payload, output_ns = worker.outputs(max(sum(map(len, sample.outputs)), 1) * 8)
+    specs, payload, output_ns = worker.outputs()
     if len(specs) != len(sample.specs) or not all(map(TensorSpec.same_values, specs, sample.specs)):
         message = f"outputs {_shapes(specs)}, the reference's are {_shapes(sample.specs)}"
         status = Status(Outcome.OUTPUT_SHAPE_MISMATCH, "test", "output", message=wire.bounded(message))
@@ -331,7 +343,10 @@ def _shapes(specs: tuple[TensorSpec, ...]) -> str:
 
 
 def _draw(loaded: Loaded, generator: np.random.Generator) -> bytes:
-    return make_inputs(loaded.inputs, generator)
+    try:
+        return make_inputs(loaded.inputs, generator)
+    except ValueError as problem:
+        raise WorkerFailure(Status(Outcome.LOAD_FAILED, "reference", "input", message=str(problem))) from problem
 
 
 def _runtime(run: Run) -> str:
@@ -351,9 +366,7 @@ def _note_claims(run: Run, claims: Claims | None, model: bytes) -> None:
     run["nodes"] = {
         "total": total,
         "delegated": sum(len(part.nodes) for part in claims.partitions),
-        "partitions": [
-            {"subgraph": part.subgraph, "name": part.name, "nodes": list(part.nodes)} for part in claims.partitions
-        ],
+        "partitions": [{"subgraph": part.subgraph, "name": part.name, "nodes": list(part.nodes)} for part in claims.partitions],
     }
     run["delegate"]["name"] = claims.partitions[0].name if claims.partitions else None
 
@@ -385,7 +398,7 @@ def _output_accuracy(index: int, runs: list[OutputError], pool: list[_Sample]) -
 def _two_input_distance(index: int, pool: list[_Sample]) -> float | None:
     distances = [
         compare(one.specs[index], one.outputs[index], two.outputs[index]).mean
-        for one, two in zip(pool, pool[1:], strict=False)
+        for one, two in pairwise(pool)
         if one.specs[index].same_values(two.specs[index])
     ]
     finite = [distance for distance in distances if distance is not None]

@@ -16,6 +16,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+RUNTIMES = {"ai-edge-litert": "ai_edge_litert", "tflite-runtime": "tflite_runtime"}
+"""Distribution and package of each TFLite runtime, the preferred one first."""
+AUTO = "auto"
+"""The first runtime that is installed and works."""
+
 LENGTHS = struct.Struct("<IQ")
 MAX_HEADER = 1 << 20
 MAX_PAYLOAD = 1 << 28

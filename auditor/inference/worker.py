@@ -28,20 +28,14 @@ from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from auditor.inference import wire
-from auditor.inference.wire import Outcome, RequestError
+from auditor.inference.wire import AUTO, RUNTIMES, Outcome, RequestError
+from auditor.zoo.protocol import TensorSpec
 
 if TYPE_CHECKING:
     from auditor.inference.delegate import WrappedDelegate
 
-RUNTIMES = {"ai-edge-litert": "ai_edge_litert", "tflite-runtime": "tflite_runtime"}
-"""Distribution and package of each TFLite runtime, the preferred one first."""
-
 MAX_FILE = 1 << 30
 """Bytes that the worker may write to one file (a delegate may cache what it compiled)."""
-
-NUMERIC = frozenset(
-    ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float16", "float32", "float64")
-)
 
 
 class Session:
@@ -61,6 +55,8 @@ class Session:
             error = problem
         except MemoryError:
             error = RequestError(Outcome.OUT_OF_MEMORY, action, "the process could not get more memory")
+        except (ValueError, RuntimeError) as problem:
+            error = RequestError(Outcome.INVOKE_FAILED, action, str(problem))
         return {"error": {"outcome": error.outcome.value, "stage": error.stage, "message": error.message}}, b""
 
     def do_hello(self, header: dict[str, Any], _payload: bytes) -> tuple[dict[str, Any], bytes]:
@@ -84,9 +80,7 @@ class Session:
                 model_path=f"/proc/self/fd/{header['descriptor']}",
                 num_threads=header["threads"],
                 experimental_delegates=[self._delegate] if self._delegate else None,
-                experimental_op_resolver_type=(
-                    resolvers.AUTO if header["xnnpack"] else resolvers.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-                ),
+                experimental_op_resolver_type=(resolvers.AUTO if header["xnnpack"] else resolvers.BUILTIN_WITHOUT_DEFAULT_DELEGATES),
             )
             interpreter.allocate_tensors()
         except (ValueError, RuntimeError, SystemError) as problem:
@@ -115,10 +109,7 @@ class Session:
         """Run one inference, timed as benchmark_model does: Invoke alone."""
         invoke = self._interpreter.invoke
         started = time.perf_counter_ns()
-        try:
-            invoke()
-        except (ValueError, RuntimeError) as problem:
-            raise RequestError(Outcome.INVOKE_FAILED, "invoke", str(problem)) from problem
+        invoke()
         return {"ns": time.perf_counter_ns() - started}, b""
 
     def do_output(self, _header: dict[str, Any], _payload: bytes) -> tuple[dict[str, Any], bytes]:
@@ -151,15 +142,15 @@ class Session:
 def _described(tensor: dict[str, Any]) -> dict[str, Any]:
     import numpy as np  # noqa: PLC0415 - the runtime has imported it
 
-    dtype = np.dtype(tensor["dtype"]).name
-    if dtype not in NUMERIC:
-        message = f"tensor {tensor['name']} is of type {dtype}, expected numbers"
-        raise RequestError(Outcome.LOAD_FAILED, "tensors", message)
-    return {"name": wire.bounded(str(tensor["name"]), 200), "shape": [int(n) for n in tensor["shape"]], "dtype": dtype}
+    name, shape = wire.bounded(str(tensor["name"]), 200), tuple(map(int, tensor["shape"]))
+    try:
+        return asdict(TensorSpec(name, shape, np.dtype(tensor["dtype"]).name))
+    except ValueError as problem:
+        raise RequestError(Outcome.LOAD_FAILED, "tensors", f"{name}: {problem}") from problem
 
 
 def _import_runtime(choice: str) -> tuple[str, Any]:
-    wanted = RUNTIMES if choice == "auto" else {choice: RUNTIMES[choice]}
+    wanted = RUNTIMES if choice == AUTO else {choice: RUNTIMES[choice]}
     problems = []
     for name, package in wanted.items():
         try:
