@@ -23,6 +23,7 @@ from auditor.sources.base import Question, Reply, Source
 from auditor.sources.filesystem import Tree
 from auditor.sources.live import Live
 from auditor.sources.recording import Record, Recorder, Replay
+from auditor.sources.ssh import Ssh
 from auditor.zoo.measure import BenchTime, Delegate, measure_zoo, model_files
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from auditor.requirements import RequirementSet
 
 TOOL = Tool("crosml-audit", __version__)
+COLLECTOR = f"{TOOL.name} {TOOL.version}"
 DEMO = "demo.snapshot"
 LIST_LIMIT = 1 << 20
 """Bytes of a waivers, manifest, base image or key file."""
@@ -40,8 +42,9 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What to audit, and by what. At most one of `root`, `snapshot` and `demo`; none of them is this machine."""
+    """What to audit, and by what. At most one of `host`, `root`, `snapshot` and `demo`; none of them is this machine."""
 
+    host: str | None = None
     root: str | None = None
     snapshot: str | None = None
     demo: bool = False
@@ -89,8 +92,8 @@ class Audited:
 
 def audit(request: Request, progress: Callable[[str], None]) -> Audited:
     """Carry out an audit. Raises UsageError for what the request names wrongly, AuditError where a device cannot be asked."""
-    if sum(map(bool, (request.root, request.snapshot, request.demo))) > 1:
-        raise UsageError("--root, --snapshot, --demo: expected one of them, or none for this machine")
+    if sum(each not in {None, False} for each in (request.host, request.root, request.snapshot, request.demo)) > 1:
+        raise UsageError("--host, --root, --snapshot, --demo: expected one of them, or none for this machine")
     judged_by = requirements.load(request.requirements)
     waivers = _waivers(request.waivers)
     settings = _settings(request, judged_by)
@@ -111,13 +114,33 @@ def gather(request: Request, progress: Callable[[str], None]) -> Record:
         if request.delegate or request.zoo or request.accelerators:
             raise UsageError("--snapshot: holds its own delegate, zoo and accelerators; nothing is run under it")
         return recording.load(request.snapshot)
-    source = _source(request)
     answers = _runs(request, progress)
+    if request.host is not None:
+        return _over_ssh(request.host, answers[base.plan()].data, progress)
+    source = _source(request)
     recorder = Recorder(Answered(source, answers, "demo" if request.demo else source.kind))
     progress("reading the device")
     collect(recorder, Settings())
-    now = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
-    return recorder.record(f"{TOOL.name} {TOOL.version}", now.isoformat())
+    return recorder.record(COLLECTOR, _now())
+
+
+def _over_ssh(host: str, plan: bytes, progress: Callable[[str], None]) -> Record:
+    """The record of a device under test: what its facts ask there, and what they still ask of that record here, as one more batch."""
+    progress(f"reading {host}")
+    with Ssh(host) as device:
+        now = _now()
+        record = device.collect(plan, (), COLLECTOR, now)
+        recorder = Recorder(Replay(record))
+        collect(recorder, Settings())
+        unasked = recorder.unasked()
+        if not unasked:
+            return record
+        more = device.collect(plan, unasked, COLLECTOR, now)
+    return replace(record, answers={**record.answers, **more.answers})
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0).isoformat()
 
 
 def demo_record() -> Record:
@@ -175,6 +198,8 @@ def _why_no_run(request: Request) -> str:
         return ""
     if request.root is not None:
         return "nothing is run under --root"
+    if request.host is not None:
+        return "the zoo is not yet run over ssh"
     return "" if request.delegate else "no delegate was named"
 
 

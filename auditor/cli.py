@@ -45,6 +45,7 @@ class Bench(enum.Enum):
 
 
 Root = Annotated[str | None, typer.Option(metavar="DIR", help="Audit a directory laid out like a device's file system; nothing is run.")]
+Host = Annotated[str | None, typer.Option(metavar="[USER@]HOST", help="Audit a device over ssh; it needs python3 of at least 3.10.")]
 Snapshot = Annotated[str | None, typer.Option(metavar="FILE", help="Judge a snapshot; nothing is run.")]
 Demo = Annotated[bool, typer.Option("--demo", help="Audit the recorded virtual device that ships with the program, and run the zoo here.")]
 Accelerators = Annotated[
@@ -72,6 +73,7 @@ def main_options(version: Annotated[bool, typer.Option("--version", help="Show t
 
 @app.command()
 def device(
+    host: Host = None,
     root: Root = None,
     snapshot: Snapshot = None,
     demo: Demo = False,
@@ -93,7 +95,7 @@ def device(
     format: Annotated[list[str], typer.Option(metavar="NAME[=PATH]", help="text, json, junit …; may repeat.")] = [],
     today: Annotated[str | None, typer.Option(metavar="DATE", help="The day that decides which waivers are in force (UTC).")] = None,
 ) -> None:
-    """Audit a device: this machine, a directory, a snapshot, or the demonstration.
+    """Audit a device: this machine, one over ssh, a directory, a snapshot, or the demonstration.
 
     Exit codes: 0 compliant, 1 non-compliant, 2 wrong usage, 3 incomplete, 4 the audit could not be carried out.
     """
@@ -104,6 +106,7 @@ def device(
 
         forms = _formats(format)
         request = audit.Request(
+            host=host,
             root=root,
             snapshot=snapshot,
             demo=demo,
@@ -135,6 +138,7 @@ def device(
 def snapshot_main(
     context: typer.Context,
     output: Annotated[str | None, typer.Option("--output", "-o", metavar="FILE", help="Where to write the record.")] = None,
+    host: Host = None,
     root: Root = None,
     accelerator: Accelerators = [],
     delegate: DelegateLibrary = None,
@@ -155,6 +159,7 @@ def snapshot_main(
         if output is None:
             raise UsageError("snapshot: --output FILE: expected, but it is not there")
         request = audit.Request(
+            host=host,
             root=root,
             accelerators=tuple(accelerator),
             delegate=delegate,

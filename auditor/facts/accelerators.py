@@ -64,7 +64,7 @@ def read_accelerators(device: Device, kernel: Kernel, wanted: tuple[str, ...] = 
                 unread.append(Missing(entries.status, (Evidence(_place(subsystem), entries.status),), entries.note, entries.remedy))
             continue
         for entry in entries.value:
-            seen = parse(Ok((subsystem, entry), entries.evidence), lambda each: tuple(_sightings(device, *each, wanted)))
+            seen = parse(Ok((subsystem, entry), entries.evidence), lambda each: tuple(_sightings(device, each[0], each[1], wanted)))
             found = (seen,) if isinstance(seen, Missing) else seen.value
             unread += [each for each in found if isinstance(each, Missing)]
             sightings += [each for each in found if isinstance(each, _Sighting)]

@@ -77,6 +77,10 @@ class Recorder:
             reply = self._answers[question] = self._source.ask(question)
         return reply
 
+    def unasked(self) -> tuple[Question, ...]:
+        """The questions that the source could not answer because it was never asked them."""
+        return tuple(question for question, reply in self._answers.items() if reply.status is Status.UNASKED)
+
     def record(self, collector: str, collected_at: str) -> Record:
         """What was asked so far, without what this source could not answer: the record does not hold that."""
         held = {question: reply for question, reply in self._answers.items() if reply.status is not Status.UNASKED}
