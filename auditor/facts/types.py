@@ -321,9 +321,10 @@ class Loading:
 
 
 BASE_LIBRARIES = frozenset({
-    "libc.so.6", "libm.so.6", "libmvec.so.1", "libdl.so.2", "libpthread.so.0", "librt.so.1", "libutil.so.1", "libresolv.so.2", "libanl.so.1",
-    "libnsl.so.1", "libgcc_s.so.1", "libstdc++.so.6", "libc++.so.1", "libc++abi.so.1", "libunwind.so.1", "libunwind.so.8", "libatomic.so.1",
-    "ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1", "ld-linux-armhf.so.3", "ld-linux.so.2", "ld-linux-riscv64-lp64d.so.1",
+    "libc.so.6", "libm.so.6", "libmvec.so.1", "libdl.so.2", "libpthread.so.0", "librt.so.1", "libutil.so.1", "libresolv.so.2",
+    "libanl.so.1", "libnsl.so.1", "libgcc_s.so.1", "libatomic.so.1", "libstdc++.so.6", "libc++.so.1", "libc++abi.so.1",
+    "libunwind.so.1", "libunwind.so.8", "ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1", "ld-linux-armhf.so.3", "ld-linux.so.2",
+    "ld-linux-riscv64-lp64d.so.1",
 })  # fmt: skip
 """The C and C++ run time of a ChromeOS or Debian image, by soname."""
 

@@ -11,6 +11,8 @@ Paths are `str` with surrogate escapes for bytes that are not UTF-8 (`os.fsdecod
 | | `real` is the resolved path inside the root |
 | xattr | the value of the extended attribute |
 | digest | the hexadecimal digest of the ranges (of the whole file where there are none) |
+| sonames | the sorted names of shared objects that the file's bytes spell (`libx.so`, `dir/libx.so.1`), each ended by a NUL: what it may |
+| | dlopen, without the file itself in the record |
 | udev | JSON: `[{"sys": path, "properties": {…}}]` of a subsystem, properties as the kernel gives them in `uevent` |
 | kernel_log | the kernel's messages, one a line |
 | probe, run | one JSON document |
@@ -95,6 +97,11 @@ def xattr(path: str, name: str) -> Question:
 def digest(path: str, algorithm: str = "sha256", ranges: tuple[tuple[int, int], ...] = ()) -> Question:
     """The digest of a file, or of the concatenation of its `(offset, length)` ranges."""
     return Question("digest", path, (algorithm, *(number for span in ranges for number in span)))
+
+
+def sonames(path: str) -> Question:
+    """The names of shared objects in the bytes of a file."""
+    return Question("sonames", path)
 
 
 def udev(subsystem: str) -> Question:

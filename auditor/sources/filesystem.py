@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import stat
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,16 @@ LINK_LIMIT = 40
 """Symbolic links followed in one path (the kernel's own limit, MAXSYMLINKS)."""
 
 CHUNK = 1 << 20
+
+SCAN_LIMIT = 1 << 30
+"""Bytes of a file above which searching it for names is `failed` (EFBIG)."""
+
+SCAN_NAMES = 4096
+"""Different names in one file above which searching it is `failed` (E2BIG); as many as 256 times this are looked at."""
+
+_SONAME = re.compile(rb"\.so(?:\.[0-9][0-9A-Za-z]{0,15}){0,4}(?![0-9A-Za-z_])")
+_NAME_BYTES = bytes(byte for byte in range(33, 127) if chr(byte).isalnum() or chr(byte) in "_+-.%$@{}~/")
+_NAME_LENGTH = 255
 
 _KINDS = {
     stat.S_IFREG: "file",
@@ -50,6 +61,7 @@ class Tree:
             "stat": self._stat,
             "xattr": self._xattr,
             "digest": self._digest,
+            "sonames": self._sonames,
             "udev": self._udev,
         }
 
@@ -176,6 +188,20 @@ class Tree:
             os.close(descriptor)
         return Reply(Status.OK, hasher.hexdigest().encode())
 
+    def _sonames(self, question: Question) -> Reply:
+        found: set[bytes] = set()
+        descriptor = self._open(question.path)
+        try:
+            if os.fstat(descriptor).st_size > SCAN_LIMIT:
+                return Reply(Status.FAILED, errno=errno.EFBIG)
+            for count, name in enumerate(_names_in(_pieces(descriptor, 0, SCAN_LIMIT))):
+                found.add(name)
+                if len(found) > SCAN_NAMES or count > 256 * SCAN_NAMES:
+                    return Reply(Status.FAILED, errno=errno.E2BIG)
+        finally:
+            os.close(descriptor)
+        return Reply(Status.OK, b"".join(name + b"\0" for name in sorted(found)))
+
     def _udev(self, question: Question) -> Reply:
         """The devices of a class or bus, read as udev reads them: from the links in its folder and each device's `uevent`."""
         for folder in (f"/sys/class/{question.path}", f"/sys/bus/{question.path}/devices"):
@@ -239,3 +265,23 @@ def _pieces(descriptor: int, offset: int, length: int) -> Iterator[bytes]:
         yield piece
         offset += len(piece)
         length -= len(piece)
+
+
+def _names_in(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """The names of shared objects in a stream; what precedes a piece is kept, so that a name on a border is seen whole."""
+    data = b""
+    for piece in pieces:
+        seen = max(0, len(data) - _NAME_LENGTH)
+        data += piece
+        yield from _names_between(data, seen, len(data) - _NAME_LENGTH)
+        data = data[-2 * _NAME_LENGTH :]
+    yield from _names_between(data, max(0, len(data) - _NAME_LENGTH), len(data))
+
+
+def _names_between(data: bytes, start: int, end: int) -> Iterator[bytes]:
+    """The names whose `.so` begins in a part of some bytes."""
+    for match in _SONAME.finditer(data):
+        at = match.start()
+        if start <= at < end:
+            before = data[max(0, at - _NAME_LENGTH) : at]
+            yield before[len(before.rstrip(_NAME_BYTES)) :] + match.group()

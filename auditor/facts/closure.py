@@ -1,0 +1,552 @@
+"""The files that a driver's user space loads, found as the dynamic linker finds them, without running anything (glibc elf/dl-load.c).
+
+From the delegate on, breadth first: DT_NEEDED, DT_FILTER and DT_AUXILIARY; then what the files say they dlopen (`.note.dlopen`, and names
+of shared objects among their bytes); last what only may be loaded: a name found outside the vendor's folders, and every other ELF file in
+those folders, since a name may be composed at run time. A folder is listed once, and names are looked up in memory.
+
+`ld.so.cache` is not read. It is what ldconfig made of the folders that are searched here (`ld.so.conf` and the defaults), so an image
+whose cache names files elsewhere gives a missing library, which is no pass.
+
+Where a place that the linker would search before finding a name cannot be read, the name is unread: what lies behind might not be what
+is loaded. Whatever is found after that is not `certain`.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import re
+from collections import deque
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+from auditor.facts import elf as elves
+from auditor.facts.reading import FileStat, parse
+from auditor.facts.types import Closure, ElfObject, Missing, MissingFact, MissingLibrary, Ok
+from auditor.model import Evidence, Remedy, Status, printable
+from auditor.sources import base
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from auditor.facts.reading import Device
+    from auditor.facts.types import Fact, Plan
+
+MAX_OBJECTS = 1024
+MAX_EDGES = 20_000
+MAX_FOLDERS = 256
+"""Folders that one object's names are searched in, and files and folders of ld.so.conf."""
+
+MAX_BESIDE = 4096
+MAX_INCLUDES = 8
+
+SETTINGS = (
+    "/etc/tflite/settings.json",
+    "/etc/ml_core/stable_delegate_settings.json",
+    "/etc/ml_core/cacher_stable_delegate_settings.json",
+    "/etc/camera/npu_stable_delegate_settings.json",
+)
+"""Where a ChromeOS image names its stable delegate."""
+
+PRELOAD = "/etc/ld.so.preload"
+
+_TRIPLETS = {
+    elves.X86_64: "x86_64-linux-gnu",
+    elves.AARCH64: "aarch64-linux-gnu",
+    elves.ARM: "arm-linux-gnueabihf",
+    elves.X86: "i386-linux-gnu",
+    elves.RISCV: "riscv64-linux-gnu",
+}
+_PLATFORMS = {elves.X86_64: "x86_64", elves.AARCH64: "aarch64", elves.ARM: "v7l", elves.X86: "i686", elves.RISCV: "riscv64"}
+_TOKEN = re.compile(r"\$(?:\{(ORIGIN|LIB|PLATFORM)\}|(ORIGIN|LIB|PLATFORM))")
+_DELEGATE_PATH = re.compile(r"""["']?delegate_path["']?\s*:\s*("(?:[^"\\\n]|\\.)*")""")
+
+
+def read_closure(device: Device, plan: Plan) -> Fact[Closure]:
+    """The closure of the plan's delegate; what the device's own settings and its preload list name may be loaded beside it.
+
+    Missing where no delegate is named, or where the delegate itself cannot be read. The evidence is the `stat` of every certain object.
+    """
+    if plan.delegate is None:
+        return Missing(Status.UNASKED, note="no delegate was named", remedy=Remedy.DELEGATE)
+    walk = _Walk(device)
+    try:
+        walk.root(plan.delegate, "root", certain=True)
+    except MissingFact as error:
+        return error.missing
+    for path, edge in walk.further_roots():
+        walk.attempt(partial(walk.root, path, edge, certain=False))
+    objects = tuple(walk.objects.values())
+    evidence = tuple(walk.evidence[each.inode] for each in objects if each.certain)
+    return Ok(
+        Closure(tuple(walk.roots), objects, tuple(dict.fromkeys(walk.missing)), tuple(dict.fromkeys(walk.unread))),
+        evidence,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A file where the linker found it; `path` may hold links, `stat.real` does not. `elf` is None where it is no ELF file."""
+
+    path: str
+    stat: FileStat
+    evidence: Evidence
+    elf: elves.Elf | None
+
+    @property
+    def inode(self) -> tuple[int, int]:
+        return self.stat.dev, self.stat.ino
+
+    @property
+    def folder(self) -> str:
+        return _folder(self.stat.real)
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """An object of the process: `rpath` are its own and its loaders' DT_RPATH folders, `runpath` its own DT_RUNPATH folders."""
+
+    file: _File
+    elf: elves.Elf
+    rpath: tuple[str, ...]
+    runpath: tuple[str, ...]
+
+
+class _Edge(NamedTuple):
+    """A name that an object asks for, or alternatives; `kind` as in ElfObject.edge."""
+
+    loader: _Loaded
+    kind: str
+    names: tuple[str, ...]
+    optional: bool = True
+
+
+class _NotFound(Exception):  # noqa: N818  # an ordinary answer of a search
+    """There is no such library in the folders `searched`."""
+
+    def __init__(self, searched: tuple[str, ...]) -> None:
+        super().__init__(searched)
+        self.searched = searched
+
+
+class _Unusable(MissingFact):
+    """The linker finds a file that is no ELF file, and ends with an error."""
+
+
+class _Search:
+    """Looks names up as the linker of one kind of object does. Every method raises MissingFact for what cannot be read."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._names: dict[str, Fact[frozenset[str]]] = {}
+        self._elves: dict[str, elves.Elf | MissingFact | None] = {}
+        self._conf: Fact[tuple[str, ...]] | None = None
+
+    def names(self, folder: str) -> frozenset[str]:
+        """The names in a folder; none where there is no such folder, which the linker passes over."""
+        found = self._names.get(folder)
+        if found is None:
+            listed = self._device.names(folder)
+            absent = isinstance(listed, Missing) and listed.status is Status.ABSENT
+            found = self._names[folder] = Ok(frozenset()) if absent else parse(listed, frozenset)
+        return found.open()
+
+    def file(self, path: str) -> _File | None:
+        """The file at a path; None where there is none."""
+        found = self._device.stat(path)
+        if isinstance(found, Missing) and found.status is Status.ABSENT:
+            return None
+        stat = found.open()
+        if stat.kind != "file":
+            raise MissingFact(Missing(Status.FAILED, found.evidence, f"a {stat.kind}, not a file", Remedy.EVIDENCE))
+        if stat.real not in self._elves:
+            self._elves[stat.real] = self._elf(stat, found.evidence)
+        elf = self._elves[stat.real]
+        if isinstance(elf, MissingFact):
+            raise elf
+        return _File(path, stat, found.evidence[0], elf)
+
+    def _elf(self, stat: FileStat, evidence: tuple[Evidence, ...]) -> elves.Elf | MissingFact | None:
+        try:
+            return elves.read_elf(lambda offset, length: self._device.data(stat.real, offset, length).open(), stat.size)
+        except elves.NotElf:
+            return None
+        except elves.BadElf as error:
+            return MissingFact(Missing(Status.FAILED, evidence, printable(str(error)), Remedy.EVIDENCE))
+        except MissingFact as error:
+            return error
+
+    def beside(self, path: str) -> _File | None:
+        """The ELF file at a path that nothing names; None for all else. Of other files no more than four bytes are asked for."""
+        found = self._device.stat(path)
+        if isinstance(found, Missing) and found.status is Status.ABSENT:
+            return None
+        stat = found.open()
+        if stat.kind != "file" or self._device.data(stat.real, 0, 4).open() != elves.MAGIC:
+            return None
+        file = self.file(path)
+        return file if file and file.elf and file.elf.type in elves.LOADABLE else None
+
+    def sonames(self, path: str) -> tuple[str, ...]:
+        """The names of shared objects among a file's bytes."""
+        names: tuple[str, ...] = parse(
+            self._device.ask(base.sonames(path)), lambda data: tuple(data.decode("ascii").split("\0")[:-1])
+        ).open()
+        return names
+
+    def find(self, name: str, loaded: _Loaded) -> list[_File]:
+        """The files that the linker may load for a name: one, or several where it depends on the processor (glibc-hwcaps).
+
+        Raises _NotFound where there is none. Files of another class, byte order or machine are passed over, as the linker does.
+        """
+        if "/" in name:
+            path = self.expand(name, loaded.file.path, loaded.elf)
+            if not path.startswith("/"):
+                raise MissingFact(_relative(loaded, path))
+            found = self._usable(path, loaded)
+            if found is None:
+                raise _NotFound((path,))
+            return [found]
+        variants: list[_File] = []
+        searched: list[str] = []
+        for folder in dict.fromkeys(self._places(loaded)):
+            if not folder.startswith("/"):
+                raise MissingFact(_relative(loaded, folder))
+            searched.append(folder)
+            names = self.names(folder)
+            for variant in self._variants(folder) if "glibc-hwcaps" in names else ():
+                if name in self.names(variant):
+                    found = self._usable(f"{variant}/{name}", loaded)
+                    variants += [found] if found else []
+            found = self._usable(f"{folder}/{name}", loaded) if name in names else None
+            if found:
+                return [*variants, found]
+        if variants:
+            return variants
+        raise _NotFound(tuple(searched))
+
+    def _usable(self, path: str, loaded: _Loaded) -> _File | None:
+        """The file at a path where the linker would take it; one that is no ELF file ends the linker's search with an error."""
+        file = self.file(path)
+        if file and file.elf is None:
+            raise _Unusable(_not_elf(file))
+        return file if file and file.elf and file.elf.kind == loaded.elf.kind else None
+
+    def _variants(self, folder: str) -> list[str]:
+        return [f"{folder}/glibc-hwcaps/{name}" for name in sorted(self.names(f"{folder}/glibc-hwcaps"))]
+
+    def _places(self, loaded: _Loaded) -> Iterator[str]:
+        """The folders that the linker searches for what an object needs, in its order."""
+        yield from loaded.runpath if loaded.elf.runpath else loaded.rpath
+        defaults = default_folders(loaded.elf.machine, loaded.elf.bits)
+        if not loaded.elf.no_default:
+            yield from self.configured()
+            yield from defaults
+        else:
+            yield from (folder for folder in self.configured() if folder not in defaults)
+
+    def expand(self, text: str, path: str, elf: elves.Elf) -> str:
+        """A path with $ORIGIN (the folder that the object was found in, links and all), $LIB and $PLATFORM replaced."""
+
+        def value(match: re.Match[str]) -> str:
+            word = match.group(1) or match.group(2)
+            if word == "ORIGIN":
+                return _folder(path)
+            return self._library_folder(elf) if word == "LIB" else _PLATFORMS.get(elf.machine, "")
+
+        return _TOKEN.sub(value, text)
+
+    def loaded(self, file: _File, elf: elves.Elf, loader: _Loaded | None) -> _Loaded:
+        """A file as an object of the process, with the folders that its DT_RPATH (its loaders' too) and DT_RUNPATH name."""
+        rpath = (*self._split(elf.rpath, file.path, elf), *(loader.rpath if loader else ()))
+        folders = tuple(dict.fromkeys(rpath))
+        if len(folders) > MAX_FOLDERS:
+            raise MissingFact(_limit(file.path, f"an inherited search path of {len(folders)} folders"))
+        return _Loaded(file, elf, folders, self._split(elf.runpath, file.path, elf))
+
+    def _split(self, text: str, path: str, elf: elves.Elf) -> tuple[str, ...]:
+        """The folders of a DT_RPATH or DT_RUNPATH. An empty one is the working directory, and so relative."""
+        parts = text.split(":") if text else []
+        if len(parts) > MAX_FOLDERS:
+            raise MissingFact(_limit(path, f"a search path of {len(parts)} folders"))
+        return tuple(self.expand(part, path, elf).rstrip("/") or ("/" if part else ".") for part in parts)
+
+    def _library_folder(self, elf: elves.Elf) -> str:
+        """What $LIB stands for on this image: the folder of its C library, below / or /usr."""
+        for folder in default_folders(elf.machine, elf.bits):
+            if "libc.so.6" in self.names(folder):
+                return folder.removeprefix("/usr").removeprefix("/")
+        return "lib64" if elf.bits == 64 else "lib"
+
+    def configured(self) -> tuple[str, ...]:
+        """The folders of /etc/ld.so.conf and what it includes."""
+        if self._conf is None:
+            try:
+                self._conf = Ok(tuple(dict.fromkeys(self._configuration("/etc/ld.so.conf", [], 0))))
+            except MissingFact as error:
+                self._conf = error.missing
+        return self._conf.open()
+
+    def _configuration(self, path: str, read: list[str], depth: int) -> Iterator[str]:
+        read.append(path)
+        if len(read) > MAX_FOLDERS or depth > MAX_INCLUDES:
+            raise MissingFact(_limit(path, "too many or too deep includes"))
+        text = self._device.text(path)
+        if isinstance(text, Missing) and text.status is Status.ABSENT:
+            return
+        for number, line in enumerate(text.open().splitlines()):
+            words = line.partition("#")[0].split()
+            if number > MAX_FOLDERS * 16:
+                raise MissingFact(_limit(path, "too many lines"))
+            if not words or words[0] == "hwcap":
+                continue
+            if words[0] != "include":
+                yield words[0].partition("=")[0].rstrip("/") or "/"
+                continue
+            for pattern in words[1:]:
+                absolute = pattern if pattern.startswith("/") else f"{_folder(path)}/{pattern}"
+                folder, _, last = absolute.rpartition("/")
+                if any(character in folder for character in "*?["):
+                    raise MissingFact(_limit(path, f"include {printable(pattern)}: a pattern for folders"))
+                for name in sorted(name for name in self.names(folder) if not name.startswith(".") and fnmatch.fnmatchcase(name, last)):
+                    yield from self._configuration(f"{folder}/{name}", read, depth + 1)
+
+
+class _Walk:
+    """Builds a closure, one root after the other. Each root is a process of its own: what one has loaded does not serve another."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._search = _Search(device)
+        self.roots: dict[str, None] = {}
+        self.objects: dict[tuple[int, int], ElfObject] = {}
+        self.evidence: dict[tuple[int, int], Evidence] = {}
+        self.missing: list[MissingLibrary] = []
+        self.unread: list[Missing] = []
+
+    def attempt(self, step: Callable[[], None]) -> None:
+        """Do a step; what could not be read in it is noted, and ends it."""
+        try:
+            step()
+        except MissingFact as error:
+            self.unread.append(error.missing)
+
+    def further_roots(self) -> Iterator[tuple[str, str]]:
+        """What the device itself names: its stable delegate, and the libraries that every process loads."""
+        for path in SETTINGS:
+            text = self._device.text(path)
+            if isinstance(text, Ok):
+                found = _delegate_paths(text.value)
+                if not found and "delegate_path" in text.value:
+                    self.unread.append(Missing(Status.FAILED, text.evidence, "delegate_path: expected a text", Remedy.EVIDENCE))
+                yield from ((name, "settings") for name in found)
+            elif text.status is not Status.ABSENT:
+                self.unread.append(text)
+        text = self._device.text(PRELOAD)
+        if isinstance(text, Ok):
+            names = " ".join(line.partition("#")[0] for line in text.value.splitlines()).replace(":", " ").split()
+            yield from ((name, PRELOAD.rpartition("/")[2]) for name in names[:MAX_FOLDERS])
+        elif text.status is not Status.ABSENT:
+            self.unread.append(text)
+
+    def root(self, path: str, edge: str, *, certain: bool) -> None:
+        """Follow one root. Raises MissingFact where the root itself cannot be read."""
+        file = self._search.file(path) if "/" in path else self._by_name(path)
+        if file is None:
+            evidence = Evidence(printable(path), Status.ABSENT)
+            raise MissingFact(Missing(Status.ABSENT, (evidence,), "there is no such library", Remedy.DELEGATE))
+        if file.elf is None:
+            raise MissingFact(_not_elf(file))
+        self.roots[printable(file.stat.real)] = None
+        _Process(self, self._search, file, file.elf, certain=certain).run(edge)
+
+    def _by_name(self, name: str) -> _File | None:
+        """A library that is named without a folder, where the image's linker finds it, for whichever machine it is."""
+        for folder in (*self._search.configured(), *dict.fromkeys(place for kind in _KINDS for place in default_folders(*kind))):
+            if name in self._search.names(folder):
+                return self._search.file(f"{folder}/{name}")
+        return None
+
+
+_KINDS = ((elves.X86_64, 64), (elves.AARCH64, 64), (elves.ARM, 32), (elves.X86, 32), (elves.RISCV, 64))
+
+
+class _Process:
+    """The objects of one process: those that its start loads first, then those that it opens, last those that it may open."""
+
+    def __init__(self, walk: _Walk, search: _Search, root: _File, elf: elves.Elf, *, certain: bool) -> None:
+        self._walk = walk
+        self._search = search
+        self._root = root
+        self._elf = elf
+        self._certain = certain
+        self._unread = len(walk.unread)
+        self._seen: set[tuple[int, int]] = set()
+        self._loaded: set[str] = set()
+        self._folders: dict[str, None] = {}
+        """The vendor's own: the root's, and those of other objects outside the system's."""
+        self._linked: deque[_Edge] = deque()
+        self._opened: deque[_Edge] = deque()
+        self._perhaps: deque[_Edge] = deque()
+
+    def run(self, kind: str) -> None:
+        """Load the root and all that follows from it."""
+        self._walk.attempt(lambda: self._load(self._root, self._elf, self._root.path, kind))
+        for _ in range(MAX_EDGES):
+            if len(self._seen) > MAX_OBJECTS:
+                break
+            if self._linked:
+                self._follow(self._linked.popleft(), self._link)
+            elif self._opened:
+                self._follow(self._opened.popleft(), self._open)
+            elif self._perhaps:
+                self._certain = False
+                self._follow(self._perhaps.popleft(), self._maybe)
+            else:
+                return
+        self._walk.unread.append(_limit(self._root.stat.real, f"more than {MAX_OBJECTS} objects or {MAX_EDGES} names"))
+
+    def _follow(self, edge: _Edge, how: Callable[[_Edge], None]) -> None:
+        if self._loaded.isdisjoint(edge.names):
+            self._walk.attempt(lambda: how(edge))
+
+    def _link(self, edge: _Edge) -> None:
+        """A library that the linker must find, or the first of some alternatives."""
+        searched: tuple[str, ...] = ()
+        for name in edge.names:
+            try:
+                files = self._search.find(name, edge.loader)
+            except _NotFound as error:
+                searched = error.searched
+                continue
+            self._take(files, name, edge)
+            return
+        name, by = " | ".join(edge.names), edge.loader.file.stat.real
+        optional = edge.optional or not self._certain
+        missing = MissingLibrary(printable(name), printable(by), edge.kind, tuple(printable(each) for each in searched), optional)
+        self._walk.missing.append(missing)
+
+    def _open(self, edge: _Edge) -> None:
+        """What a file says that it opens, as the linker finds it; or a name among its bytes, where one of the vendor's files bears it."""
+        if edge.kind != "string":
+            self._link(edge)
+            return
+        (name,) = edge.names
+        for folder in ("",) if name.startswith("/") else self._folders:
+            file = self._search.file(f"{folder}/{name}") if "/" in name or name in self._search.names(folder) else None
+            if file and file.elf and (not _in_system(file.stat.real, file.elf) or self._at_root(edge.loader, file)):
+                self._load(file, file.elf, name, edge.kind, edge.loader)
+                return
+        self._perhaps.append(edge)
+
+    def _at_root(self, loader: _Loaded, file: _File) -> bool:
+        """Whether the root itself names a file that lies with it, though both are in a system folder."""
+        return loader.file.inode == self._root.inode and file.folder == self._root.folder
+
+    def _maybe(self, edge: _Edge) -> None:
+        """A file beside the vendor's, or a name that the linker finds elsewhere."""
+        (name,) = edge.names
+        if edge.kind == "beside":
+            file = self._search.beside(name)
+            self._take([file] if file else [], name, edge)
+            return
+        try:
+            self._take(self._search.find(name if name.startswith("/") else name.rpartition("/")[2], edge.loader), name, edge)
+        except (_NotFound, _Unusable):  # the vendor's code would not get it either
+            return
+
+    def _take(self, files: list[_File], name: str, edge: _Edge) -> None:
+        for file in files:
+            if file.elf:
+                self._load(file, file.elf, name, edge.kind, edge.loader, alone=len(files) == 1)
+
+    def _load(self, file: _File, elf: elves.Elf, name: str, kind: str, loader: _Loaded | None = None, *, alone: bool = True) -> None:
+        """Take a file into the process, and note what it asks for in turn."""
+        self._loaded.add(name)
+        if file.inode in self._seen:
+            return
+        self._seen.add(file.inode)
+        if elf.soname:
+            self._loaded.add(elf.soname)
+        system = _in_system(file.stat.real, elf)
+        item = ElfObject(
+            path=printable(file.stat.real),
+            soname=printable(elf.soname),
+            size=file.stat.size,
+            loaded=elf.loaded,
+            inode=file.inode,
+            machine=elf.machine,
+            bits=elf.bits,
+            needed_by=printable(loader.file.stat.real) if loader else "",
+            edge=kind,
+            system=system,
+            certain=alone and self._certain and len(self._walk.unread) == self._unread,
+        )
+        self._walk.objects.setdefault(file.inode, item)
+        self._walk.evidence.setdefault(file.inode, file.evidence)
+        if elf.kind == self._elf.kind:
+            self._expect(self._search.loaded(file, elf, loader), item)
+
+    def _expect(self, loaded: _Loaded, item: ElfObject) -> None:
+        """Queue what an object asks for. Names among the bytes of a system library may belong to anything, and are followed last."""
+        elf, folder = loaded.elf, loaded.file.folder
+        self._linked.extend(_Edge(loaded, "DT_NEEDED", (name,), optional=False) for name in elf.needed)
+        self._linked.extend(_Edge(loaded, "DT_AUXILIARY" if need.optional else "DT_FILTER", *need) for need in elf.filters)
+        self._opened.extend(_Edge(loaded, "dlopen note", *feature) for feature in elf.dlopen)
+        own = not item.needed_by or not item.system
+        if own and folder not in self._folders:
+            self._folders[folder] = None
+            if not item.system:
+                self._beside(loaded, folder)
+        if item.base or item.runtime:
+            return
+        names = self._search.sonames(loaded.file.stat.real)
+        queue = self._opened if own else self._perhaps
+        queue.extend(_Edge(loaded, "string", (name,)) for name in names if not name.rpartition("/")[2].startswith(".so"))
+
+    def _beside(self, loaded: _Loaded, folder: str) -> None:
+        names = sorted(self._search.names(folder))
+        if len(names) > MAX_BESIDE:
+            self._walk.unread.append(_limit(folder, f"{len(names)} files beside the driver"))
+        self._perhaps.extend(_Edge(loaded, "beside", (f"{folder}/{name}",)) for name in names[:MAX_BESIDE])
+
+
+def default_folders(machine: int, bits: int) -> tuple[str, ...]:
+    """The folders that the linker searches without being told: multiarch (Debian), lib64 (ChromeOS), lib."""
+    triplet = _TRIPLETS.get(machine)
+    multiarch = (f"/lib/{triplet}", f"/usr/lib/{triplet}") if triplet else ()
+    return (*multiarch, *(("/lib64", "/usr/lib64") if bits == 64 else ()), "/lib", "/usr/lib")
+
+
+def _in_system(path: str, elf: elves.Elf) -> bool:
+    """Whether a resolved path lies in a default folder or its part for a processor; folders that ld.so.conf adds are not the system's."""
+    folder = _folder(path)
+    parent, _, last = folder.rpartition("/glibc-hwcaps/")
+    return (parent if parent and "/" not in last else folder) in default_folders(elf.machine, elf.bits)
+
+
+def _delegate_paths(text: str) -> tuple[str, ...]:
+    """The values of `delegate_path` in a settings file: FlatBuffers' JSON, unquoted names and all, which no JSON reader takes."""
+    try:
+        found = [json.loads(match.group(1), strict=False) for match in _DELEGATE_PATH.finditer(text)]
+    except ValueError:
+        return ()
+    return tuple(path for path in dict.fromkeys(found) if path and path.isprintable())
+
+
+def _folder(path: str) -> str:
+    return path.rpartition("/")[0] or "/"
+
+
+def _not_elf(file: _File) -> Missing:
+    return Missing(Status.FAILED, (file.evidence,), "not an ELF file", Remedy.EVIDENCE)
+
+
+def _limit(path: str, what: str) -> Missing:
+    return Missing(Status.FAILED, (Evidence(printable(path), Status.FAILED),), what, Remedy.EVIDENCE)
+
+
+def _relative(loaded: _Loaded, path: str) -> Missing:
+    what = f"{printable(path)!r} in its search path depends on the working directory"
+    return Missing(Status.FAILED, (loaded.file.evidence,), what, Remedy.VENDOR)

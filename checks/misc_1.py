@@ -1,0 +1,115 @@
+"""misc-1: the driver's binaries, with the libraries and middleware that they depend on, must stay below 64 MB."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from auditor.model import Answer, Outcome, Owner, Remedy, check
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from auditor.facts.types import Closure, ElfObject, Facts
+
+LIMIT = 64 * 10**6
+"""64 MB. The page says just MB, which is 10^6 bytes (IEC 80000-13); 64 MiB would be 67.1 MB."""
+
+MEBIBYTES = 64 << 20
+SHOWN = 5
+
+
+@check(
+    "misc-1.closure",
+    needs=("closure",),
+    expected="less than 64 MB (64,000,000 bytes) in all files that the driver's user space loads",
+    passes="The driver and all that it loads stay below 64 MB.",
+    fails="The driver and what it loads take 64 MB or more.",
+    unknown="Not all that the driver loads could be found and read, so its size is not known.",
+    remediation="Make the driver and its libraries smaller.",
+    owner=Owner.VENDOR,
+)
+def closure(facts: Facts) -> Iterator[Answer]:
+    """The files of the delegate's closure have less than 64 MB together.
+
+    Counted are the apparent sizes of the delegate, of every library that it needs or says that it opens, and of the vendor's own files
+    whose names it spells, each inode once. Not counted: the operating system's C and C++ run time and the image's TFLite runtime, by
+    name and only in a system library folder (a vendor's own `libm.so.6` counts), and what `--base-image` lists. All of these are named.
+
+    It passes only if everything that may be loaded stays below the limit: also libraries that are found elsewhere by names in the
+    driver's bytes, all other ELF files in the vendor's folders (a name may be composed at run time), and what the device's own settings
+    load. It fails only by what is certain. Between, and where a needed library is missing or a file cannot be read, it is unknown.
+
+    The page says "64 MB" without a definition: 64·10^6 bytes decides, and between that and 64 MiB the finding says so. Code that is
+    downloaded, or unpacked from data files, is not seen. Source: ChromeOS, ML accelerator requirements; glibc elf/dl-load.c.
+    """
+    found = facts.closure.open()
+    counted = [each for each in found.objects if not (each.base or each.runtime or each.path in facts.settings.base_image)]
+    certain = sum(each.size for each in counted if each.certain)
+    possible = sum(each.size for each in counted)
+    observed = _observed(found, counted, certain, possible)
+    missing = [each for each in found.missing if not each.optional]
+    if certain >= LIMIT:
+        unit = " 64 MB is taken as 64,000,000 bytes; it is less than 64 MiB." if certain < MEBIBYTES else ""
+        because = f"The driver and what it loads take 64 MB or more.{unit}"
+        yield Answer(Outcome.FAIL, observed, facts.closure.evidence, because, remediation=_smaller(counted, certain))
+    elif missing or found.unread:
+        unread = tuple(item for each in found.unread for item in each.evidence)
+        remedy = found.unread[0].remedy if found.unread else Remedy.VENDOR
+        how = None if found.unread else "Ship the missing libraries with the driver, or audit the image that holds them."
+        yield Answer(Outcome.UNKNOWN, observed, unread, remedy=remedy, remediation=how)
+    elif possible >= LIMIT:
+        because = "What is certainly loaded is below 64 MB; what may be loaded is not."
+        how = "Ship only what the driver loads, or show which of these files it never loads."
+        yield Answer(Outcome.UNKNOWN, observed, facts.closure.evidence, because, remedy=Remedy.VENDOR, remediation=how)
+    else:
+        yield Answer(Outcome.PASS, observed, facts.closure.evidence)
+
+
+def _observed(found: Closure, counted: list[ElfObject], certain: int, possible: int) -> str:
+    """The sums, the largest files, and what was left out or could not be found."""
+    files = sum(each.certain for each in counted)
+    parts = [f"{_mb(certain)} in {files} file{'s' * (files != 1)}: {_largest(each for each in counted if each.certain)}"]
+    if possible > certain:
+        parts.append(f"up to {_mb(possible)} with what may be loaded: {_largest(each for each in counted if not each.certain)}")
+    machine = found.objects[0].machine if found.objects else 0
+    foreign = [each for each in counted if each.machine != machine]
+    if foreign:
+        parts.append(f"for another processor: {_largest(foreign)}")
+    left_out = sorted({each.path for each in found.objects} - {each.path for each in counted})
+    if left_out:
+        parts.append(f"not counted: {', '.join(path.rpartition('/')[2] for path in left_out)}")
+    missing = [f"{each.name} (for {each.needed_by.rpartition('/')[2]})" for each in found.missing if not each.optional]
+    if missing:
+        parts.append(f"not found: {_some(missing)}")
+    unread = [f"{each.evidence[0].path if each.evidence else 'a file'} ({each.note or each.status.value})" for each in found.unread]
+    if unread:
+        parts.append(f"not read: {_some(unread)}")
+    return "; ".join(parts)
+
+
+def _smaller(counted: list[ElfObject], certain: int) -> str:
+    """What would bring it below the limit: how much, and the fewest files that together are as much."""
+    excess = certain - LIMIT + 1
+    needed: list[ElfObject] = []
+    for each in sorted((each for each in counted if each.certain and each.needed_by), key=lambda each: (-each.size, each.path)):
+        if sum(item.size for item in needed) >= excess:
+            break
+        needed.append(each)
+    enough = sum(each.size for each in needed) >= excess
+    without = f"; without {_largest(needed)} it would be {_mb(certain - sum(each.size for each in needed))}" if enough else ""
+    return f"Make the driver and its libraries {excess:,} bytes smaller{without}."
+
+
+def _largest(objects: Iterable[ElfObject]) -> str:
+    ordered = sorted(objects, key=lambda each: (-each.size, each.path))
+    return _some([f"{each.path.rpartition('/')[2]} {_mb(each.size)}" for each in ordered])
+
+
+def _some(texts: list[str]) -> str:
+    more = [f"{len(texts) - SHOWN} more"] if len(texts) > SHOWN else []
+    return ", ".join([*texts[:SHOWN], *more])
+
+
+def _mb(size: int) -> str:
+    """Megabytes with as many digits as it takes not to round up to the limit."""
+    return f"{size / 10**6:.2f} MB" if abs(size - LIMIT) >= 10**4 else f"{size:,} bytes"
