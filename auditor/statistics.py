@@ -116,7 +116,7 @@ def _nonzero(value: float) -> float:
     return value if abs(value) > _TINY else _TINY
 
 
-def student_interval(means: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
+def student_interval(means: Sequence[float], confidence: float = 0.95) -> Interval:
     """Return the interval of the mean of `means`, each the mean of one process. Raises ValueError without any."""
     if not means:
         raise ValueError("an interval of no means")
@@ -130,7 +130,7 @@ def _t(count: int, confidence: float) -> float:
     return t_quantile((1 + confidence) / 2, count - 1)
 
 
-def decide(means: Sequence[float], limit: float, confidence: float = CONFIDENCE, most: int = 100) -> Decision:
+def decide(means: Sequence[float], limit: float, confidence: float = 0.95, most: int = 100) -> Decision:
     """Judge whether the mean over processes is at most `limit`: met or missed once the whole interval is on one side.
 
     `most` bounds the further processes looked at; the estimate takes it that mean and spread stay as they are. A NaN is never met.

@@ -57,6 +57,7 @@ from auditor.inference import wire
 from auditor.inference.conditions import conditions
 from auditor.inference.process import Limits, Loaded, Status, Worker, WorkerFailure
 from auditor.inference.wire import AUTO, RUNTIMES, Claims, Outcome
+from auditor.statistics import spread
 from auditor.zoo.graph import BadModel, read_graph
 from auditor.zoo.protocol import (
     MAX_SECONDS,
@@ -70,7 +71,6 @@ from auditor.zoo.protocol import (
     make_inputs,
     split,
 )
-from auditor.zoo.statistics import spread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,6 +94,8 @@ class Job:
 
     name: str
     model: bytes = field(repr=False)
+    reference: bytes | None = field(default=None, repr=False)
+    """The model that the reference process runs, where it is not the same file: one rewritten without custom operators."""
     origin: str = ""
     delegate: str | None = None
     options: tuple[tuple[str, str], ...] = ()
@@ -236,7 +238,7 @@ def _reference(job: Job, run: Run, generator: np.random.Generator) -> list[_Samp
     """Make the inputs and have the reference answer each, for at most the time that a run may take."""
     pool: list[_Sample] = []
     overheads, held = [], 0
-    with Worker("reference", job.model, job.limits) as worker:
+    with Worker("reference", job.reference or job.model, job.limits) as worker:
         run["python"], run["runtime"] = worker.hello(job.runtime)
         loaded = worker.load_model(1, xnnpack=job.xnnpack)
         deadline = time.monotonic() + job.max_seconds

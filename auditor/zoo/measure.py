@@ -14,6 +14,7 @@ from auditor.zoo.catalogue import ZooModel, recognise
 from auditor.zoo.find import find_models
 from auditor.zoo.generate import generate, stand_ins
 from auditor.zoo.graph import BadModel, read_graph
+from auditor.zoo.rewrite import without_custom_deconvolution
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -119,6 +120,7 @@ def _measure(file: ModelFile, delegate: Delegate | None, seconds: float, runtime
     job = Job(
         name=file.model.name,
         model=file.content,
+        reference=_reference(file),
         origin=file.origin,
         delegate=delegate.path if delegate else None,
         options=delegate.options if delegate else (),
@@ -133,6 +135,15 @@ def _measure(file: ModelFile, delegate: Delegate | None, seconds: float, runtime
         return {**run, "macs": None, "identity": {"kind": "other", "reason": str(error)}}
     identity = recognise(graph, file.sha256, file.model)
     return {**run, "macs": _macs(graph, run), "identity": {"kind": identity.kind.value, "reason": identity.reason}}
+
+
+def _reference(file: ModelFile) -> bytes | None:
+    """The model with MediaPipe's custom operator rewritten, which no reference kernel computes; None where it has none."""
+    try:
+        rewritten = without_custom_deconvolution(file.content)
+    except BadModel:
+        return None
+    return None if rewritten == file.content else rewritten
 
 
 def _macs(graph: Graph, run: Run) -> dict[str, int] | None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from auditor.zoo.statistics import Spread, Verdict, decide, pool, spread, student_interval, t_quantile, within
+from auditor.statistics import Spread, Verdict, decide, pool, spread, student_interval, t_quantile, within
 
 # NIST/SEMATECH e-Handbook of Statistical Methods, 1.3.6.7.2, critical values of Student's t distribution
 TABLE = [
