@@ -9,7 +9,9 @@ from __future__ import annotations
 import enum
 import math
 import statistics
+from bisect import bisect_left
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -70,6 +72,7 @@ class Spread:
     deviation: float
 
 
+@lru_cache(maxsize=1024)
 def t_quantile(probability: float, freedom: int) -> float:
     """Return the quantile of Student's t distribution. Raises ValueError outside 0 < probability < 1, freedom >= 1."""
     if not 0 < probability < 1 or freedom < 1:
@@ -79,7 +82,7 @@ def t_quantile(probability: float, freedom: int) -> float:
     # with x = freedom / (freedom + t^2), the upper tail is half the incomplete beta function at x, which grows with x
     tail = 2 * (1 - probability)
     low, high = 0.0, 1.0
-    for _ in range(_ITERATIONS):
+    while high - low > 1e-14 * high:
         middle = (low + high) / 2
         if _incomplete_beta(freedom / 2, 0.5, middle) < tail:
             low = middle
@@ -117,9 +120,11 @@ def _nonzero(value: float) -> float:
 
 
 def student_interval(means: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Return the interval of the mean of `means`, each the mean of one process. Raises ValueError without any."""
+    """Return the interval of the mean of `means`, each the mean of one process; NaN if one is. Raises ValueError without any."""
     if not means:
         raise ValueError("an interval of no means")
+    if not all(map(math.isfinite, means)):
+        return Interval(math.nan, math.inf, len(means))
     if len(means) == 1:
         return Interval(means[0], math.inf, 1)
     half = _t(len(means), confidence) * statistics.stdev(means) / math.sqrt(len(means))
@@ -144,14 +149,18 @@ def decide(means: Sequence[float], limit: float, confidence: float = 0.95, most:
 
 
 def _further(means: Sequence[float], limit: float, confidence: float, most: int) -> int | None:
+    if not all(map(math.isfinite, means)):
+        return None
     if len(means) == 1:
         return 1  # nothing is known of the spread before a second one
     margin, deviation = abs(limit - statistics.fmean(means)), statistics.stdev(means)
-    for further in range(1, most + 1):
+
+    def decides(further: int) -> bool:
         count = len(means) + further
-        if _t(count, confidence) * deviation / math.sqrt(count) < margin:
-            return further
-    return None
+        return _t(count, confidence) * deviation / math.sqrt(count) < margin
+
+    further = 1 + bisect_left(range(1, most + 1), True, key=decides)
+    return further if further <= most else None
 
 
 def spread(errors: Iterable[float]) -> Spread:
