@@ -1,0 +1,78 @@
+"""What the dma-buf probe found, as its record holds it.
+
+The answer to the question `probe dma-buf` is one JSON document:
+
+    {"schema": "crosml-audit/probe/1", "probe": "dma-buf", "accelerators": [{
+        "accelerator": "pci:0000:00:05.0", "driver": "edu_accel", "claimed": 3, "note": "",
+        "exports": [{"exporter": "pci:0000:00:05.0", "importer": "vgem", "error": "", "proof": "same-inode"}],
+        "imports": [{"exporter": "dma_heap:system", "importer": "pci:0000:00:05.0", "error": "ENODEV", "proof": ""}]}]}
+
+`accelerator` is a subject; an `exporter` or `importer` that is the accelerator has its subject, another its name; `importer` is empty
+where only a file descriptor was asked for. `claimed` is the value of DRM_CAP_PRIME (1 import, 2 export), null where the node has no
+such capability. `error` is the name of an errno, empty where the kernel agreed; `proof` says how it was seen that the importer has the
+exporter's memory: `device-copy` (the device moved data that the other side then read), `same-inode` (the importer's handle exported
+again is the same buffer), `attachment` (the kernel lists the importer's device as attached), or empty.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, Any
+
+from auditor.facts.probing import read_probe, text
+from auditor.facts.types import BufferTrial, DmaBuf, Fact, Listing, Missing
+
+if TYPE_CHECKING:
+    from auditor.facts.reading import Device
+    from auditor.facts.types import Accelerator
+
+PROOFS = frozenset({"", "device-copy", "same-inode", "attachment"})
+
+LIMIT = 1024
+"""Accelerators of a document, and trials of an accelerator."""
+
+_ERRORS = frozenset(errno.errorcode.values()) | {"", "EOPNOTSUPP"}
+
+
+def read_dma_buf(device: Device, accelerators: Fact[Listing[Accelerator]]) -> Fact[tuple[DmaBuf, ...]]:
+    """What was tried with each accelerator's nodes; of subjects that are accelerators here, each once."""
+    if isinstance(accelerators, Missing):
+        return accelerators
+    known = {each.subject for each in accelerators.value.items}
+    return read_probe(device, "dma-buf", lambda document: _results(document["accelerators"], known))
+
+
+def _results(entries: Any, known: set[str]) -> tuple[DmaBuf, ...]:
+    results = {each.accelerator: each for each in map(_result, _list(entries))}
+    if len(results) < len(entries):
+        raise ValueError("accelerators: one is there twice")
+    return tuple(results[subject] for subject in sorted(known & results.keys()))
+
+
+def _result(entry: dict[str, Any]) -> DmaBuf:
+    claimed = entry["claimed"]
+    if claimed is not None and (type(claimed) is not int or not 0 <= claimed <= 3):
+        raise ValueError("claimed: expected null or 0 to 3")
+    return DmaBuf(
+        accelerator=text(entry["accelerator"]),
+        driver=text(entry["driver"]),
+        claimed=claimed,
+        exports=tuple(map(_trial, _list(entry["exports"]))),
+        imports=tuple(map(_trial, _list(entry["imports"]))),
+        note=text(entry["note"]),
+    )
+
+
+def _trial(entry: dict[str, Any]) -> BufferTrial:
+    trial = BufferTrial(text(entry["exporter"]), text(entry["importer"]), text(entry["error"]), text(entry["proof"]))
+    if trial.error not in _ERRORS:
+        raise ValueError("error: expected the name of an errno")
+    if trial.proof not in PROOFS or (trial.proof and (trial.error or not trial.importer)):
+        raise ValueError("proof: expected one that goes with an importer and without an error")
+    return trial
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list) or len(value) > LIMIT:
+        raise ValueError(f"expected a list of at most {LIMIT}")
+    return value

@@ -1,0 +1,130 @@
+"""Tools to analyse performance: ftrace events of the accelerator's driver, and Perfetto in its user space.
+
+The answer to the question `probe tracing` is one JSON document, events counted while the accelerator worked:
+
+    {"schema": "crosml-audit/probe/1", "probe": "tracing", "counts": {"vpu:job": 12, "dma_fence:dma_fence_signaled": 12}}
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from auditor.facts.probing import read_probe, text
+from auditor.facts.reading import all_of, parse
+from auditor.facts.types import Accelerator, Fact, Listing, Missing, Ok, Tracing
+from auditor.model import Remedy, Status, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from auditor.facts.reading import Device
+    from auditor.facts.types import Plan
+
+_SYSTEMS: Mapping[str, tuple[str, ...]] = {
+    "adreno": ("drm_msm_gpu",),
+    "amdgpu": ("amdgpu",),
+    "amdxdna": ("amdxdna",),
+    "etnaviv": ("gpu_scheduler",),
+    "ethosu": ("gpu_scheduler",),
+    "habanalabs": ("habanalabs",),
+    "i915": ("i915",),
+    "intel_vpu": ("vpu",),
+    "lima": ("lima", "gpu_scheduler"),
+    "panfrost": ("gpu_scheduler",),
+    "panthor": ("panthor", "gpu_scheduler"),
+    "rocket": ("gpu_scheduler",),
+    "virtio_gpu": ("virtio_gpu",),
+    "xe": ("xe",),
+}
+"""Where a mainline driver's jobs are traced: TRACE_SYSTEM of its own header, or the DRM scheduler's where that runs its jobs."""
+
+_GENERIC = ("dma_fence", "drm", "gpu_scheduler", "iommu")
+
+_FOLDERS = ("/sys/kernel/tracing/events", "/sys/kernel/debug/tracing/events")
+
+_EVENTS_SECTION = "_ftrace_events"
+"""The section of a module that lists the trace events it defines (include/linux/trace_events.h, TRACE_EVENT)."""
+
+COUNTS = 4096
+"""Events in a probe's document."""
+
+
+def read_tracing(device: Device, accelerators: Fact[Listing[Accelerator]], plan: Plan) -> Tracing:
+    """What the kernel traces of the accelerators' drivers, and what a probe counted."""
+    items = accelerators.value.items if isinstance(accelerators, Ok) else ()
+    folder, listed = _events(device)
+    wanted = {system for each in items for system in _expected(each)} | set(_GENERIC)
+    return Tracing(
+        systems=parse(listed, lambda names: _systems(device, folder, sorted(wanted.intersection(names)))),
+        own={each.subject: _own(device, each, listed) for each in items},
+        perfetto=_perfetto(plan),
+        emitted=read_probe(device, "tracing", _counts),
+    )
+
+
+def _events(device: Device) -> tuple[str, Fact[tuple[str, ...]]]:
+    """The folder of trace systems, and their names. /sys/kernel/tracing is there, but empty, where tracefs is mounted elsewhere."""
+    first, second = _FOLDERS
+    listed = device.names(first)
+    if isinstance(listed, Missing) and listed.status is Status.ABSENT:
+        older = device.names(second)
+        return (first, listed) if older.status is Status.ABSENT else (second, older)
+    return first, listed
+
+
+def _systems(device: Device, folder: str, names: list[str]) -> dict[str, tuple[str, ...]]:
+    found = {name: device.names(f"{folder}/{name}") for name in names}
+    return {
+        name: tuple(printable(event) for event in each.value if event not in {"enable", "filter"})
+        for name, each in found.items()
+        if isinstance(each, Ok)
+    }
+
+
+def _driver(accelerator: Accelerator) -> str:
+    return accelerator.driver.value.replace("-", "_") if isinstance(accelerator.driver, Ok) else ""
+
+
+def _expected(accelerator: Accelerator) -> tuple[str, ...]:
+    """The trace systems in which a driver's events would be: the known ones, else one of its own name."""
+    name = _driver(accelerator)
+    return _SYSTEMS.get(name, (name,) if name else ())
+
+
+def _own(device: Device, accelerator: Accelerator, listed: Fact[tuple[str, ...]]) -> Fact[tuple[str, ...]]:
+    """Where the driver's own events are, by either of two signs: its trace system is there, or its module defines events.
+
+    That it has none takes both: no system of its, and either a module without events or a driver whose systems are known.
+    """
+    if isinstance(accelerator.driver, Missing):
+        return accelerator.driver
+    module = accelerator.module.value.name if isinstance(accelerator.module, Ok) else _driver(accelerator)
+    systems = parse(listed, lambda names: tuple(f"events/{name}" for name in _expected(accelerator) if name in names))
+    sections = device.names(f"/sys/module/{module}/sections")
+    defined = parse(sections, lambda names: (f"module {printable(module)}",) if _EVENTS_SECTION in names else ())
+    signs = [each for each in (systems, defined) if isinstance(each, Ok) and each.value]
+    if signs:
+        places = tuple(place for each in signs for place in each.value)
+        return Ok(places, (*accelerator.driver.evidence, *(replace(item, necessary=len(signs) == 1) for item in all_of(*signs))))
+    if isinstance(systems, Missing):
+        return systems
+    if isinstance(defined, Missing) and not (defined.status is Status.ABSENT and _driver(accelerator) in _SYSTEMS):
+        return defined
+    return Ok((), all_of(accelerator.driver, systems, defined))
+
+
+def _perfetto(plan: Plan) -> Missing:
+    """Not looked for yet: searching a library of 100 MB for names takes a question that answers without the file itself."""
+    if plan.delegate is None:
+        return Missing(Status.UNASKED, (), "no user-space driver was named", Remedy.DELEGATE)
+    return Missing(Status.UNASKED, (), "the user-space driver was not searched for Perfetto's names", Remedy.VENDOR)
+
+
+def _counts(document: dict[str, Any]) -> dict[str, int]:
+    counts = document["counts"]
+    if not isinstance(counts, dict) or len(counts) > COUNTS:
+        raise ValueError(f"counts: expected an object of at most {COUNTS} events")
+    if not all(type(count) is int and count >= 0 for count in counts.values()):
+        raise ValueError("counts: expected numbers of events")
+    return {text(event): counts[event] for event in sorted(counts)}
