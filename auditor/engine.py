@@ -114,7 +114,7 @@ def judge(
             for each in found
         ),
         verdict=verdict(results),
-        counts=_counts(results),
+        counts=counts(results),
         requirements=results,
         model_runs=_model_runs(facts),
         notes=(*context.notes, *_waiver_notes(waivers, results, today)),
@@ -141,18 +141,22 @@ def worst(outcomes: Iterable[Outcome]) -> Outcome:
     return min(outcomes, key=_WORST_FIRST.index, default=Outcome.UNKNOWN)
 
 
+def outcome(findings: Iterable[Finding]) -> Outcome:
+    """What a requirement's findings add up to: the worst of the `must` ones, of which a waived one counts as a pass."""
+    return worst(Outcome.PASS if finding.waiver else finding.outcome for finding in findings if finding.level is Level.MUST)
+
+
 def _result(requirement: Requirement, findings: Sequence[Finding], waivers: dict[str, Waiver]) -> RequirementResult:
     shown = tuple(
         replace(finding, waiver=waivers.get(finding.id)) if finding.outcome in {Outcome.FAIL, Outcome.UNKNOWN} else finding
         for finding in findings
     )
-    decisive = [finding for finding in shown if finding.level is Level.MUST]
     return RequirementResult(
         id=requirement.id,
         title=requirement.title,
         level=requirement.level,
-        outcome=worst(Outcome.PASS if finding.waiver else finding.outcome for finding in decisive),
-        waived=any(finding.waiver for finding in decisive),
+        outcome=outcome(shown),
+        waived=any(finding.waiver for finding in shown if finding.level is Level.MUST),
         findings=shown,
     )
 
@@ -241,10 +245,11 @@ def _missing(fact: Missing) -> Answer:
     return Answer(Outcome.UNKNOWN, observed, fact.evidence, f"{where} {how}, so this cannot be decided.", remedy=fact.remedy)
 
 
-def _counts(results: Iterable[RequirementResult]) -> dict[str, int]:
+def counts(results: Iterable[RequirementResult]) -> dict[str, int]:
+    """How many findings have each outcome; `waived` counts covered ones again."""
     findings = [finding for result in results for finding in result.findings]
-    counts = {outcome.value: sum(finding.outcome is outcome for finding in findings) for outcome in Outcome}
-    return {**counts, "waived": sum(finding.waiver is not None for finding in findings)}
+    of_outcome = {each.value: sum(finding.outcome is each for finding in findings) for each in Outcome}
+    return {**of_outcome, "waived": sum(finding.waiver is not None for finding in findings)}
 
 
 def _waiver_notes(waivers: Iterable[Waiver], results: Iterable[RequirementResult], today: datetime.date) -> Iterator[str]:

@@ -1,0 +1,279 @@
+"""The text report, for people: what failed and why first, and in the last lines what would decide the unknowns."""
+
+from __future__ import annotations
+
+import statistics
+import textwrap
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from auditor.model import Finding, Format, Level, Outcome, Remedy, Report, RequirementResult, Verdict
+from reports.wording import binding, cut, shown, told
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from auditor.model import ModelRun
+
+MINIMUM_WIDTH = 60
+QUANTITIES = ("latency", "accuracy", "memory")
+OTHERWISE = "otherwise"
+_CELLS = {Outcome.NOT_APPLICABLE: "n/a"}
+
+_BOLD = "1"
+_STYLES = {
+    Outcome.PASS: "32",
+    Outcome.FAIL: "1;31",
+    Outcome.UNKNOWN: "33",
+    Outcome.NOT_APPLICABLE: "2",
+    Outcome.ERROR: "1;35",
+    Verdict.COMPLIANT: "1;32",
+    Verdict.NON_COMPLIANT: "1;31",
+    Verdict.INCOMPLETE: "1;33",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """How wide lines are, and whether they may be coloured."""
+
+    width: int
+    colour: bool
+
+    def paint(self, text: str, style: str | None) -> str:
+        """Text in a style of SGR, where colour is wanted."""
+        return f"\x1b[{style}m{text}\x1b[0m" if self.colour and style else text
+
+    def wrap(self, text: str, first: str = "", rest: str | None = None, style: str | None = None) -> list[str]:
+        """Text in lines, the first one led by `first` and the others by `rest` (as many blanks); `style` is that of `first`."""
+        rest = " " * len(first) if rest is None else rest
+        lines = textwrap.wrap(text, self.width, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False) or [first.rstrip()]
+        return [self.paint(lines[0][: len(first)], style) + lines[0][len(first) :], *lines[1:]]
+
+    def heading(self, text: str, style: str = _BOLD) -> list[str]:
+        """A heading in lines."""
+        return [self.paint(line, style) for line in self.wrap(text)]
+
+    def name(self, finding: Finding, first: str = "", rest: str = "  ", after: str = "", style: str | None = None) -> list[str]:
+        """A finding's id; where it takes more than a line, the subject begins the next."""
+        fits = len(first) + len(finding.id) + len(after) <= self.width
+        return self.wrap((finding.id if fits else f"{finding.check} @{finding.subject}") + after, first, rest, style)
+
+
+def render(report: Report, *, colour: bool = False, width: int = 80) -> str:
+    """The report in lines of at most `width` characters (60 at least). The caller knows whether a terminal shows colour."""
+    report = shown(report)
+    page = _Page(max(width, MINIMUM_WIDTH), colour)
+    sections = (
+        _head(page, report),
+        _failures(page, report),
+        _errors(page, report),
+        _unknowns(page, report),
+        _should(page, report),
+        _waived(page, report),
+        _requirements(page, report),
+        _zoo(page, report),
+        _notes(page, report),
+        _summary(page, report),
+    )
+    return "\n\n".join("\n".join(lines) for lines in map(list, sections) if lines) + "\n"
+
+
+def _head(page: _Page, report: Report) -> Iterator[str]:
+    device = report.device
+    yield from page.heading(f"{report.tool.name} {report.tool.version}")
+    if device.demonstration:
+        yield from page.wrap(
+            "A DEMONSTRATION on a device recorded for it, with the zoo run on this machine. It is no statement on any product."
+        )
+    yield ""
+    yield from page.wrap(report.requirements_set, "Judged by    ")
+    yield from page.wrap(f"{device.name} ({device.source})" + (f", kernel {device.kernel}" if device.kernel else ""), "Device       ")
+    yield from page.wrap(device.collected_at or "at an unknown time", "Recorded     ")
+    yield from page.wrap(device.snapshot_sha256 or "unknown", "Its sha256   ")
+    for each in report.accelerators:
+        driver = f"driver {each.driver}" if each.driver else "no driver known"
+        yield from page.wrap(", ".join(part for part in (each.id, each.name, driver, *each.nodes) if part), "Accelerator  ")
+    if not report.accelerators:
+        places = ", ".join(device.looked_in) or "no place that could be read"
+        yield from page.wrap(f"none was found; looked in {places}", "Accelerator  ")
+        yield from page.wrap(
+            "To audit something else: --demo (a recorded device), --root DIR (an unpacked image), --host [USER@]HOST (another machine).",
+            " " * 13,
+        )
+    yield from page.wrap(_verdict(report), "Verdict      ")
+
+
+def _failures(page: _Page, report: Report) -> Iterator[str]:
+    yield from _section(page, "FAILED", report, Outcome.FAIL, binding)
+
+
+def _errors(page: _Page, report: Report) -> Iterator[str]:
+    yield from _section(page, "BROKEN: the check itself did not work, a defect of the auditor", report, Outcome.ERROR)
+
+
+def _should(page: _Page, report: Report) -> Iterator[str]:
+    heading = "SHOULD BE MENDED: not part of the verdict"
+    yield from _section(page, heading, report, Outcome.FAIL, lambda result, finding: not binding(result, finding))
+
+
+def _section(
+    page: _Page,
+    heading: str,
+    report: Report,
+    outcome: Outcome,
+    wanted: Callable[[RequirementResult, Finding], bool] = lambda _result, _finding: True,
+) -> Iterator[str]:
+    """The findings of one outcome that no waiver covers, each in full."""
+    findings = [finding for result, finding in _open(report) if finding.outcome is outcome and wanted(result, finding)]
+    if findings:
+        yield from page.heading(f"{heading} ({len(findings)})", _STYLES[outcome])
+    for finding in findings:
+        yield ""
+        yield from page.name(finding)
+        yield from _fields(page, "  ", finding)
+
+
+def _unknowns(page: _Page, report: Report) -> Iterator[str]:
+    """The unknowns by what would decide them; those that say the same are told once."""
+    unknowns = [(result, finding) for result, finding in _open(report) if finding.outcome is Outcome.UNKNOWN]
+    undecided = [result.id for result in report.requirements if not any(finding.level is Level.MUST for finding in result.findings)]
+    if unknowns or undecided:
+        yield from page.heading(f"UNKNOWN ({len(unknowns)}), by what would decide them", _STYLES[Outcome.UNKNOWN])
+    for remedy, count in _remedies(report):
+        yield ""
+        yield from page.heading(f"{remedy.value if remedy else OTHERWISE} ({count})")
+        alike: dict[tuple[Any, ...], list[tuple[RequirementResult, Finding]]] = {}
+        for result, finding in unknowns:
+            if finding.remedy is remedy:
+                key = (finding.observed, finding.reason, finding.remediation, finding.owner, finding.evidence)
+                alike.setdefault(key, []).append((result, finding))
+        for group in alike.values():
+            for result, finding in group:
+                yield from page.name(finding, "  ", "    ", "" if binding(result, finding) else " (should)")
+            yield from _fields(page, "    ", group[0][1], expected=len(group) == 1)
+    if undecided:
+        yield ""
+        yield from page.wrap(f"No check answered: {', '.join(undecided)}")
+
+
+def _waived(page: _Page, report: Report) -> Iterator[str]:
+    findings = [finding for result in report.requirements for finding in result.findings if finding.waiver]
+    if findings:
+        yield from page.heading(f"WAIVED ({len(findings)})")
+    for finding in findings:
+        yield ""
+        yield from page.name(finding, f"{finding.outcome.value}  ", style=_STYLES[finding.outcome])
+        yield from _fields(page, "  ", finding)
+
+
+def _fields(page: _Page, indent: str, finding: Finding, *, expected: bool = True) -> Iterator[str]:
+    """What a finding says of itself, a label each."""
+    for label, line in told(finding):
+        if expected or label != "expected":
+            yield from page.wrap(line, f"{indent}{label:<10}")
+
+
+def _requirements(page: _Page, report: Report) -> Iterator[str]:
+    for heading, level in (("REQUIREMENTS", Level.MUST), ("REQUIREMENTS that should be met: not part of the verdict", Level.SHOULD)):
+        results = [result for result in report.requirements if result.level is level]
+        if results:
+            yield from ([""] if level is Level.SHOULD else [])
+            yield from page.heading(heading)
+        for result in results:
+            outcome = result.outcome.value + (", waived" if result.waived else "")
+            lead = f"{outcome:<16}{result.id:<17}"
+            if len(result.id) < 17:
+                yield from page.wrap(result.title, lead, style=_STYLES[result.outcome])
+            else:
+                yield from page.wrap(result.id, f"{outcome:<16}", style=_STYLES[result.outcome])
+                yield from page.wrap(result.title, " " * 18)
+
+
+def _zoo(page: _Page, report: Report) -> Iterator[str]:
+    """A row for each model: its figures, and below them its outcomes."""
+    results = {result.id: result for result in report.requirements}
+    of_page = filter(None, (_model(result.id) for result in report.requirements))
+    models = list(dict.fromkeys((*of_page, *(run.model for run in report.model_runs))))
+    if not models:
+        return
+    files = {used.name: used for used in report.zoo.models}
+    room = page.width - 43
+    yield from page.heading(f"ZOO {report.zoo.version}")
+    if report.device.demonstration:
+        yield from page.wrap("A DEMONSTRATION: the models ran on this machine, not on the device above.")
+    yield f"{'':<{room}}{'latency':>11}{'avg error':>11}{'memory':>11}{'delegated':>10}"
+    for model in models:
+        yield f"{cut(model, room):<{room}}{_figures([run for run in report.model_runs if run.model == model])}"
+        file = files.get(model)
+        line = f"{cut(f'  {file.origin}, sha256 {cut(file.sha256, 13)}' if file else '  no file', room):<{room}}"
+        for quantity in QUANTITIES:
+            result = results.get(f"zoo-{model}-{quantity}")
+            word = _CELLS.get(result.outcome, result.outcome.value) + ("*" if result.waived else "") if result else "-"
+            line += " " * (11 - len(word)) + page.paint(word, _STYLES[result.outcome] if result else None)
+        yield line
+    if any(result.waived for result in results.values() if _model(result.id)):
+        yield "* waived"
+    for runner, runtime, delegate in dict.fromkeys((run.runner, run.runtime, run.delegate) for run in report.model_runs):
+        parts = (f"runner {runner}", runtime, f"delegate {delegate}" if delegate else "no delegate")
+        yield from page.wrap(", ".join(part for part in parts if part), "Run by  ")
+
+
+def _figures(runs: Sequence[ModelRun]) -> str:
+    """Of a model's runs: the mean latency, the worst error of an output, the highest peak of memory, the smallest delegated share."""
+    latency = _over(statistics.fmean, [run.latency_us for run in runs])
+    error = _over(max, [output.get("avg_error") for run in runs for output in run.accuracy or ({},)])
+    memory = _over(max, [run.memory and run.memory.get("peak_bytes", 0) + run.memory.get("device_bytes", 0) for run in runs])
+    share = _over(min, [run.delegated_macs for run in runs])
+    cells = (
+        "-" if latency is None else f"{latency / 1e3:.3g} ms",
+        "-" if error is None else f"{error:.3g}",
+        "-" if memory is None else f"{memory / 1e6:.4g} MB",
+    )
+    return "".join(f"{cell:>11}" for cell in cells) + f"{'-' if share is None else f'{share:.1%}':>10}"
+
+
+def _notes(page: _Page, report: Report) -> Iterator[str]:
+    if report.notes:
+        yield from page.heading("NOTES")
+    for note in report.notes:
+        yield from page.wrap(note, "* ")
+
+
+def _summary(page: _Page, report: Report) -> Iterator[str]:
+    counts = ", ".join(f"{report.counts.get(outcome.value, 0)} {outcome.value}" for outcome in Outcome)
+    yield from page.wrap(f"{counts}; {report.counts.get('waived', 0)} waived", "Findings  ")
+    yield from page.wrap(_verdict(report), "Verdict   ")
+    parts = [f"{remedy.value if remedy else OTHERWISE}: {count}" for remedy, count in _remedies(report)]
+    yield from page.wrap("To decide the unknowns: " + "; ".join(parts) if parts else "No finding is unknown.")
+
+
+def _verdict(report: Report) -> str:
+    return report.verdict.value.upper() + (" (a demonstration)" if report.device.demonstration else "")
+
+
+def _open(report: Report) -> Iterator[tuple[RequirementResult, Finding]]:
+    """The findings that no waiver covers, with their requirements."""
+    return ((result, finding) for result in report.requirements for finding in result.findings if finding.waiver is None)
+
+
+def _remedies(report: Report) -> Iterator[tuple[Remedy | None, int]]:
+    """What would decide the unknowns, and how many of them."""
+    counts = Counter(finding.remedy for _, finding in _open(report) if finding.outcome is Outcome.UNKNOWN)
+    return ((remedy, counts[remedy]) for remedy in (*Remedy, None) if counts[remedy])
+
+
+def _model(requirement: str) -> str:
+    """The model of a zoo requirement's id, `zoo-<model>-<quantity>`; empty for another id."""
+    name, _, quantity = requirement.partition("zoo-")[2].rpartition("-")
+    return name if requirement.startswith("zoo-") and quantity in QUANTITIES else ""
+
+
+def _over(fold: Callable[[list[float]], float], values: Sequence[Any]) -> float | None:
+    """One number of many; None where one of them is missing, or is none that a table can hold (a vendor's process may report anything)."""
+    numbers = [float(value) for value in values if isinstance(value, (int, float)) and abs(value) < 1e15]
+    return fold(numbers) if numbers and len(numbers) == len(values) else None
+
+
+FORMAT = Format("text", "text/plain; charset=utf-8", ".txt", render)

@@ -1,0 +1,155 @@
+"""The text report: what is in it and in which order, at 80 columns, whatever a device is called."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from auditor.model import DeviceSummary, Evidence, Outcome, Remedy, Status
+from fixtures.hostile import reports
+from fixtures.report import NPU, SELFIE, WAIVER, finding, report, result, run, sample
+from reports.text import FORMAT, render
+
+GOLDEN = Path(__file__).parent / "golden" / "report.txt"
+SGR = re.compile(r"\x1b\[[0-9;]+m")
+DEMONSTRATION = DeviceSummary("demo", "edu", "cd" * 32, "2026-03-01T12:00:00Z", demonstration=True)
+
+
+def lines(*args, **options):
+    return render(*args, **options).splitlines()
+
+
+def test_sample_is_as_it_was_read_and_approved():
+    """Run with CROSML_AUDIT_REGENERATE=1 to write it anew, and read the difference."""
+    text = render(sample())
+    if os.environ.get("CROSML_AUDIT_REGENERATE"):
+        GOLDEN.write_text(text)
+    assert text == GOLDEN.read_text()
+
+
+def test_what_failed_comes_first_and_the_verdict_last():
+    text = render(sample())
+    order = (
+        "FAILED (2)",
+        "BROKEN",
+        "UNKNOWN (7)",
+        "SHOULD BE MENDED",
+        "WAIVED (1)",
+        "REQUIREMENTS",
+        "ZOO 0.0.2",
+        "NOTES",
+        "Findings  ",
+        "To decide",
+    )
+    places = [text.index(part) for part in order]
+    assert places == sorted(places)
+
+
+def test_a_failure_is_told_in_full():
+    told = render(
+        report(result("security-3", finding("security-3.domain@" + NPU, Outcome.FAIL, evidence=(Evidence("/sys/x", Status.DENIED),))))
+    )
+    for part in ("what security-3.domain observed", "expects", "Why security-3.domain is fail.", "What to do", "vendor", "/sys/x (denied)"):
+        assert part in told
+
+
+def test_the_last_lines_say_what_would_decide_the_unknowns():
+    assert " ".join(lines(sample())[-2:]) == "To decide the unknowns: as root: 2; with --delegate: 3; with --zoo-manifest: 1; otherwise: 1"
+    unknowns = [finding(f"security-1.w{index}@device", Outcome.UNKNOWN, remedy=Remedy.ROOT) for index in range(4)]
+    assert lines(report(result("security-1", *unknowns)))[-1] == "To decide the unknowns: as root: 4"
+    waived = finding("security-1.w@device", Outcome.UNKNOWN, remedy=Remedy.ROOT, waiver=WAIVER)
+    assert lines(report(result("security-1", waived)))[-1] == "No finding is unknown."
+
+
+def test_a_waived_finding_shows_the_outcome_and_the_waiver():
+    text = render(sample())
+    waived = text[text.index("WAIVED") : text.index("REQUIREMENTS")]
+    assert "fail  functional-1.in-tree@" in waived
+    assert "The driver is under review upstream. (A. Reviewer, until 2026-12-31)" in waived
+    assert "functional-1.in-tree@" not in text[: text.index("WAIVED")]
+    assert "pass, waived    functional-1 " in text
+
+
+def test_a_should_failure_stands_apart():
+    text = render(sample())
+    assert "security-3.reserved" not in text[text.index("FAILED") : text.index("SHOULD BE MENDED")]
+
+
+def test_unknowns_that_say_the_same_are_told_once():
+    assert render(sample()).count("No delegate was given, so nothing was measured.") == 1
+
+
+def test_a_requirement_that_no_check_answers_is_named():
+    assert "No check answered: security-2" in lines(sample())
+
+
+def test_every_requirement_and_every_zoo_model_has_a_row():
+    text = render(sample())
+    rows = text[text.index("REQUIREMENTS") : text.index("NOTES")].splitlines()
+    for each in sample().requirements:
+        assert any(re.match(rf"{each.outcome.value}.* {re.escape(each.id)}( |$)", row) for row in rows), each.id
+    assert f"{SELFIE}    4.26 ms   1.25e-08    88.3 MB     99.1%" in rows
+    assert "  stand-in, sha256 ababab…ababab         unknown       pass    unknown" in rows
+
+
+def test_a_figure_that_one_run_lacks_is_not_shown():
+    broken = run(
+        SELFIE, status="died", latency_us=None, memory=None, accuracy=({"avg_error": 1.0}, {"avg_error": None}), delegated_macs=None
+    )
+    (row,) = [line for line in lines(sample(model_runs=(run(SELFIE), broken))) if line.startswith(f"{SELFIE}  ")]
+    assert row.split() == [SELFIE, "-", "-", "-", "-"]
+
+
+def test_a_demonstration_says_so_at_the_top_and_beside_the_zoo():
+    text = lines(sample(device=DEMONSTRATION))
+    assert "DEMONSTRATION" in text[1]
+    assert "DEMONSTRATION" in text[text.index("ZOO 0.0.2") + 1]
+    assert "Verdict   NON-COMPLIANT (a demonstration)" in text
+    assert "demonstration" not in render(sample()).lower()
+
+
+def test_no_accelerator_says_where_it_looked_and_what_else_can_be_done():
+    text = " ".join(render(sample(accelerators=())).split())
+    assert "none was found; looked in /sys/class/accel, /sys/bus/pci" in text
+    for option in ("--demo", "--root", "--host"):
+        assert option in text
+    assert "none was found" not in render(sample())
+
+
+def test_evidence_beyond_a_few_is_counted():
+    many = tuple(Evidence(f"/lib/{number}.so", Status.OK) for number in range(20))
+    text = render(report(result("misc-1", finding("misc-1.size@device", Outcome.FAIL, evidence=many))))
+    assert "/lib/7.so" in text
+    assert "/lib/8.so" not in text
+    assert "and 12 more, which the JSON report lists" in text
+
+
+def test_an_empty_report_is_a_report():
+    assert "Verdict   INCOMPLETE" in render(report())
+
+
+def test_colour_changes_nothing_but_colour():
+    coloured = render(sample(), colour=True)
+    assert "\x1b[1;31m" in coloured
+    assert SGR.sub("", coloured) == render(sample())
+
+
+@pytest.mark.parametrize("width", [1, 60, 80, 200])
+def test_lines_keep_the_width(width):
+    assert all(len(line) <= max(width, 60) for line in lines(sample(), width=width))
+
+
+@given(reports(), st.booleans(), st.integers(60, 100))
+def test_no_device_drives_the_terminal(report, colour, width):
+    text = SGR.sub("", render(report, colour=colour, width=width)) if colour else render(report, width=width)
+    assert all(char.isprintable() or char == "\n" for char in text)
+    assert all(len(line) <= width for line in text.splitlines())
+
+
+def test_format_says_what_it_is():
+    assert (FORMAT.name, FORMAT.suffix, FORMAT.render) == ("text", ".txt", render)
