@@ -35,6 +35,8 @@ def of_baseline(facts: Facts, requirement: Requirement, judge: Callable[..., Ite
 
 def of_stand_in(facts: Facts, requirement: Requirement, judge: Callable[..., Iterator[Answer]]) -> Iterator[Answer]:
     """The answers about a generated stand-in that is not pinned: shown beside the baseline, never instead of it."""
+    if not any(each.name == requirement.model and each.origin == "stand-in" for each in facts.plan.models):
+        return
     result, runs = _runs(facts, requirement)
     if _identity(facts, result, runs[0])[0] == "stand-in":
         yield from judge(facts, result, runs, requirement)
