@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import os
+import sys
 from typing import TYPE_CHECKING
 
 from auditor.model import Outcome
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from auditor.model import Check
 
 _OUTCOMES = (Outcome.PASS, Outcome.FAIL, Outcome.UNKNOWN, Outcome.NOT_APPLICABLE)
@@ -30,3 +34,24 @@ def manual_page(check: Check) -> str:
         "",
         f"What to do: {check.remediation}",
     ])  # fmt: skip
+
+
+def write_pages(folder: str, found: Iterable[Check]) -> None:
+    """Write a page a check and an index to a folder, in place of those that are there."""
+    os.makedirs(folder, exist_ok=True)
+    for name in os.listdir(folder):
+        if name.endswith(".md"):
+            os.unlink(os.path.join(folder, name))
+    lines = ["# Checks", "", "Made by `make docs` from the checks' own metadata.", ""]
+    for check in found:
+        lines.append(f"* [{check.id}]({check.id}.md) ({check.level.value}): {check.expected}")
+        with open(os.path.join(folder, f"{check.id}.md"), "w", encoding="utf-8") as page:
+            page.write(manual_page(check) + "\n")
+    with open(os.path.join(folder, "README.md"), "w", encoding="utf-8") as index:
+        index.write("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    from auditor import registry
+
+    write_pages(sys.argv[1], registry.checks(plugins=False))

@@ -71,9 +71,9 @@ def read_accelerators(device: Device, kernel: Kernel, wanted: tuple[str, ...] = 
     merged: dict[str, list[_Sighting]] = {}
     for sighting in sightings:
         merged.setdefault(sighting.sysfs, []).append(sighting)
-    items = [_accelerator(device, kernel, sysfs, seen) for sysfs, seen in sorted(merged.items())]
-    chosen = tuple(item for item in items if not wanted or item.subject in wanted)
-    return Ok(Listing(chosen, tuple(looked), tuple(unread)), tuple(looked))
+    identities = [(_identity(device, sysfs), seen) for sysfs, seen in sorted(merged.items())]
+    chosen = [(identity, seen) for identity, seen in identities if not wanted or identity.subject in wanted]
+    return Ok(Listing(tuple(_accelerator(device, kernel, *each) for each in chosen), tuple(looked), tuple(unread)), tuple(looked))
 
 
 def _place(subsystem: str) -> str:
@@ -156,40 +156,46 @@ def _vfio_node(device: Device, sysfs: str) -> Node | None:
     return None
 
 
-def _accelerator(device: Device, kernel: Kernel, sysfs: str, seen: list[_Sighting]) -> Accelerator:
-    uevent = parse(
-        device.text(f"{sysfs}/uevent"),
-        lambda text: dict(line.split("=", 1) for line in text.splitlines() if "=" in line),
-    )
+@dataclass(frozen=True, slots=True)
+class _Identity:
+    """What a device is called: a PCI address or a device tree path outlives a boot, an index does not. `home` is its bus device's path."""
+
+    sysfs: str
+    home: str
+    bus: str
+    subject: str
+    properties: dict[str, str]
+
+
+def _identity(device: Device, sysfs: str) -> _Identity:
+    uevent = parse(device.text(f"{sysfs}/uevent"), lambda text: dict(line.split("=", 1) for line in text.splitlines() if "=" in line))
     properties: dict[str, str] = uevent.value if isinstance(uevent, Ok) else {}
-    bus, subject, home = _identity(sysfs, properties)
-    driver = device.link_name(f"{sysfs}/driver")
-    nodes = {sighting.node.path: sighting.node for sighting in seen if sighting.node}
-    return Accelerator(
-        subject=subject,
-        bus=bus,
-        sysfs=sysfs,
-        found_in=tuple(sorted({sighting.place for sighting in seen})),
-        ids=_ids(bus, properties),
-        modalias=properties.get("MODALIAS", ""),
-        nodes=tuple(nodes[path] for path in sorted(nodes)),
-        driver=driver,
-        module=read_module(device, kernel, sysfs, driver),
-        group=read_group(device, home),
-    )
-
-
-def _identity(sysfs: str, properties: dict[str, str]) -> tuple[str, str, str]:
-    """The bus, the subject (a PCI address or device tree path outlives a boot, an index does not) and the sysfs path of the bus device."""
-    if "PCI_SLOT_NAME" in properties:
-        return "pci", f"pci:{properties['PCI_SLOT_NAME']}", sysfs
-    if "OF_FULLNAME" in properties:
-        return "platform", f"of:{properties['OF_FULLNAME']}", sysfs
     parent, _, name = sysfs.rpartition("/")
     address = parent.rpartition("/")[2]
+    if "PCI_SLOT_NAME" in properties:
+        return _Identity(sysfs, sysfs, "pci", f"pci:{properties['PCI_SLOT_NAME']}", properties)
+    if "OF_FULLNAME" in properties:
+        return _Identity(sysfs, sysfs, "platform", f"of:{properties['OF_FULLNAME']}", properties)
     if name.startswith("virtio") and address.count(":") == 2:  # a virtio device is the PCI function that carries it
-        return "pci", f"pci:{printable(address)}", parent
-    return "platform", f"platform:{printable(name)}", sysfs
+        return _Identity(sysfs, parent, "pci", f"pci:{printable(address)}", properties)
+    return _Identity(sysfs, sysfs, "platform", f"platform:{printable(name)}", properties)
+
+
+def _accelerator(device: Device, kernel: Kernel, identity: _Identity, seen: list[_Sighting]) -> Accelerator:
+    driver = device.link_name(f"{identity.sysfs}/driver")
+    nodes = {sighting.node.path: sighting.node for sighting in seen if sighting.node}
+    return Accelerator(
+        subject=identity.subject,
+        bus=identity.bus,
+        sysfs=identity.sysfs,
+        found_in=tuple(sorted({sighting.place for sighting in seen})),
+        ids=_ids(identity.bus, identity.properties),
+        modalias=identity.properties.get("MODALIAS", ""),
+        nodes=tuple(nodes[path] for path in sorted(nodes)),
+        driver=driver,
+        module=read_module(device, kernel, identity.sysfs, driver),
+        group=read_group(device, identity.home),
+    )
 
 
 def _ids(bus: str, properties: dict[str, str]) -> dict[str, str]:
