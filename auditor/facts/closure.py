@@ -2,7 +2,8 @@
 
 From the delegate on, breadth first: DT_NEEDED, DT_FILTER and DT_AUXILIARY; then what the files say they dlopen (`.note.dlopen`, and names
 of shared objects among their bytes); last what only may be loaded: a name found outside the vendor's folders, and every other ELF file in
-those folders, since a name may be composed at run time. A folder is listed once, and names are looked up in memory.
+those folders, since a name may be composed at run time (in a folder that others share, such as /usr/lib64, only files that fit a format
+among the driver's names). A folder is listed once, and names are looked up in memory.
 
 `ld.so.cache` is not read. It is what ldconfig made of the folders that are searched here (`ld.so.conf` and the defaults), so an image
 whose cache names files elsewhere gives a missing library, which is no pass.
@@ -39,6 +40,9 @@ MAX_FOLDERS = 256
 """Folders that one object's names are searched in, and files and folders of ld.so.conf."""
 
 MAX_BESIDE = 4096
+MIN_LITERAL = 10
+"""Characters of a name's format that must be literal, `lib` and `.so` among them."""
+
 MAX_INCLUDES = 8
 
 SETTINGS = (
@@ -59,6 +63,8 @@ _TRIPLETS = {
     elves.RISCV: "riscv64-linux-gnu",
 }
 _PLATFORMS = {elves.X86_64: "x86_64", elves.AARCH64: "aarch64", elves.ARM: "v7l", elves.X86: "i686", elves.RISCV: "riscv64"}
+_SHARED = frozenset({"/bin", "/sbin", "/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin", "/usr/local/lib", "/usr/local/lib64"})
+_CONVERSION = re.compile(r"%[-+ #0-9.]{0,8}[hlz]{0,2}[a-zA-Z]")
 _TOKEN = re.compile(r"\$(?:\{(ORIGIN|LIB|PLATFORM)\}|(ORIGIN|LIB|PLATFORM))")
 _DELEGATE_PATH = re.compile(r"""["']?delegate_path["']?\s*:\s*("(?:[^"\\\n]|\\.)*")""")
 
@@ -140,7 +146,7 @@ class _Search:
     def __init__(self, device: Device) -> None:
         self._device = device
         self._names: dict[str, Fact[frozenset[str]]] = {}
-        self._elves: dict[str, elves.Elf | MissingFact | None] = {}
+        self._elves: dict[str, Fact[elves.Elf | None]] = {}
         self._conf: Fact[tuple[str, ...]] | None = None
 
     def names(self, folder: str) -> frozenset[str]:
@@ -162,20 +168,17 @@ class _Search:
             raise MissingFact(Missing(Status.FAILED, found.evidence, f"a {stat.kind}, not a file", Remedy.EVIDENCE))
         if stat.real not in self._elves:
             self._elves[stat.real] = self._elf(stat, found.evidence)
-        elf = self._elves[stat.real]
-        if isinstance(elf, MissingFact):
-            raise elf
-        return _File(path, stat, found.evidence[0], elf)
+        return _File(path, stat, found.evidence[0], self._elves[stat.real].open())
 
-    def _elf(self, stat: FileStat, evidence: tuple[Evidence, ...]) -> elves.Elf | MissingFact | None:
+    def _elf(self, stat: FileStat, evidence: tuple[Evidence, ...]) -> Fact[elves.Elf | None]:
         try:
-            return elves.read_elf(lambda offset, length: self._device.data(stat.real, offset, length).open(), stat.size)
+            return Ok(elves.read_elf(lambda offset, length: self._device.data(stat.real, offset, length).open(), stat.size))
         except elves.NotElf:
-            return None
+            return Ok(None)
         except elves.BadElf as error:
-            return MissingFact(Missing(Status.FAILED, evidence, printable(str(error)), Remedy.EVIDENCE))
+            return Missing(Status.FAILED, evidence, printable(str(error)), Remedy.EVIDENCE)
         except MissingFact as error:
-            return error
+            return error.missing
 
     def beside(self, path: str) -> _File | None:
         """The ELF file at a path that nothing names; None for all else. Of other files no more than four bytes are asked for."""
@@ -209,11 +212,9 @@ class _Search:
                 raise _NotFound((path,))
             return [found]
         variants: list[_File] = []
-        searched: list[str] = []
-        for folder in dict.fromkeys(self._places(loaded)):
+        for folder in self._places(loaded):
             if not folder.startswith("/"):
                 raise MissingFact(_relative(loaded, folder))
-            searched.append(folder)
             names = self.names(folder)
             for variant in self._variants(folder) if "glibc-hwcaps" in names else ():
                 if name in self.names(variant):
@@ -224,7 +225,7 @@ class _Search:
                 return [*variants, found]
         if variants:
             return variants
-        raise _NotFound(tuple(searched))
+        raise _NotFound(tuple(dict.fromkeys(self._places(loaded))))
 
     def _usable(self, path: str, loaded: _Loaded) -> _File | None:
         """The file at a path where the linker would take it; one that is no ELF file ends the linker's search with an error."""
@@ -289,6 +290,8 @@ class _Search:
         return self._conf.open()
 
     def _configuration(self, path: str, read: list[str], depth: int) -> Iterator[str]:
+        if path in read:
+            return
         read.append(path)
         if len(read) > MAX_FOLDERS or depth > MAX_INCLUDES:
             raise MissingFact(_limit(path, "too many or too deep includes"))
@@ -435,13 +438,13 @@ class _Process:
         (name,) = edge.names
         for folder in ("",) if name.startswith("/") else self._folders:
             file = self._search.file(f"{folder}/{name}") if "/" in name or name in self._search.names(folder) else None
-            if file and file.elf and (not _in_system(file.stat.real, file.elf) or self._at_root(edge.loader, file)):
+            if file and file.elf and (not _shared(file.folder, file.elf) or self._at_root(edge.loader, file)):
                 self._load(file, file.elf, name, edge.kind, edge.loader)
                 return
         self._perhaps.append(edge)
 
     def _at_root(self, loader: _Loaded, file: _File) -> bool:
-        """Whether the root itself names a file that lies with it, though both are in a system folder."""
+        """Whether the root itself names a file that lies with it, though others share the folder."""
         return loader.file.inode == self._root.inode and file.folder == self._root.folder
 
     def _maybe(self, edge: _Edge) -> None:
@@ -452,7 +455,7 @@ class _Process:
             self._take([file] if file else [], name, edge)
             return
         try:
-            self._take(self._search.find(name if name.startswith("/") else name.rpartition("/")[2], edge.loader), name, edge)
+            self._take(self._search.find(name if name.startswith("/") else _last(name), edge.loader), name, edge)
         except (_NotFound, _Unusable):  # the vendor's code would not get it either
             return
 
@@ -469,7 +472,7 @@ class _Process:
         self._seen.add(file.inode)
         if elf.soname:
             self._loaded.add(elf.soname)
-        system = _in_system(file.stat.real, elf)
+        system = _in_system(file.folder, elf)
         item = ElfObject(
             path=printable(file.stat.real),
             soname=printable(elf.soname),
@@ -489,21 +492,26 @@ class _Process:
             self._expect(self._search.loaded(file, elf, loader), item)
 
     def _expect(self, loaded: _Loaded, item: ElfObject) -> None:
-        """Queue what an object asks for. Names among the bytes of a system library may belong to anything, and are followed last."""
+        """Queue what an object asks for. Names among the bytes of a library in a shared folder may belong to anything, and come last."""
         elf, folder = loaded.elf, loaded.file.folder
         self._linked.extend(_Edge(loaded, "DT_NEEDED", (name,), optional=False) for name in elf.needed)
         self._linked.extend(_Edge(loaded, "DT_AUXILIARY" if need.optional else "DT_FILTER", *need) for need in elf.filters)
         self._opened.extend(_Edge(loaded, "dlopen note", *feature) for feature in elf.dlopen)
-        own = not item.needed_by or not item.system
+        shared = _shared(folder, elf)
+        own = not item.needed_by or not shared
         if own and folder not in self._folders:
             self._folders[folder] = None
-            if not item.system:
+            if not shared:
                 self._beside(loaded, folder)
         if item.base or item.runtime:
             return
-        names = self._search.sonames(loaded.file.stat.real)
+        names = [name for name in self._search.sonames(loaded.file.stat.real) if not _last(name).startswith(".so")]
         queue = self._opened if own else self._perhaps
-        queue.extend(_Edge(loaded, "string", (name,)) for name in names if not name.rpartition("/")[2].startswith(".so"))
+        queue.extend(_Edge(loaded, "string", (name,)) for name in names if "%" not in name)
+        if own and shared:
+            patterns = list(filter(None, (_pattern(_last(name)) for name in names if "%" in name)))
+            fitting = (name for name in sorted(self._search.names(folder)) if any(each.fullmatch(name) for each in patterns))
+            self._perhaps.extend(_Edge(loaded, "string", (f"{folder}/{name}",)) for name in fitting)
 
     def _beside(self, loaded: _Loaded, folder: str) -> None:
         names = sorted(self._search.names(folder))
@@ -519,11 +527,23 @@ def default_folders(machine: int, bits: int) -> tuple[str, ...]:
     return (*multiarch, *(("/lib64", "/usr/lib64") if bits == 64 else ()), "/lib", "/usr/lib")
 
 
-def _in_system(path: str, elf: elves.Elf) -> bool:
-    """Whether a resolved path lies in a default folder or its part for a processor; folders that ld.so.conf adds are not the system's."""
-    folder = _folder(path)
+def _in_system(folder: str, elf: elves.Elf) -> bool:
+    """Whether a resolved folder is a default one or its part for a processor; folders that ld.so.conf adds are not the system's."""
     parent, _, last = folder.rpartition("/glibc-hwcaps/")
     return (parent if parent and "/" not in last else folder) in default_folders(elf.machine, elf.bits)
+
+
+def _shared(folder: str, elf: elves.Elf) -> bool:
+    """Whether a folder holds the files of many, so that what lies in it need not be the vendor's."""
+    return folder in _SHARED or _in_system(folder, elf)
+
+
+def _pattern(name: str) -> re.Pattern[str] | None:
+    """What a printf format for a name may become, where enough of it is literal to say something."""
+    literal = _CONVERSION.split(name)
+    if sum(len(part) for part in literal) < MIN_LITERAL:
+        return None
+    return re.compile(".*".join(map(re.escape, (literal[0], literal[-1]))))
 
 
 def _delegate_paths(text: str) -> tuple[str, ...]:
@@ -533,6 +553,10 @@ def _delegate_paths(text: str) -> tuple[str, ...]:
     except ValueError:
         return ()
     return tuple(path for path in dict.fromkeys(found) if path and path.isprintable())
+
+
+def _last(path: str) -> str:
+    return path.rpartition("/")[2]
 
 
 def _folder(path: str) -> str:

@@ -31,7 +31,7 @@ SCAN_LIMIT = 1 << 30
 SCAN_NAMES = 4096
 """Different names in one file above which searching it is `failed` (E2BIG); as many as 256 times this are looked at."""
 
-_SONAME = re.compile(rb"\.so(?:\.[0-9][0-9A-Za-z]{0,15}){0,4}(?![0-9A-Za-z_])")
+_SONAME = re.compile(rb"\.so(?:\.(?:[0-9][0-9A-Za-z]{0,15}|%[0-9a-z]{1,4})){0,4}(?![0-9A-Za-z_])")
 _NAME_BYTES = bytes(byte for byte in range(33, 127) if chr(byte).isalnum() or chr(byte) in "_+-.%$@{}~/")
 _NAME_LENGTH = 255
 
