@@ -6,21 +6,24 @@ Sources: Documentation/ABI/testing/sysfs-module, Documentation/kbuild/kbuild.rst
 from __future__ import annotations
 
 import fnmatch
+import itertools
 import re
 import struct
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from auditor.facts.firmware import elf
+from auditor.facts.firmware import appended, elf
+from auditor.facts.firmware.image import Bytes
 from auditor.facts.reading import parse
 from auditor.facts.types import Fact, Missing, Module, ModuleInfo, Ok
-from auditor.facts.unpack import unpack
+from auditor.facts.unpack import compression, unpack
 from auditor.model import Remedy, Status, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from auditor.facts.reading import Device
-    from auditor.facts.types import Kernel
+    from auditor.facts.types import Kernel, Signature
 
 INDEX_LIMIT = 16 << 20
 """Bytes of a file of the module index; Debian's modules.alias, the largest, has 1.3 MB."""
@@ -28,11 +31,15 @@ INDEX_LIMIT = 16 << 20
 FILE_LIMIT = 64 << 20
 """Bytes of a module's file as it lies; the largest in use, amdgpu, has 26 MB unpacked."""
 
-SIGNATURE_MAGIC = b"~Module signature appended~\n"
-"""The end of a signed module (include/linux/module_signature.h)."""
+IMAGE_LIMIT = 128 << 20
+"""Bytes of a kernel image as it lies; Debian's has 12 MB."""
 
 SUFFIXES = (".ko", ".ko.xz", ".ko.zst", ".ko.gz")
 
+_CERTIFICATE = re.compile(rb"\x30\x82(..)\x30(?:\x81.|\x82..)\xa0\x03\x02\x01\x02", re.DOTALL)
+"""The beginning of an X.509 version 3 certificate longer than 255 bytes: its length, then the version."""
+
+_MAX_CERTIFICATES = 256
 _MAX_INFO = 1 << 20
 _MAX_PATTERN = 512
 _OVERRIDE = re.compile(r"firmware|fw_(path|name|file)")
@@ -78,11 +85,25 @@ def read_info(data: bytes) -> ModuleInfo:
     if found is None or not 0 < found.size <= _MAX_INFO:
         raise ValueError("no .modinfo section")
     note = sections.get(b".note.gnu.build-id")
+    return _info(
+        printable(data[found.offset : found.offset + found.size]).split("\0"),
+        build_id(data[note.offset : note.offset + note.size]) if note else "",
+        signed=appended.is_signed(data),
+    )
+
+
+def _built_in_info(name: str, text: str) -> ModuleInfo:
+    """What modules.builtin.modinfo, `module.key=value` ended by NUL, has of a driver. What is built in is of the kernel's own tree."""
+    entries = [entry.partition(".")[2] for entry in text.split("\0") if entry.partition(".")[0].replace("-", "_") == name]
+    return replace(_info(entries, "", signed=False), intree=True)
+
+
+def _info(entries: list[str], identity: str, *, signed: bool) -> ModuleInfo:
     values: dict[str, list[str]] = {}
-    for entry in data[found.offset : found.offset + found.size].split(b"\0"):
-        key, equals, value = entry.partition(b"=")
+    for entry in entries:
+        key, equals, value = entry.partition("=")
         if equals:
-            values.setdefault(printable(key), []).append(printable(value))
+            values.setdefault(key, []).append(printable(value))
     one = {key: each[-1] for key, each in values.items()}
     return ModuleInfo(
         license=" and ".join(values.get("license", [])),
@@ -93,9 +114,43 @@ def read_info(data: bytes) -> ModuleInfo:
         vermagic=one.get("vermagic", "").strip(),
         version=one.get("version", ""),
         srcversion=one.get("srcversion", ""),
-        build_id=build_id(data[note.offset : note.offset + note.size]) if note else "",
-        signed=data.endswith(SIGNATURE_MAGIC),
+        build_id=identity,
+        signed=signed,
     )
+
+
+def kernel_certificates(device: Device, kernel: Kernel) -> Fact[tuple[bytes, ...]]:
+    """The certificates in the installed kernel image: among them the one that the running kernel's own modules are signed with.
+
+    That certificate exists nowhere else: it is made with the kernel (certs/Makefile), and its private key is thrown away.
+    """
+    if isinstance(kernel.release, Missing):
+        return kernel.release
+    return parse(device.data(f"/boot/vmlinuz-{kernel.release.value}", length=IMAGE_LIMIT), carve_certificates)
+
+
+def carve_certificates(image: bytes) -> tuple[bytes, ...]:
+    """The X.509 version 3 certificates (DER) in a kernel image. Raises ValueError for an image that cannot be unpacked."""
+    if len(image) >= IMAGE_LIMIT:
+        raise ValueError(f"more than {IMAGE_LIMIT} bytes")
+    kernel = unpack(_payload(image), trailing=True)
+    found = (kernel[match.start() : match.start() + 4 + int.from_bytes(match[1], "big")] for match in _CERTIFICATE.finditer(kernel))
+    return tuple(dict.fromkeys(itertools.islice(found, _MAX_CERTIFICATES)))
+
+
+def _payload(image: bytes) -> bytes:
+    """The compressed kernel in an image: of x86 (Documentation/arch/x86/boot.rst) or an EFI zboot image; others are taken as they lie."""
+    if image[0x202:0x206] == b"HdrS" and len(image) > 0x250:
+        offset, length = struct.unpack_from("<II", image, 0x248)
+        start = (image[0x1F1] + 1) * 512 + offset
+    elif image[:2] == b"MZ" and image[4:8] == b"zimg":
+        start, length = struct.unpack_from("<II", image, 8)
+    else:
+        return image
+    payload = image[start : start + length]
+    if not compression(payload):
+        raise ValueError("a kernel image that is compressed by none of xz, zstd and gzip")
+    return payload
 
 
 def build_id(note: bytes) -> str:
@@ -117,15 +172,22 @@ def _module(device: Device, kernel: Kernel, name: str, linked: Ok[str]) -> Modul
     if isinstance(built_in, Ok) and built_in.value:
         nowhere = Missing(Status.ABSENT, built_in.evidence, "the driver is built into the kernel")
         path: Fact[str] = nowhere
-        info: Fact[ModuleInfo] = nowhere
+        data: Fact[bytes] = nowhere
+        info = parse(_index(device, kernel, "modules.builtin.modinfo"), lambda text: _built_in_info(name, text))
     else:
         path = _path(device, kernel, name)
-        info = path if isinstance(path, Missing) else parse(_file(device, path), read_info)
+        data = path if isinstance(path, Missing) else _file(device, path)
+        info = parse(data, read_info)
+    signature: Fact[Signature] = parse(data, lambda each: appended.read_signature(Bytes(each)))
+    if isinstance(data, Ok) and not appended.is_signed(data.value):
+        signature = Missing(Status.ABSENT, data.evidence, "the module carries no signature")
     return Module(
         name=printable(name),
         built_in=built_in,
         path=path,
         info=info,
+        signature=signature,
+        kernel_certificates=kernel_certificates(device, kernel) if isinstance(signature, Ok) else signature,
         build_id=parse(device.data(f"{folder}/notes/.note.gnu.build-id"), build_id),
         taint=device.text(f"{folder}/taint"),
         parameters=_parameters(device, kernel, name, entries),

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Generic, NoReturn, TypeVar
 
-from auditor.model import Evidence, ModelRun, Remedy, Status, ZooModelUsed
+from auditor.model import Evidence, ModelRun, Remedy, Status, ZooModelUsed, printable
 from auditor.statistics import Interval
 
 T = TypeVar("T")
@@ -87,10 +87,20 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
+class PublicKey:
+    """An RSA key that whoever audits vouches for; `id` is what images call it, in hexadecimal."""
+
+    id: str
+    modulus: int
+    exponent: int
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
-    """What the judge is told beside the facts: pinned firmware roots (sha256), the base image's files, pinned model digests by name."""
+    """What the judge is told beside the facts: pinned firmware roots (sha256) and keys, the base image's files, model digests by name."""
 
     trust_roots: frozenset[str] = frozenset()
+    keys: tuple[PublicKey, ...] = ()
     base_image: frozenset[str] = frozenset()
     manifest: Mapping[str, str] = field(default_factory=dict)
 
@@ -107,6 +117,25 @@ class Kernel:
     config: Fact[Mapping[str, str]]
     taint: Fact[int]
     """/proc/sys/kernel/tainted (Documentation/admin-guide/tainted-kernels.rst)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """A signature as a file carries it, with what it is to be checked against; `auditor.verify` says whether it verifies, and by whom."""
+
+    scheme: str
+    """What kind it is, for people: `PKCS#7`, `MBN v6`, `AMD $PS1`, `Intel CSS`."""
+    signer: str
+    """What the file says of its signer: a serial number or a key identifier; empty where it says nothing."""
+    value: bytes
+    digests: tuple[tuple[str, bytes], ...]
+    """The digests of the signed bytes, by algorithm: the alternatives that the format allows."""
+    chain: tuple[bytes, ...] = ()
+    """Certificates in the file (DER), the signer's first."""
+    key: tuple[int, int] | None = None
+    """A bare RSA key in the file: modulus, exponent."""
+    altered: bool = False
+    """Whether what the signature covers has another digest for the content than the content has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +165,10 @@ class Module:
     path: Fact[str]
     """The resolved path of the file that modprobe takes; Missing(ABSENT) where the kernel's module index names none."""
     info: Fact[ModuleInfo]
+    signature: Fact[Signature]
+    """Missing(ABSENT) where the file was read and carries none."""
+    kernel_certificates: Fact[tuple[bytes, ...]]
+    """The certificates (DER) in the kernel image that is installed for the running release; read only for a signed module."""
     build_id: Fact[str]
     """The GNU build id of the module that is loaded, as hexadecimal: it differs from the file's where another file was loaded."""
     taint: Fact[str]
@@ -225,22 +258,46 @@ class Iommu:
 
 
 @dataclass(frozen=True, slots=True)
+class Envelope:
+    """How an image's own format protects it, as far as its bytes say; `auditor.verify` judges the signatures."""
+
+    format: str
+    """`qualcomm-mbn`, `amd-psp`, `intel-css`, `intel-npu`, `elf`, `appended-pkcs7`, or `unrecognised`."""
+    signatures: tuple[Signature, ...] = ()
+    unsigned: str = ""
+    """What proves that the file holds no signature; empty where nothing does."""
+    mismatched: tuple[str, ...] = ()
+    """The parts whose bytes do not have the digest that the envelope has for them."""
+    uncovered: int = 0
+    """Bytes, other than the padding 0x00 and 0xff, that neither a digest nor a signature covers."""
+    unchecked: str = ""
+    """What was not understood of how the signature covers the image; empty for nothing."""
+
+
+@dataclass(frozen=True, slots=True)
 class FirmwareImage:
-    """An image that a driver names, as the kernel would find it. `format` is by magic; None where no known format begins so."""
+    """An image that a driver names, as the kernel would find it."""
 
     name: str
+    named_by: str
+    """`modinfo`, or the module parameter that names it."""
     wanted_by: str
     """The accelerator's subject."""
     path: Fact[str]
     """The resolved path of the file that is loaded (after the kernel's search order); Missing(ABSENT) where there is none."""
-    shadowed: tuple[str, ...]
+    shadowed: tuple[str, ...] = ()
     """Other files that the search would have taken had this one not been there."""
-    size: Fact[int]
-    sha256: Fact[str]
-    format: Fact[str]
-    """`qualcomm-mbn`, `amd-psp`, `intel-css`, `intel-npu`, `elf`, `pkcs7`, … or `unrecognised`."""
-    compressed: str
+    compressed: str = ""
     """`xz`, `zst` or empty."""
+    size: Fact[int] = Missing(Status.ABSENT)
+    sha256: Fact[str] = Missing(Status.ABSENT)
+    """Of the file as it lies."""
+    envelope: Fact[Envelope] = Missing(Status.ABSENT)
+
+    @property
+    def subject(self) -> str:
+        """`file:` and the resolved path; for an image that is not there, the path where distributions put it."""
+        return f"file:{printable(self.path.value if isinstance(self.path, Ok) else f'/lib/firmware/{self.name}')}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -459,13 +516,23 @@ class Sandbox:
 
 
 @dataclass(frozen=True, slots=True)
+class DriverEvents:
+    """Where a driver's own trace events are; both empty where it is known to have none."""
+
+    systems: tuple[str, ...]
+    """Its trace systems that are there."""
+    module: str
+    """Its kernel module, where that defines trace events."""
+
+
+@dataclass(frozen=True, slots=True)
 class Tracing:
     """Tools to analyse performance: ftrace events and Perfetto producers."""
 
     systems: Fact[Mapping[str, tuple[str, ...]]]
     """The events by system, for the systems of accelerator drivers and the generic ones they use."""
-    own: Mapping[str, Fact[tuple[str, ...]]]
-    """By accelerator, where its driver's own trace events are: trace systems, or the module that defines some; empty where it has none."""
+    own: Mapping[str, Fact[DriverEvents]]
+    """By accelerator, the trace events of its driver."""
     perfetto: Fact[tuple[str, ...]]
     """Files of the user-space driver that hold Perfetto's names."""
     emitted: Fact[Mapping[str, int]]

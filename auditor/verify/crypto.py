@@ -1,0 +1,201 @@
+"""Signature mathematics, by `cryptography`: which scheme a signature verifies with, and what a chain of certificates adds up to.
+
+Every scheme that a format could mean is tried: a signature that verifies under any of them was made with the private key.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import itertools
+import json
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils
+
+from auditor.errors import AuditError
+from auditor.facts.types import PublicKey
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_HASHES: dict[str, hashes.HashAlgorithm] = {
+    "sha1": hashes.SHA1(),  # noqa: S303  # old images are signed with it; it is named as a weakness
+    "sha256": hashes.SHA256(),
+    "sha384": hashes.SHA384(),
+    "sha512": hashes.SHA512(),
+    "sha3_256": hashes.SHA3_256(),
+    "sha3_384": hashes.SHA3_384(),
+    "sha3_512": hashes.SHA3_512(),
+}
+_WEAK_BITS = 2048
+_FAILURES = (InvalidSignature, UnsupportedAlgorithm, ValueError, TypeError)
+
+Key = Any
+"""A public key of `cryptography`; None for one of a kind that is not understood."""
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """A certificate; names in RFC 4514's form."""
+
+    subject: str
+    issuer: str
+    sha256: str
+    key: Key
+    until: datetime.date
+    x509: x509.Certificate
+
+
+def read_certificate(der: bytes) -> Certificate:
+    """Read one certificate. Raises ValueError."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # serial numbers and names that later versions will refuse: they refuse them themselves then
+            found = x509.load_der_x509_certificate(der)
+            subject, issuer = found.subject.rfc4514_string(), found.issuer.rfc4514_string()
+            until = found.not_valid_after_utc.date()
+    except (ValueError, TypeError, OverflowError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
+        raise ValueError(str(error)[:200]) from None
+    try:
+        key = found.public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        key = None
+    return Certificate(subject, issuer, hashlib.sha256(der).hexdigest(), key, until, found)
+
+
+def read_chain(certificates: Iterable[bytes]) -> list[Certificate]:
+    """The first certificate and, as long as one among the others bears the issuer's name, the one that signed it. Raises ValueError."""
+    pool = [read_certificate(der) for der in certificates]
+    path = [pool.pop(0)]
+    while path[-1].issuer != path[-1].subject:
+        named = [each for each in pool if each.subject == path[-1].issuer]
+        if not named:
+            break
+        path.append(next((each for each in named if _signed_by(path[-1], each)), named[0]))
+        pool.remove(path[-1])
+    return path
+
+
+def broken_link(chain: list[Certificate]) -> str:
+    """What in a chain does not verify, in words; empty where each was signed by the next, and a root by itself."""
+    pairs = list(itertools.pairwise(chain))
+    if chain[-1].issuer == chain[-1].subject:
+        pairs.append((chain[-1], chain[-1]))
+    return next((f"{issuer.subject} did not sign {each.subject}" for each, issuer in pairs if not _signed_by(each, issuer)), "")
+
+
+def named(certificates: Iterable[bytes], name: str) -> Certificate | None:
+    """The certificate with a serial number, or a subject key identifier, in hexadecimal."""
+    for der in certificates:
+        try:
+            found = read_certificate(der)
+        except ValueError:
+            continue
+        number = found.x509.serial_number
+        if f"{number:x}" == name.lstrip("0") or _key_identifier(found) == name:
+            return found
+    return None
+
+
+def rsa_key(modulus: int, exponent: int) -> Key:
+    """A bare RSA key; None for numbers that are none."""
+    try:
+        return rsa.RSAPublicNumbers(exponent, modulus).public_key()
+    except ValueError:
+        return None
+
+
+def modulus_sha256(modulus: int) -> str:
+    """The name of a bare RSA key: the sha256 of its modulus, big-endian."""
+    return hashlib.sha256(modulus.to_bytes((modulus.bit_length() + 7) // 8, "big")).hexdigest()
+
+
+def scheme_of(key: Key, value: bytes, digests: Iterable[tuple[str, bytes]]) -> str | None:
+    """The scheme under which a signature over one of the digests verifies; None where it does under none."""
+    for algorithm, digest in digests:
+        if algorithm not in _HASHES:
+            continue
+        if isinstance(key, ec.EllipticCurvePublicKey):
+            if _ecdsa(key, value, digest, algorithm):
+                return f"ECDSA {key.curve.name}, {algorithm}"
+        elif isinstance(key, rsa.RSAPublicKey) and (found := _rsa(key, value, digest, algorithm)):
+            return f"RSA-{key.key_size} {found}, {algorithm}"
+    return None
+
+
+def weaknesses(key: Key, scheme: str | None) -> tuple[str, ...]:
+    """What today's guidance (NIST SP 800-131A) calls too weak, in words."""
+    found = []
+    if isinstance(key, rsa.RSAPublicKey) and key.key_size < _WEAK_BITS:
+        found.append(f"weak key: RSA-{key.key_size}")
+    if scheme and scheme.endswith("sha1"):
+        found.append("weak digest: SHA-1")
+    return tuple(found)
+
+
+def validity(chain: list[Certificate]) -> tuple[str, ...]:
+    """When the first certificate ends: information only, for a boot ROM has no clock, and test certificates are the long-lived ones."""
+    return (f"certificate valid until {chain[0].until.isoformat()}",)
+
+
+def _signed_by(each: Certificate, issuer: Certificate) -> bool:
+    try:
+        each.x509.verify_directly_issued_by(issuer.x509)
+    except _FAILURES:
+        return False
+    return True
+
+
+def _key_identifier(found: Certificate) -> str:
+    try:
+        return found.x509.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest.hex()
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+        return ""
+
+
+def _ecdsa(key: ec.EllipticCurvePublicKey, value: bytes, digest: bytes, algorithm: str) -> bool:
+    """The field for the signature may be longer than its DER form."""
+    if len(value) > 2 and value[0] == 0x30 and value[1] < 0x80:
+        value = value[: 2 + value[1]]
+    try:
+        key.verify(value, digest, ec.ECDSA(utils.Prehashed(_HASHES[algorithm])))
+    except _FAILURES:
+        return False
+    return True
+
+
+def _rsa(key: rsa.RSAPublicKey, value: bytes, digest: bytes, algorithm: str) -> str:
+    """The padding that fits: PSS with any salt, PKCS #1 v1.5, or that around the digest alone, as Qualcomm's version 3 images have it."""
+    form = _HASHES[algorithm]
+    pss = padding.PSS(padding.MGF1(form), padding.PSS.AUTO)
+    for name, way in (("PSS", pss), ("PKCS#1 v1.5", padding.PKCS1v15())):
+        try:
+            key.verify(value, digest, way, utils.Prehashed(form))
+        except _FAILURES:
+            continue
+        return name
+    try:
+        bare = key.recover_data_from_signature(value, padding.PKCS1v15(), None)
+    except _FAILURES:
+        return ""
+    return "PKCS#1 v1.5 without DigestInfo" if bare == digest else ""
+
+
+def read_key_file(data: bytes, label: str) -> PublicKey:
+    """A public RSA key, as JSON {"key_id", "modulus_hex", "exponent"} or as PEM, which names no id. Raises AuditError with `label`."""
+    try:
+        if data.lstrip().startswith(b"{"):
+            document = json.loads(data)
+            return PublicKey(str(document["key_id"]).lower(), int(document["modulus_hex"], 16), int(document["exponent"]))
+        numbers = serialization.load_pem_public_key(data).public_numbers()  # type: ignore[union-attr]
+    except (ValueError, KeyError, TypeError, AttributeError, UnsupportedAlgorithm):
+        raise AuditError(f"{label}: expected a public RSA key: PEM, or JSON with key_id, modulus_hex and exponent") from None
+    if not isinstance(numbers, rsa.RSAPublicNumbers):
+        raise AuditError(f"{label}: expected an RSA key, found another kind")
+    return PublicKey("", numbers.n, numbers.e)
