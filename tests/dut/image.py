@@ -1,8 +1,7 @@
 """Builds what the virtual device under test boots: a Debian kernel and a root file system, both with nothing but apt.
 
 The guest is Debian trixie: its 6.12 kernel is the first of Debian's with DRM accel, dma-buf heaps and virtio-iommu. The
-kernel's version is read from what ``linux-image-amd64`` depends on in the archive; the archive's mirror is the one that
-this machine's own apt uses. Packages are downloaded with private lists and unpacked without running their scripts, so
+kernel's version is read from what ``linux-image-amd64`` depends on in the archive. Packages come as ``tests/archive.py`` says:
 neither this machine's apt nor its dpkg is touched. The whole root file system is the initramfs.
 
 Everything is kept in ``$XDG_CACHE_HOME/crosml-audit/dut``, a folder a stage, named by the SHA-256 of the stage's inputs;
@@ -15,28 +14,26 @@ root file systems whose compiler builds the modules and whose Python compiles it
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import os
 import platform
-import re
 import shutil
 import stat
 import subprocess
 import sys
 import tempfile
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parents[1]))  # this is a program too
+
+from tests import archive  # noqa: E402  # found by the line above
+from tests.archive import ArchiveError, extract, run  # noqa: E402
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
-
-HERE = Path(__file__).resolve().parent
-SUITE = "trixie"
-KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
 GUEST_PACKAGES = (
     "base-files", "bash", "busybox-static", "coreutils", "dash", "findutils", "grep", "iproute2", "kmod", "libc-bin",
@@ -58,9 +55,7 @@ UNUSED = (
 )  # fmt: skip
 
 # A program that this needs, and the Debian package that has it.
-TOOLS = {
-    "apt-get": "apt",
-    "dpkg-deb": "dpkg",
+TOOLS = archive.TOOLS | {
     "cpio": "cpio",
     "depmod": "kmod",
     "ssh-keygen": "openssh-client",
@@ -91,10 +86,6 @@ ETC = {
 FIRMWARE = b"EDUFW\x001.0\ncrosml-audit: firmware of the virtual accelerator, made at build time; unsigned\n" * 16
 
 
-class ImageError(Exception):
-    """The image cannot be built; the message is one that a person can act on."""
-
-
 @dataclass(frozen=True, slots=True)
 class Image:
     """What QEMU boots, and the keys that let one in."""
@@ -110,31 +101,24 @@ def missing(tools: Mapping[str, str] = TOOLS) -> str:
     """What this machine lacks to build the image: the command that installs it, in one line; or nothing."""
     if platform.machine() != "x86_64":
         return f"an x86_64 machine; this is {platform.machine()}"
-    packages = sorted({package for tool, package in tools.items() if not shutil.which(tool, path=_path())})
-    if not KEYRING.exists():
-        packages.append("debian-archive-keyring")
-    return f"apt-get install --no-install-recommends {' '.join(packages)}" if packages else ""
+    return archive.missing(tools)
 
 
 def build(refresh: bool = False) -> Image:
-    """Build the image, or find it in the cache. ImageError where it cannot be built."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "crosml-audit" / "dut"
-    cache.mkdir(parents=True, exist_ok=True)
+    """Build the image, or find it in the cache. ArchiveError where it cannot be built."""
+    cache = archive.cache_folder("dut")
     recipe = Path(__file__).read_bytes()
     sources = {path.name: path.read_bytes() for path in sorted((HERE / "modules").iterdir())}
     init = (HERE / "init").read_bytes()
 
     def stage(name: str, inputs: Iterable[str | bytes], make: Callable[[Path], None]) -> Path:
-        return cached(cache, name, [SUITE, *inputs], make)
+        return archive.cached(cache, name, [archive.SUITE, *inputs], make)
 
-    if refresh:
-        for old in cache.glob("archive-*"):
-            shutil.rmtree(old)
-    archive = stage("archive", mirrors(), read_archive)
-    release = (archive / "release").read_text()
+    lists = archive.lists(refresh=refresh)
+    release = archive.kernel_release()
 
     def packages(name: str, names: Sequence[str]) -> Path:
-        return stage(name, [release, *names], lambda place: download(archive, names, place))
+        return stage(name, [release, *names], lambda place: download(lists, names, place))
 
     guest = packages("guest-packages", GUEST_PACKAGES)
     # The headers depend on the kernel itself, so it comes with the builder's packages.
@@ -158,91 +142,10 @@ def build(refresh: bool = False) -> Image:
     )
 
 
-def cached(cache: Path, name: str, inputs: Iterable[str | bytes], make: Callable[[Path], None]) -> Path:
-    """The folder that ``make`` fills from these inputs; made once, by one process, wholly or not at all."""
-    digest = hashlib.sha256()
-    for part in inputs:
-        data = part.encode() if isinstance(part, str) else part
-        digest.update(b"%d:%s" % (len(data), data))
-    place = cache / f"{name}-{digest.hexdigest()}"
-    with (cache / f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not place.exists():
-            start = time.monotonic()
-            with tempfile.TemporaryDirectory(dir=cache, prefix=f"{name}-unfinished-") as work:
-                finished = Path(work) / "finished"
-                umask = os.umask(0o022)  # modes in the guest must not follow the caller's
-                try:
-                    finished.mkdir()
-                    make(finished)
-                finally:
-                    os.umask(umask)
-                finished.rename(place)
-            print(f"virtual DUT: {name} in {time.monotonic() - start:.1f} s", file=sys.stderr)
-    return place
-
-
-def mirrors() -> list[str]:
-    """The places that this machine's apt gets main releases from, as apt itself reads its configuration."""
-    targets = run(["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT)", "Created-By: Packages"])
-    found = [line.split() for line in targets.splitlines()]
-    uris = [uri for uri, suite, component in found if component == "main" and not re.search("[-/]", suite)]
-    if not uris:
-        raise ImageError("/etc/apt/sources.list*: expected a Debian mirror (a release's component main), found none")
-    return list(dict.fromkeys(uris))
-
-
-def read_archive(place: Path) -> None:
-    """Fetch the archive's package lists from the first mirror that serves the suite; note the kernel's release."""
-    for directory in ("lists/partial", "partial"):
-        (place / directory).mkdir(parents=True)
-    (place / "status").touch()
-    # How to reach the network (proxies, certificates) is the machine's to say; hooks and sources are not taken over.
-    settings = run(["apt-config", "dump", "Acquire"])
-    (place / "apt.conf").write_text(f'{settings}Dir::Etc::main "/dev/null";\nDir::Etc::parts "/dev/null";\n')
-    errors = []
-    for uri in mirrors():
-        (place / "sources.list").write_text(f"deb [signed-by={KEYRING}] {uri} {SUITE} main\n")
-        try:
-            apt(place, place, "apt-get", "update", "--error-on=any")
-            depends = apt(place, place, "apt-cache", "depends", "linux-image-amd64")
-        except ImageError as error:
-            errors.append(str(error))
-            continue
-        if found := re.search(r"Depends: linux-image-(6\.\S+)", depends):
-            (place / "release").write_text(found[1])
-            return
-        errors.append(f"{uri}: expected linux-image-amd64 to depend on a 6.x kernel of {SUITE}, found:\n{depends}")
-    raise ImageError("\n".join(errors))
-
-
-def apt(archive: Path, downloads: Path, *command: str) -> str:
-    """Run an apt program on the private lists of an archive folder; packages go to the folder ``downloads``."""
-    options = {
-        "APT::Architecture": "amd64",
-        "APT::Install-Recommends": "false",
-        "APT::Sandbox::User": "root",
-        "Acquire::Languages": "none",
-        "Debug::NoLocking": "true",
-        "Dir::Cache::pkgcache": "",
-        "Dir::Cache::srcpkgcache": "",
-        "Dir::Cache::archives": str(downloads),
-        "Dir::Etc::preferences": "/dev/null",
-        "Dir::Etc::preferencesparts": "/dev/null",
-        "Dir::Etc::sourcelist": str(archive / "sources.list"),
-        "Dir::Etc::sourceparts": "/dev/null",
-        "Dir::State": str(archive),
-        "Dir::State::lists": str(archive / "lists"),
-        "Dir::State::status": str(archive / "status"),
-    }
-    flags = [flag for name, value in options.items() for flag in ("-o", f"{name}={value}")]
-    return run([command[0], "-q", *flags, *command[1:]], env={"APT_CONFIG": str(archive / "apt.conf")})
-
-
-def download(archive: Path, names: Sequence[str], place: Path) -> None:
+def download(lists: Path, names: Sequence[str], place: Path) -> None:
     """Download packages and what they depend on into a folder."""
     (place / "partial").mkdir()
-    apt(archive, place, "apt-get", "install", "--yes", "--download-only", *names)
+    archive.apt(lists, place, "apt-get", "install", "--yes", "--download-only", *names)
 
 
 def unpack(packages: Path, root: Path) -> None:
@@ -251,11 +154,6 @@ def unpack(packages: Path, root: Path) -> None:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for _ in pool.map(lambda package: extract(package, root), wanted):
             pass
-
-
-def extract(package: Path, root: Path) -> None:
-    """Unpack one package."""
-    run(["dpkg-deb", "--extract", str(package), str(root)])
 
 
 def inside(root: Path, *command: str) -> None:
@@ -346,27 +244,10 @@ def install_modules(release: str, linux: Path, extra: Path, root: Path) -> None:
     run(["depmod", "--basedir", str(root / "usr"), release])
 
 
-def run(command: Sequence[str], env: dict[str, str] | None = None) -> str:
-    """Run a program and return its output; ImageError with the end of what it said where it fails."""
-    environment = {**os.environ, "PATH": _path(), "LC_ALL": "C.UTF-8", **(env or {})}
-    try:
-        done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
-    except OSError as error:
-        raise ImageError(f"{command[0]}: {error.strerror}") from error
-    if done.returncode:
-        said = "\n".join((done.stderr.strip() or done.stdout.strip()).splitlines()[-8:])
-        raise ImageError(f"{command[0]} ended with {done.returncode}: {said}")
-    return done.stdout
-
-
-def _path() -> str:
-    return f"{os.environ.get('PATH', '/usr/bin:/bin')}:/usr/sbin:/sbin"
-
-
 if __name__ == "__main__":
     if needed := missing():
         sys.exit(f"the virtual device needs: {needed}")
     try:
         print(build(refresh="--refresh" in sys.argv[1:]))
-    except ImageError as problem:
+    except ArchiveError as problem:
         sys.exit(str(problem))

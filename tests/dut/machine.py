@@ -78,7 +78,7 @@ def missing() -> str:
 
 @contextmanager
 def boot(configuration: Configuration) -> Iterator[Machine]:
-    """Boot a configuration, set it up, and end it on leaving. ImageError, MachineError.
+    """Boot a configuration, set it up, and end it on leaving. ArchiveError, MachineError.
 
     QEMU also ends with the thread that boots it, so a thread of a pool is not the one to call this.
     """
@@ -185,7 +185,7 @@ def main(arguments: list[str]) -> int:
             return status
     except KeyboardInterrupt:
         return 0
-    except (image.ImageError, MachineError) as error:
+    except (image.ArchiveError, MachineError) as error:
         print(error, file=sys.stderr)
         return 1
 
