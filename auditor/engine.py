@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 _WORST_FIRST = (Outcome.FAIL, Outcome.ERROR, Outcome.UNKNOWN, Outcome.PASS, Outcome.NOT_APPLICABLE)
 
+_WAIVABLE = frozenset({Outcome.FAIL, Outcome.UNKNOWN})
+
 _HOW_TO = {
     Remedy.ROOT: "Audit again as root.",
     Remedy.LIVE: "Ask the device itself: run `crosml-audit device` on it, or with --host.",
@@ -147,10 +149,7 @@ def outcome(findings: Iterable[Finding]) -> Outcome:
 
 
 def _result(requirement: Requirement, findings: Sequence[Finding], waivers: dict[str, Waiver]) -> RequirementResult:
-    shown = tuple(
-        replace(finding, waiver=waivers.get(finding.id)) if finding.outcome in {Outcome.FAIL, Outcome.UNKNOWN} else finding
-        for finding in findings
-    )
+    shown = tuple(replace(finding, waiver=waivers.get(finding.id)) if finding.outcome in _WAIVABLE else finding for finding in findings)
     return RequirementResult(
         id=requirement.id,
         title=requirement.title,
@@ -162,71 +161,92 @@ def _result(requirement: Requirement, findings: Sequence[Finding], waivers: dict
 
 
 def _findings(facts: Facts, checks: Iterable[Check], requirement: Requirement, selection: Selection) -> tuple[Finding, ...]:
-    found: dict[str, Finding] = {}
+    """The findings of a requirement, each id once.
+
+    What broke stays apart from what was found out about the same subject: a waiver of that must not cover it.
+    """
+    found: dict[tuple[str, bool], Finding] = {}
     for check in checks:
         if check.requirement != requirement.family:
             continue
         for finding in _ask(facts, check, requirement, selection):
-            rival = found.get(finding.id)
-            if rival is None or worst((finding.outcome, rival.outcome)) is not rival.outcome:
-                found[finding.id] = finding
-    return tuple(found.values())
+            at = finding.id, finding.outcome is Outcome.ERROR
+            found[at] = _joined(found[at], finding) if at in found else finding
+    return tuple(
+        replace(finding, id=f"{name}#error", subject=f"{finding.subject}#error") if broke and (name, False) in found else finding
+        for (name, broke), finding in found.items()
+    )
+
+
+def _joined(first: Finding, second: Finding) -> Finding:
+    """Two answers of a check about one subject as one: the worse, with whatever else of the other a waiver of it would cover."""
+    worse, other = (first, second) if worst((first.outcome, second.outcome)) is first.outcome else (second, first)
+    if other.outcome is not worse.outcome and other.outcome not in _WAIVABLE:
+        return worse
+    observed = "; ".join(dict.fromkeys((worse.observed, other.observed)))
+    return replace(worse, observed=observed, evidence=tuple(dict.fromkeys((*worse.evidence, *other.evidence))))
 
 
 def _ask(facts: Facts, check: Check, requirement: Requirement, selection: Selection) -> Iterator[Finding]:
-    """The findings of one check for one requirement."""
-    identity = f"{requirement.id}.{check.word}"
-
-    def finding(answer: Answer, subject: str) -> Finding:
-        remedy = answer.remedy
-        fallback = _HOW_TO[remedy] if remedy else check.remediation
-        return Finding(
-            id=f"{identity}@{answer.subject or subject}",
-            check=identity,
-            subject=answer.subject or subject,
-            outcome=answer.outcome,
-            level=check.level,
-            observed=answer.observed,
-            expected=check.expected,
-            reason=answer.because or check.sentences[answer.outcome],
-            remediation=answer.remediation or fallback,
-            owner=answer.owner or (Owner.LAB if answer.outcome is Outcome.UNKNOWN else check.owner),
-            waiver=None,
-            evidence=tuple(dict.fromkeys(answer.evidence)),
-            remedy=remedy,
-        )
-
+    """The findings of one check for one requirement. Whatever breaks in a check is an `error` finding, and the audit goes on."""
     whole = f"model:{requirement.model}" if requirement.model else "device"
-    option = selection.leaves_out(requirement.id, identity)
+    try:
+        for answer, subject in _asked(facts, check, requirement, selection, whole):
+            yield _finding(check, requirement, answer, subject)
+    except Exception as error:  # noqa: BLE001  # a plug-in may name facts that are none, or give what is no answer
+        yield _finding(check, requirement, _broken(error), whole)
+
+
+def _finding(check: Check, requirement: Requirement, answer: Answer, subject: str) -> Finding:
+    identity = f"{requirement.id}.{check.word}"
+    sentence = check.sentences[answer.outcome]
+    fallback = _HOW_TO[answer.remedy] if answer.remedy else check.remediation
+    return Finding(
+        id=f"{identity}@{answer.subject or subject}",
+        check=identity,
+        subject=answer.subject or subject,
+        outcome=answer.outcome,
+        level=check.level,
+        observed=answer.observed,
+        expected=check.expected,
+        reason=answer.because or sentence,
+        remediation=answer.remediation or fallback,
+        owner=answer.owner or (Owner.LAB if answer.outcome is Outcome.UNKNOWN else check.owner),
+        waiver=None,
+        evidence=tuple(dict.fromkeys(answer.evidence)),
+        remedy=answer.remedy,
+    )
+
+
+def _asked(facts: Facts, check: Check, requirement: Requirement, selection: Selection, whole: str) -> Iterator[tuple[Answer, str]]:
+    """The answers of one check for one requirement, each with the subject it was asked about."""
+    option = selection.leaves_out(requirement.id, f"{requirement.id}.{check.word}")
     if option:
-        yield finding(Answer(Outcome.UNKNOWN, f"left out by {option}", because="It was not asked.", remedy=Remedy.SELECTED), whole)
+        yield Answer(Outcome.UNKNOWN, f"left out by {option}", because="It was not asked.", remedy=Remedy.SELECTED), whole
         return
     for need in check.needs:
         fact = getattr(facts, need)
         if isinstance(fact, Missing):
-            yield finding(_missing(fact), whole)
+            yield _missing(fact), whole
             return
     if check.each in {None, "model"}:
         about = () if check.each is None else (requirement,)
-        yield from (finding(answer, whole) for answer in _answers(facts, check, about))
+        yield from ((answer, whole) for answer in _answers(facts, check, about))
         return
     fact = getattr(facts, str(check.each))
     if isinstance(fact, Missing):
-        yield finding(_missing(fact), whole)
+        yield _missing(fact), whole
         return
     listing: Listing[Any] = fact.value
     for item in listing.items:
-        yield from (finding(answer, item.subject) for answer in _answers(facts, check, (item,)))
+        yield from ((answer, item.subject) for answer in _answers(facts, check, (item,)))
     for place in listing.unread:
         where = place.evidence[0].path if place.evidence else "a place that could not be looked at"
-        yield finding(_missing(place), f"place:{where}")
+        yield _missing(place), f"place:{where}"
     if not listing.items and check.each == "accelerators" and not listing.unread:
-        looked = ", ".join(item.path for item in listing.evidence)
-        observed = f"no accelerator in {looked}"
-        yield finding(
-            Answer(Outcome.UNKNOWN, observed, listing.evidence, "No accelerator was found to judge.", remedy=Remedy.DRIVER),
-            whole,
-        )
+        observed = f"no accelerator in {', '.join(item.path for item in listing.evidence)}"
+        because = "No accelerator was found to judge."
+        yield Answer(Outcome.UNKNOWN, observed, listing.evidence, because, remedy=Remedy.DRIVER), whole
 
 
 def _answers(facts: Facts, check: Check, about: tuple[Any, ...]) -> Iterator[Answer]:
@@ -234,8 +254,12 @@ def _answers(facts: Facts, check: Check, about: tuple[Any, ...]) -> Iterator[Ans
         yield from check.judge(facts, *about)
     except MissingFact as error:
         yield _missing(error.missing)
-    except Exception as error:  # noqa: BLE001  # whatever breaks in a check is an `error` finding, and the audit goes on
-        yield Answer(Outcome.ERROR, printable(f"{type(error).__name__}: {error}")[:400])
+    except Exception as error:  # noqa: BLE001  # the other items of the check are still asked about
+        yield _broken(error)
+
+
+def _broken(error: Exception) -> Answer:
+    return Answer(Outcome.ERROR, printable(f"{type(error).__name__}: {error}")[:400])
 
 
 def _missing(fact: Missing) -> Answer:
