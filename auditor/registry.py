@@ -9,16 +9,16 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import pkgutil
+from types import ModuleType
 from typing import TYPE_CHECKING, TypeVar
 
 import checks as built_in_checks
 import reports as built_in_reports
 from auditor.errors import AuditError
-from auditor.model import Check, Format
+from auditor.model import Check, Format, visible
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from types import ModuleType
+    from collections.abc import Iterable, Iterator
 
 T = TypeVar("T", Check, Format)
 
@@ -28,17 +28,21 @@ FORMATS = "crosml_audit.reports"
 
 def checks(*, plugins: bool = True) -> tuple[Check, ...]:
     """Every check, by module name and in the order of its module; an id is there once."""
-    found: dict[str, Check] = {}
-    for check in _found(Check, built_in_checks, CHECKS if plugins else None):
-        if check.id in found and found[check.id] is not check:
-            raise AuditError(f"two checks have the id {check.id}")
-        found[check.id] = check
-    return tuple(found.values())
+    return tuple(_once((check.id, check) for check in _found(Check, built_in_checks, CHECKS if plugins else None)).values())
 
 
 def formats(*, plugins: bool = True) -> dict[str, Format]:
-    """Every report format by its name."""
-    return {each.name: each for each in _found(Format, built_in_reports, FORMATS if plugins else None)}
+    """Every report format by its name; a name is there once."""
+    return _once((each.name, each) for each in _found(Format, built_in_reports, FORMATS if plugins else None))
+
+
+def _once(named: Iterable[tuple[str, T]]) -> dict[str, T]:
+    """Things by their names. Raises AuditError where two have one name: a plug-in must not take the place of another."""
+    found: dict[str, T] = {}
+    for name, each in named:
+        if found.setdefault(name, each) is not each:
+            raise AuditError(f"two of the {type(each).__name__.lower()}s that are installed have the name {visible(name)}")
+    return found
 
 
 def _found(kind: type[T], package: ModuleType, group: str | None) -> Iterator[T]:
@@ -48,8 +52,13 @@ def _found(kind: type[T], package: ModuleType, group: str | None) -> Iterator[T]
         try:
             loaded = point.load()
         except Exception as error:
-            raise AuditError(f"the plug-in {point.name} = {point.value} cannot be loaded: {error}") from error
-        yield from (loaded,) if isinstance(loaded, kind) else _members(kind, loaded)
+            raise AuditError(visible(f"the plug-in {point.name} = {point.value} cannot be loaded: {error}")) from error
+        if isinstance(loaded, kind):
+            yield loaded
+        elif isinstance(loaded, ModuleType):
+            yield from _members(kind, loaded)
+        else:
+            raise AuditError(visible(f"the plug-in {point.name} = {point.value}: expected a module or a {kind.__name__}"))
 
 
 def _members(kind: type[T], module: ModuleType) -> Iterator[T]:
