@@ -6,13 +6,14 @@ A set is a TOML file with `name`, `clauses` and `zoo`; the two name files shippe
 from __future__ import annotations
 
 import os
+from collections import Counter
 from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING
 
 from auditor.codec import decode_toml
 from auditor.errors import UsageError
-from auditor.model import Level, Requirement, printable
+from auditor.model import Level, Requirement, visible
 from auditor.zoo.catalogue import ZooModel, ZooVersion
 
 if TYPE_CHECKING:
@@ -71,10 +72,10 @@ def load(name: str = DEFAULT) -> RequirementSet:
         *(Requirement(each.id, each.title, each.text, each.source, each.level, family=each.id) for each in clauses.requirements),
         *(requirement for model in zoo.models for requirement in _of_model(model, zoo)),
     )
-    ids = [requirement.id for requirement in requirements]
-    repeated = sorted({each for each in ids if ids.count(each) > 1})
-    if repeated or not ids:
-        raise UsageError(f"{printable(name)}: requirements: " + (f"{repeated[0]} is there twice" if repeated else "expected at least one"))
+    repeated = sorted(each for each, count in Counter(requirement.id for requirement in requirements).items() if count > 1)
+    if repeated or not requirements:
+        wrong = f"{repeated[0]} is there twice" if repeated else "expected at least one"
+        raise UsageError(visible(f"{name}: requirements: {wrong}"))
     return RequirementSet(found.name, requirements, zoo)
 
 
@@ -83,15 +84,15 @@ def _read(name: str, folder: str) -> bytes:
         file = resources.files("auditor.data") / "requirements" / f"{os.path.basename(name)}.toml"
         if file.is_file():
             return file.read_bytes()
-        raise UsageError(f"{printable(name)}: no such requirement set; expected a path ending in .toml, or one of {', '.join(names())}")
+        raise UsageError(visible(f"{name}: no such requirement set; expected a path ending in .toml, or one of {', '.join(names())}"))
     path = os.path.join(folder, name)
     try:
         with open(path, "rb") as opened:
             data = opened.read(SIZE_LIMIT + 1)
     except (OSError, ValueError) as error:
-        raise UsageError(f"{printable(path)}: {getattr(error, 'strerror', None) or error}") from None
+        raise UsageError(visible(f"{path}: {getattr(error, 'strerror', None) or error}")) from None
     if len(data) > SIZE_LIMIT:
-        raise UsageError(f"{printable(path)}: a requirement file has at most {SIZE_LIMIT} bytes")
+        raise UsageError(visible(f"{path}: a requirement file has at most {SIZE_LIMIT} bytes"))
     return data
 
 
