@@ -25,6 +25,9 @@ LINK_LIMIT = 40
 
 CHUNK = 1 << 20
 
+DIGEST_LIMIT = 4 << 30
+"""Bytes above which a digest is `failed` (EFBIG): a sparse file costs nothing to make."""
+
 SCAN_LIMIT = 1 << 30
 """Bytes of a file above which searching it for names is `failed` (EFBIG)."""
 
@@ -75,15 +78,21 @@ class Tree:
         answer = self._answers.get(question.kind)
         if answer is None:
             return UNASKED
+        if "\0" in question.path:
+            return Reply(Status.ABSENT, errno=errno.ENOENT)
         try:
             return answer(question)
         except OSError as error:
             return refused(error)
-        except ValueError:  # a NUL in the path
-            return Reply(Status.ABSENT, errno=errno.ENOENT)
+        except ValueError:  # a path that is no bytes, an algorithm that this machine does not have: nothing is known by that
+            return UNASKED
 
     def _resolve(self, path: str, *, follow: bool = True) -> str:
-        """The device's path with every link resolved; raises OSError for a loop. The last part is not followed unless `follow`."""
+        """The device's path with every link resolved; the last part is not followed unless `follow`.
+
+        Raises OSError for a loop, and for a part that is not there or may not be looked at: what cannot be told from a link is never
+        handed on, since the kernel would follow it, out of the root.
+        """
         parts = [part for part in reversed(path.split("/")) if part and part != "."]
         done: list[str] = []
         links = 0
@@ -110,7 +119,7 @@ class Tree:
             try:
                 self._links[path] = os.readlink(self._root + path)
             except OSError as error:
-                if error.errno in {errno.EACCES, errno.EPERM}:
+                if error.errno != errno.EINVAL:
                     raise
                 self._links[path] = None
         return self._links[path]
@@ -137,11 +146,15 @@ class Tree:
 
     def _list(self, question: Question) -> Reply:
         found: list[str] = []
-        with os.scandir((self._root + self._resolve(question.path)) or "/") as entries:
-            for entry in entries:
-                found.append(entry.name)
-                if len(found) > LIST_LIMIT:
-                    return Reply(Status.FAILED, errno=errno.E2BIG)
+        host = self._root + self._resolve(question.path)
+        try:
+            with os.scandir(host) as entries:
+                for entry in entries:
+                    found.append(entry.name)
+                    if len(found) > LIST_LIMIT:
+                        return Reply(Status.FAILED, errno=errno.E2BIG)
+        except NotADirectoryError:  # there, and no folder
+            return Reply(Status.FAILED, errno=errno.ENOTDIR)
         return Reply(Status.OK, b"".join(os.fsencode(name) + b"\0" for name in sorted(found)))
 
     def _link(self, question: Question) -> Reply:
@@ -155,7 +168,7 @@ class Tree:
 
     def _stat(self, question: Question) -> Reply:
         real = self._resolve(question.path)
-        found = os.lstat((self._root + real) or "/")
+        found = os.lstat(self._root + real)
         document = {
             "real": os.fsencode(real).decode("utf-8", "surrogateescape"),
             "kind": _KINDS.get(stat.S_IFMT(found.st_mode), "other"),
@@ -181,6 +194,9 @@ class Tree:
         hasher = hashlib.new(str(algorithm), usedforsecurity=True)
         descriptor = self._open(question.path)
         try:
+            size = os.fstat(descriptor).st_size
+            if sum(min(length, size) for _, length in spans) > DIGEST_LIMIT:
+                return Reply(Status.FAILED, errno=errno.EFBIG)
             for offset, length in spans:
                 for piece in _pieces(descriptor, offset, length):
                     hasher.update(piece)
@@ -203,22 +219,32 @@ class Tree:
         return Reply(Status.OK, b"".join(name + b"\0" for name in sorted(found)))
 
     def _udev(self, question: Question) -> Reply:
-        """The devices of a class or bus, read as udev reads them: from the links in its folder and each device's `uevent`."""
-        for folder in (f"/sys/class/{question.path}", f"/sys/bus/{question.path}/devices"):
-            listed = self.ask(Question("list", folder))
-            if listed.status is Status.ABSENT:
-                continue
-            if listed.status is not Status.OK:
-                return listed
-            devices: list[dict[str, Any]] = []
-            for name in listed.data.split(b"\0")[:-1]:
-                real = self._resolve(f"{folder}/{os.fsdecode(name)}")
-                uevent = self.ask(Question("read", f"{real}/uevent", (0, CHUNK)))
-                if uevent.status in {Status.DENIED, Status.FAILED}:
-                    return uevent
-                devices.append({"sys": real, "properties": kernel_properties(_uevent(uevent.data))})
-            return Reply(Status.OK, udev_document(devices))
-        return Reply(Status.ABSENT, errno=errno.ENOENT)
+        """The devices of a class or bus; some names are both (`mei`, `nd`)."""
+        folders = (f"/sys/class/{question.path}", f"/sys/bus/{question.path}/devices")
+        listings = {folder: self.ask(Question("list", folder)) for folder in folders}
+        unread = [listed for listed in listings.values() if listed.status not in {Status.OK, Status.ABSENT}]
+        if unread or all(listed.status is Status.ABSENT for listed in listings.values()):
+            return unread[0] if unread else Reply(Status.ABSENT, errno=errno.ENOENT)
+        paths = [f"{folder}/{os.fsdecode(name)}" for folder, listed in listings.items() for name in listed.data.split(b"\0")[:-1]]
+        return self._devices(question.path, paths)
+
+    def _devices(self, _subsystem: str, paths: list[str]) -> Reply:
+        """The devices at the given paths, read as udev reads them: from each one's `uevent`; a file is an attribute of the class."""
+        devices: list[dict[str, Any]] = []
+        for path in paths:
+            uevent = self.ask(Question("read", f"{path}/uevent", (0, CHUNK)))
+            if uevent.status in {Status.DENIED, Status.FAILED}:
+                return uevent
+            if uevent.errno != errno.ENOTDIR:
+                devices.append({"sys": self._real(path), "properties": kernel_properties(_uevent(uevent.data))})
+        return Reply(Status.OK, udev_document(devices))
+
+    def _real(self, path: str) -> str:
+        """The resolved path; of a link whose target is not there, the path itself."""
+        try:
+            return self._resolve(path)
+        except FileNotFoundError:
+            return path
 
 
 _UEVENT_KEYS = frozenset({

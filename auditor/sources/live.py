@@ -28,18 +28,14 @@ class Live(Tree):
             return _kernel_log()
         return super().ask(question)
 
-    def _udev(self, question: Question) -> Reply:
+    def _devices(self, subsystem: str, paths: list[str]) -> Reply:
         try:
             import pyudev  # noqa: PLC0415  # the agent on a device does without it
-        except ImportError:
-            return super()._udev(question)
-        if not any(os.path.isdir(path) for path in (f"/sys/class/{question.path}", f"/sys/bus/{question.path}")):
-            return Reply(Status.ABSENT, errno=errno.ENOENT)
-        devices = pyudev.Context().list_devices(subsystem=question.path)
-        return Reply(
-            Status.OK,
-            udev_document([{"sys": device.sys_path, "properties": kernel_properties(device.properties)} for device in devices]),
-        )
+
+            found = [(each.sys_path, kernel_properties(each.properties)) for each in pyudev.Context().list_devices(subsystem=subsystem)]
+        except (ImportError, ValueError):  # no pyudev, or no libudev behind it; a property that is not UTF-8, which pyudev does not read
+            return super()._devices(subsystem, paths)
+        return Reply(Status.OK, udev_document([{"sys": path, "properties": properties} for path, properties in found]))
 
 
 def _kernel_log() -> Reply:
@@ -56,6 +52,8 @@ def _kernel_log() -> Reply:
                 record = os.read(descriptor, 8192)
             except BrokenPipeError:  # overwritten while we read: go on with the next
                 continue
+            if not record:  # the kernel's log has no end: this is something else in its place
+                return Reply(Status.FAILED, errno=errno.EIO)
             line = record.partition(b";")[2].split(b"\n", 1)[0]
             lines.append(line)
             size += len(line) + 1
