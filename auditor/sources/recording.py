@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote_to_bytes
 
 from auditor.errors import AuditError
-from auditor.model import Status, printable
+from auditor.model import Status, printable, visible
 from auditor.sources.base import UNASKED, Question, Reply
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ MAX_MEMBERS = 100_000
 MAX_MEMBER = 128 << 20
 MAX_TOTAL = 1 << 30
 MAX_RATIO = 1000
+MAX_ERRNO = 4095
+"""The kernel's own limit (include/linux/err.h)."""
 _SMALL = 1 << 20
 """Members below this size may compress as well as they like: a listing of zeros is no bomb."""
 
@@ -122,11 +124,13 @@ def pack(record: Record) -> bytes:
 
 def unpack(data: bytes, label: str) -> Record:
     """The record in a snapshot file; raises AuditError with one line that begins with `label` where it is not one."""
+    if data.count(b"PK\1\2") > MAX_MEMBERS:  # the mark of each member in the zip's directory
+        raise AuditError(f"{label}: a snapshot has at most {MAX_MEMBERS} members")
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = _members(archive, label)
-            document = json.loads(archive.read(members.pop("record.json")))
-            blobs = {name[len("blobs/") :]: archive.read(member) for name, member in members.items()}
+            document = json.loads(_content(archive, members.pop("record.json")))
+            blobs = {name[len("blobs/") :]: _content(archive, member) for name, member in members.items()}
     except AuditError:
         raise
     except KeyError:
@@ -148,29 +152,35 @@ def load(path: str) -> Record:
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_FILE + 1)
-    except OSError as error:
-        raise AuditError(f"{printable(path)}: {error.strerror}") from None
+    except (OSError, ValueError) as error:
+        raise AuditError(visible(f"{path}: {getattr(error, 'strerror', None) or error}")) from None
     if len(data) > MAX_FILE:
-        raise AuditError(f"{printable(path)}: a snapshot has at most {MAX_FILE} bytes")
-    return unpack(data, printable(path))
+        raise AuditError(visible(f"{path}: a snapshot has at most {MAX_FILE} bytes"))
+    return unpack(data, visible(path))
 
 
 def _members(archive: zipfile.ZipFile, label: str) -> dict[str, zipfile.ZipInfo]:
     members: dict[str, zipfile.ZipInfo] = {}
     infos = archive.infolist()
-    if len(infos) > MAX_MEMBERS:
-        raise AuditError(f"{label}: a snapshot has at most {MAX_MEMBERS} members, this one {len(infos)}")
     for info in infos:
         name = printable(info.filename)
         if name in members or not (name == "record.json" or _BLOB.fullmatch(name)):
             raise AuditError(f"{label}: unexpected or repeated member {name!a}")
         ratio = info.file_size > _SMALL and info.file_size > MAX_RATIO * max(1, info.compress_size)
+        if info.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
+            raise AuditError(f"{label}: member {name}: compression {info.compress_type}, expected deflate or none")
         if info.file_size > MAX_MEMBER or ratio:
             raise AuditError(f"{label}: member {name} is too large ({info.file_size} bytes out of {info.compress_size})")
         members[name] = info
     if sum(info.file_size for info in infos) > MAX_TOTAL:
         raise AuditError(f"{label}: the members have more than {MAX_TOTAL} bytes together")
     return members
+
+
+def _content(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    """The bytes of a member, no more than its directory entry says: what was checked there need not be what is unpacked."""
+    with archive.open(member) as file:
+        return file.read(member.file_size + 1)
 
 
 def _document(record: Record) -> tuple[bytes, dict[str, bytes]]:
@@ -197,13 +207,14 @@ def _document(record: Record) -> tuple[bytes, dict[str, bytes]]:
 
 def _order(entry: tuple[Question, Reply]) -> tuple[str, bytes, tuple[str, ...]]:
     question = entry[0]
-    return question.kind, os.fsencode(question.path), tuple(str(argument) for argument in question.args)
+    return question.kind, os.fsencode(question.path), tuple(repr(argument) for argument in question.args)
 
 
 def _record(document: Any, blobs: Mapping[str, bytes], label: str) -> Record:
     if not isinstance(document, dict) or document.get("schema") != RECORD_SCHEMA:
-        found = document.get("schema") if isinstance(document, dict) else type(document).__name__
-        raise AuditError(f"{label}: record.json: schema: expected {RECORD_SCHEMA!r}, found {found!r}")
+        found = document.get("schema") if isinstance(document, dict) else None
+        shown = f", found {found[:80]!a}" if isinstance(found, str) else ""
+        raise AuditError(f"{label}: record.json: schema: expected {RECORD_SCHEMA!r}{shown}")
     texts = [document.get(key) for key in ("source", "name", "collector", "collected_at")]
     entries = document.get("entries")
     if not all(isinstance(text, str) for text in texts) or not isinstance(entries, list):
@@ -216,20 +227,24 @@ def _record(document: Any, blobs: Mapping[str, bytes], label: str) -> Record:
             expected = "[[kind, path, argument…], status, errno, base64 or blob]"
             raise AuditError(f"{label}: record.json: entries[{number}]: expected {expected}") from None
         if question in answers:
-            raise AuditError(f"{label}: record.json: entries[{number}]: {question.kind} {question.path!a} is there twice")
+            raise AuditError(f"{label}: record.json: entries[{number}]: {question.kind[:80]!a} {question.path[:200]!a} is there twice")
         answers[question] = reply
     source, name, collector, collected_at = texts
     return Record(str(source), str(name), str(collector), str(collected_at), answers)
 
 
 def _entry(entry: Any, blobs: Mapping[str, bytes]) -> tuple[Question, Reply]:
-    asked, status, errno, data = entry
-    kind, path, *arguments = asked
-    if not all(isinstance(text, str) for text in (kind, path, status)) or not isinstance(errno, int):
+    asked, status, errno, data = _list(entry)
+    kind, path, *arguments = _list(asked)
+    if not (isinstance(kind, str) and isinstance(path, str) and all(isinstance(each, (str, int)) for each in arguments)):
         raise TypeError
-    if not all(isinstance(argument, (str, int)) for argument in arguments):
-        raise TypeError
-    content = blobs[data["blob"]] if isinstance(data, dict) else base64.b64decode(data, validate=True)
-    if status == Status.UNASKED.value:
+    if not isinstance(errno, int) or not 0 <= errno <= MAX_ERRNO or status == Status.UNASKED.value:
         raise ValueError
+    content = blobs[data["blob"]] if isinstance(data, dict) else base64.b64decode(data, validate=True)
     return Question(kind, os.fsdecode(unquote_to_bytes(path)), tuple(arguments)), Reply(Status(status), content, errno)
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError
+    return value
