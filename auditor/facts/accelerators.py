@@ -36,8 +36,8 @@ _MISC_NODES = ("apusys", "galcore", "rknpu", "mali0", "fastrpc-")
 _NPU_COMPATIBLE = ("rockchip,rk3588-rknn-core", "arm,ethos-u", "vivante,gc", "mediatek,mt8", "qcom,fastrpc")
 _NPU_PLATFORM_DRIVERS = frozenset({"rocket", "ethosu", "etnaviv", "rknpu", "galcore", "apusys", "mtk_apusys", "mtk-apusys"})
 
-_SOFTWARE = frozenset({"vgem", "vkms"})
-"""DRM drivers without hardware (drivers/gpu/drm/vgem, vkms): their render nodes are no accelerators."""
+_SOFTWARE = frozenset(f"/sys/devices/{bus}/{name}" for bus in ("platform", "faux") for name in ("vgem", "vkms"))
+"""DRM drivers without hardware (drivers/gpu/drm/vgem, vkms), by path: their render nodes are no accelerators."""
 
 _KINDS = {"accel": "accel", "drm": "render", "misc": "misc", "apex": "misc"}
 
@@ -57,42 +57,61 @@ def read_accelerators(device: Device, kernel: Kernel, wanted: tuple[str, ...] = 
     looked: list[Evidence] = []
     unread: list[Missing] = []
     for subsystem in (*_KINDS, "pci", "platform"):
-        entries = device.document(base.udev(subsystem))
+        entries = parse(device.document(base.udev(subsystem)), _entries)
         looked += [Evidence(_place(subsystem), item.status) for item in entries.evidence]
         if isinstance(entries, Missing):
             if entries.status is not Status.ABSENT:
                 unread.append(Missing(entries.status, (Evidence(_place(subsystem), entries.status),), entries.note, entries.remedy))
             continue
         for entry in entries.value:
-            seen = parse(Ok((subsystem, entry), entries.evidence), lambda each: tuple(_sightings(device, each[0], each[1], wanted)))
-            found = (seen,) if isinstance(seen, Missing) else seen.value
+            asked = Ok((subsystem, *entry), entries.evidence)
+            shown = parse(asked, lambda each: tuple(_sightings(device, each[0], each[1], each[2], wanted)))
+            found = (shown,) if isinstance(shown, Missing) else shown.value
             unread += [each for each in found if isinstance(each, Missing)]
             sightings += [each for each in found if isinstance(each, _Sighting)]
     merged: dict[str, list[_Sighting]] = {}
     for sighting in sightings:
         merged.setdefault(sighting.sysfs, []).append(sighting)
-    identities = [(_identity(device, sysfs), seen) for sysfs, seen in sorted(merged.items())]
-    chosen = [(identity, seen) for identity, seen in identities if not wanted or identity.subject in wanted]
-    return Ok(Listing(tuple(_accelerator(device, kernel, *each) for each in chosen), tuple(looked), tuple(unread)), tuple(looked))
+    chosen: dict[str, tuple[_Identity, list[_Sighting]]] = {}
+    for sysfs, seen in sorted(merged.items()):  # a bus device before what it carries
+        identity = _identity(device, sysfs)
+        if isinstance(identity, Missing):
+            unread.append(identity)
+        elif not wanted or identity.subject in wanted:
+            _, earlier = chosen.get(identity.home, (identity, []))
+            chosen[identity.home] = identity, [*earlier, *seen]
+    items = tuple(_accelerator(device, kernel, *each) for each in chosen.values())
+    return Ok(Listing(items, tuple(looked), tuple(unread)), tuple(looked))
+
+
+def _entries(document: Any) -> list[tuple[str, dict[str, str]]]:
+    """The devices of a udev answer: path and properties."""
+    entries = [(entry["sys"], entry["properties"]) for entry in document]
+    if not all(isinstance(text, str) for sysfs, properties in entries for text in (sysfs, *properties, *properties.values())):
+        raise ValueError("expected texts")
+    return entries
 
 
 def _place(subsystem: str) -> str:
     return f"/sys/bus/{subsystem}/devices" if subsystem in {"pci", "platform"} else f"/sys/class/{subsystem}"
 
 
-def _sightings(device: Device, subsystem: str, entry: dict[str, Any], wanted: tuple[str, ...]) -> Iterator[_Sighting | Missing]:
+def _sightings(
+    device: Device, subsystem: str, sysfs: str, properties: dict[str, str], wanted: tuple[str, ...]
+) -> Iterator[_Sighting | Missing]:
     """What one udev entry shows: a class device leads to its parent, a bus device is looked at itself."""
-    sysfs, properties = entry["sys"], entry["properties"]
     if (subsystem == "pci" and _pci_counts(properties, f"pci:{properties['PCI_SLOT_NAME']}" in wanted)) or (
         subsystem == "platform" and _platform_counts(properties, f"of:{properties.get('OF_FULLNAME')}" in wanted)
     ):
-        yield _Sighting(sysfs, _place(subsystem), _vfio_node(device, sysfs) if properties.get("DRIVER") in _VFIO_DRIVERS else None)
-    elif subsystem in _KINDS and _class_counts(subsystem, properties.get("DEVNAME", "")):
+        node = _vfio_node(device, sysfs) if properties.get("DRIVER") in _VFIO_DRIVERS else None
+        yield _Sighting(sysfs, _place(subsystem), node if isinstance(node, Node) else None)
+        if isinstance(node, Missing):
+            yield node
+    elif subsystem in _KINDS and _class_counts(subsystem, sysfs.rpartition("/")[2]):
         parent = device.stat(f"{sysfs}/device")
         if isinstance(parent, Missing):
-            if parent.status is not Status.ABSENT:  # a class device without a parent is software
-                yield parent
-        elif parent.value.real.rpartition("/")[2] not in _SOFTWARE:
+            yield parent
+        elif parent.value.real not in _SOFTWARE:
             node = _node(
                 device,
                 f"/dev/{properties['DEVNAME']}",
@@ -104,12 +123,10 @@ def _sightings(device: Device, subsystem: str, entry: dict[str, Any], wanted: tu
 
 
 def _class_counts(subsystem: str, name: str) -> bool:
-    """Whether a class device is an accelerator's node: of DRM only the render nodes (`dri/card0` may be a mere display)."""
+    """Whether a class device is an accelerator's: of DRM only the render nodes (`card0` may be a mere display)."""
     if subsystem == "drm":
-        return name.startswith("dri/renderD")
-    if subsystem == "misc":
-        return name.startswith(_MISC_NODES)
-    return bool(name)
+        return name.startswith("renderD")
+    return subsystem != "misc" or name.startswith(_MISC_NODES)
 
 
 def _pci_counts(properties: dict[str, str], asked_for: bool) -> bool:
@@ -144,16 +161,19 @@ def _mode(found: FileStat) -> int:
     return found.mode
 
 
-def _vfio_node(device: Device, sysfs: str) -> Node | None:
-    """The group's node in /dev/vfio; None where the device is in no group."""
+def _vfio_node(device: Device, sysfs: str) -> Node | Missing | None:
+    """The group's node in /dev/vfio; None where the device is in no group, or /dev/vfio can be listed and has none for it."""
     group = device.link_name(f"{sysfs}/iommu_group")
     if isinstance(group, Missing):
-        return None
+        return None if group.status is Status.ABSENT else group
     for path in (f"/dev/vfio/{group.value}", f"/dev/vfio/noiommu-{group.value}"):
         found = device.stat(path)
         if isinstance(found, Ok):
             return _node(device, path, "vfio", found.value.major, found.value.minor)
-    return None
+        if found.status is not Status.ABSENT:
+            return found
+    listed = device.names("/dev/vfio")
+    return listed if isinstance(listed, Missing) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,9 +187,12 @@ class _Identity:
     properties: dict[str, str]
 
 
-def _identity(device: Device, sysfs: str) -> _Identity:
-    uevent = parse(device.text(f"{sysfs}/uevent"), lambda text: dict(line.split("=", 1) for line in text.splitlines() if "=" in line))
-    properties: dict[str, str] = uevent.value if isinstance(uevent, Ok) else {}
+def _identity(device: Device, sysfs: str) -> _Identity | Missing:
+    """What a device is called; Missing where it cannot be told, since another name would be another subject."""
+    uevent = device.text(f"{sysfs}/uevent")
+    if isinstance(uevent, Missing):
+        return uevent
+    properties = dict(line.split("=", 1) for line in uevent.value.splitlines() if "=" in line)
     parent, _, name = sysfs.rpartition("/")
     address = parent.rpartition("/")[2]
     if "PCI_SLOT_NAME" in properties:

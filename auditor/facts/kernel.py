@@ -75,21 +75,28 @@ def _only(installed: tuple[str, ...]) -> str:
 
 
 def _config(device: Device, release: Fact[str]) -> Fact[Mapping[str, str]]:
-    packed = device.data("/proc/config.gz", length=CONFIG_LIMIT)
+    packed = device.data("/proc/config.gz", length=CONFIG_LIMIT + 1)
     if isinstance(packed, Ok):
-        return parse(packed, lambda data: parse_config(_inflate(data).decode("utf-8", "replace")))
+        return parse(packed, lambda data: parse_config(_text(_inflate(data))))
     if isinstance(release, Missing):
         return Missing(packed.status, packed.evidence, packed.note, packed.remedy or Remedy.LIVE)
-    plain = device.data(f"/boot/config-{release.value}", length=CONFIG_LIMIT)
-    return parse(plain, lambda data: parse_config(data.decode("utf-8", "replace")))
+    plain = device.data(f"/boot/config-{release.value}", length=CONFIG_LIMIT + 1)
+    return parse(plain, lambda data: parse_config(_text(data)))
+
+
+def _text(data: bytes) -> str:
+    """A whole configuration: in one that is cut, an option that is set may look as if it were not."""
+    if len(data) > CONFIG_LIMIT:
+        raise ValueError(f"more than {CONFIG_LIMIT} bytes")
+    return data.decode("utf-8", "replace")
 
 
 def _inflate(data: bytes) -> bytes:
     engine = zlib.decompressobj(31)
     try:
-        text = engine.decompress(data, CONFIG_LIMIT)
+        text = engine.decompress(data, CONFIG_LIMIT + 1)
     except zlib.error as error:
         raise ValueError(str(error)) from None
-    if engine.unconsumed_tail or not engine.eof:
+    if not engine.eof:
         raise ValueError(f"cut short, or more than {CONFIG_LIMIT} bytes unpacked")
     return text

@@ -6,7 +6,8 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from auditor.facts.types import Missing, Plan
+from auditor.facts.reading import parse
+from auditor.facts.types import Missing, Ok, Plan
 from auditor.model import ZooModelUsed
 from auditor.sources import base
 
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
     from auditor.facts.reading import Device
 
 PLAN_SCHEMA = "crosml-audit/plan/1"
+MAX_MODELS = 256
+"""Models in a plan; the zoo has less than 20."""
+MAX_RUNS = 64
+"""Repetitions of a model that are looked at."""
 
 
 def plan_document(plan: Plan) -> bytes:
@@ -23,26 +28,26 @@ def plan_document(plan: Plan) -> bytes:
 
 def read_plan(device: Device) -> Plan:
     """The recorded plan. A record without one, or with one that is not understood, was asked for nothing in particular."""
-    document = device.document(base.plan())
-    if isinstance(document, Missing):
+    asked = device.ask(base.plan())
+    if isinstance(asked, Missing):
         return Plan()
-    try:
-        return _plan(document.value)
-    except (TypeError, ValueError, KeyError, AttributeError):
-        return Plan(zoo_note="The record's plan is not understood.")
+    plan = parse(parse(asked, json.loads), _plan)
+    return plan.value if isinstance(plan, Ok) else Plan(zoo_note="The record's plan is not understood.")
 
 
 def _plan(document: dict[str, Any]) -> Plan:
     if document["schema"] != PLAN_SCHEMA:
         raise ValueError(document["schema"])
-    delegate = document["delegate"]
+    delegate, runs = document["delegate"], document["runs"]
+    if len(runs) > MAX_MODELS:
+        raise ValueError(f"{len(runs)} models")
     return Plan(
         accelerators=tuple(str(item) for item in document["accelerators"]),
         delegate=None if delegate is None else str(delegate),
         delegate_options=tuple((str(key), str(value)) for key, value in document["delegate_options"]),
         zoo_version=str(document["zoo_version"]),
         models=tuple(ZooModelUsed(str(each["name"]), str(each["sha256"]), str(each["origin"])) for each in document["models"]),
-        runs=tuple((str(name), min(int(count), 64)) for name, count in document["runs"]),
+        runs=tuple((str(name), min(int(count), MAX_RUNS)) for name, count in runs),
         demonstration=document["demonstration"] is True,
         zoo_note=str(document["zoo_note"]),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 EXCERPT = 160
 """Characters of a file that are shown beside a finding."""
 
+_SHA256 = re.compile(rb"[0-9a-f]{64}")
 _REMEDIES = {Status.DENIED: Remedy.ROOT, Status.UNASKED: Remedy.LIVE, Status.FAILED: Remedy.EVIDENCE}
 
 
@@ -72,7 +74,7 @@ class Device:
 
     def names(self, path: str) -> Fact[tuple[str, ...]]:
         """The sorted names in a folder."""
-        return parse(self.ask(base.names(path)), lambda data: tuple(os.fsdecode(name) for name in data.split(b"\0")[:-1]))
+        return parse(self.ask(base.names(path)), _names)
 
     def link(self, path: str) -> Fact[str]:
         """The target of a symbolic link, as it lies."""
@@ -84,15 +86,37 @@ class Device:
 
     def stat(self, path: str) -> Fact[FileStat]:
         """What a path leads to."""
-        return parse(self.ask(base.stat(path)), lambda data: FileStat(**json.loads(data)))
+        return parse(self.ask(base.stat(path)), _file_stat)
 
     def sha256(self, path: str) -> Fact[str]:
         """The sha256 of a whole file, as hexadecimal digits."""
-        return parse(self.ask(base.digest(path)), lambda data: data.decode("ascii"))
+        return parse(self.ask(base.digest(path)), _sha256)
 
     def document(self, question: base.Question) -> Fact[Any]:
         """A question that is answered with JSON."""
         return parse(self.ask(question), json.loads)
+
+
+def _names(data: bytes) -> tuple[str, ...]:
+    *names, rest = data.split(b"\0")
+    if rest or any(name in {b"", b".", b".."} or b"/" in name for name in names):
+        raise ValueError("expected file names, each ended by a NUL")
+    return tuple(map(os.fsdecode, names))
+
+
+def _file_stat(data: bytes) -> FileStat:
+    found = FileStat(**json.loads(data))
+    texts = (found.real, found.kind)
+    numbers = (found.mode, found.uid, found.gid, found.size, found.blocks, found.dev, found.ino, found.major, found.minor)
+    if not all(isinstance(text, str) for text in texts) or not all(type(number) is int and number >= 0 for number in numbers):
+        raise ValueError("expected the texts real and kind, and numbers")
+    return found
+
+
+def _sha256(data: bytes) -> str:
+    if not _SHA256.fullmatch(data):
+        raise ValueError("expected 64 hexadecimal digits")
+    return data.decode("ascii")
 
 
 def parse(fact: Fact[Any], reader: Callable[[Any], Any]) -> Fact[Any]:
@@ -111,8 +135,8 @@ def evidence(question: base.Question, reply: base.Reply) -> Evidence:
     path = path or f"{question.kind}:{printable(question.path)}"
     if reply.status is not Status.OK:
         return Evidence(path, reply.status)
-    if question.kind == "digest":
-        return Evidence(path, reply.status, reply.data.decode("ascii", "replace"))
+    if question == base.digest(question.path) and _SHA256.fullmatch(reply.data):
+        return Evidence(path, reply.status, reply.data.decode("ascii"))
     shown = printable(reply.data[: 2 * EXCERPT].replace(b"\0", b" ")).strip()[:EXCERPT]
     return Evidence(path, reply.status, hashlib.sha256(reply.data).hexdigest(), shown)
 
