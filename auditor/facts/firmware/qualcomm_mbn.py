@@ -84,10 +84,13 @@ def _signed(image: Image, segments: tuple[Segment, ...], marked: Segment) -> Env
     if rest or width not in _ALGORITHMS or end > len(data):
         raise ValueError(f"a table of {sizes[table]} bytes for {len(segments)} segments")
     digests = [data[at : at + width] for at in range(start, end, width)]
+    found = tuple(_signatures(data, version, sizes, end, signers))
     covered, mismatched = _compare(image, segments, marked, digests, _ALGORITHMS[width])
+    # the rest of the hash segment is padding, or a place to hide in
+    covered += [(marked.offset, end), *((marked.offset + at, length) for _, (at, length) in found)]
     return Envelope(
         SIGNED,
-        signatures=tuple(_signatures(data, version, sizes, end, signers)),
+        signatures=tuple(signature for signature, _ in found),
         mismatched=mismatched,
         uncovered=uncovered(image, covered),
     )
@@ -97,7 +100,7 @@ def _compare(
     image: Image, segments: tuple[Segment, ...], marked: Segment, digests: list[bytes], algorithm: str
 ) -> tuple[list[Span], tuple[str, ...]]:
     """The spans that have the digest that the table has for them, and the segments that have another. Zeros stand for no digest."""
-    covered = [(marked.offset, marked.size)]
+    covered: list[Span] = []
     mismatched = []
     if sum(segment.size for segment in segments) > 2 * image.size:
         raise ValueError("segments that overlap")
@@ -111,8 +114,10 @@ def _compare(
     return covered, tuple(mismatched)
 
 
-def _signatures(data: bytes, version: int, sizes: tuple[int, ...], end: int, signers: list[tuple[int, int] | None]) -> Iterator[Signature]:
-    """The signatures after the table, each before its chain: first QTI's, then the device maker's."""
+def _signatures(
+    data: bytes, version: int, sizes: tuple[int, ...], end: int, signers: list[tuple[int, int] | None]
+) -> Iterator[tuple[Signature, Span]]:
+    """The signatures after the table, each before its chain: first QTI's, then the device maker's. With each, where they lie in `data`."""
     at = end
     for owner, fields in zip(("QTI", "OEM"), signers, strict=True):
         if fields is None:
@@ -120,16 +125,17 @@ def _signatures(data: bytes, version: int, sizes: tuple[int, ...], end: int, sig
         value, chain = (data[at : at + sizes[fields[0]]], data[at + sizes[fields[0]] : at + sizes[fields[0]] + sizes[fields[1]]])
         if len(value) + len(chain) != sizes[fields[0]] + sizes[fields[1]]:
             raise ValueError("a signature or its chain is cut short")
-        at += len(value) + len(chain)
         if value or chain:
             certificates = tuple(_certificates(chain))
-            yield Signature(
+            signature = Signature(
                 scheme=f"MBN v{version}",
                 signer=owner,
                 value=value,
                 digests=tuple(_digests(data[:end], certificates[0] if certificates else b"")),
                 chain=certificates,
             )
+            yield signature, (at, len(value) + sum(map(len, certificates)))
+        at += len(value) + len(chain)
 
 
 def _certificates(chain: bytes) -> Iterator[bytes]:
