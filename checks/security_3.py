@@ -4,15 +4,35 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from auditor.model import Answer, Outcome, Owner, check
+from auditor.facts.types import Missing, Ok
+from auditor.model import Answer, Level, Outcome, Owner, Remedy, Status, check, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
-    from auditor.facts.types import Accelerator, Facts
+    from auditor.facts.types import Accelerator, Facts, GroupMate
 
 TRANSLATING = frozenset({"DMA", "DMA-FQ"})
 """Domain types in which every access is translated; DMA-FQ flushes lazily, which the page allows."""
+
+WEAKENING: Mapping[str, bool | frozenset[str]] = {
+    "iommu": frozenset({"pt", "off", "soft"}),
+    "iommu.passthrough": True,
+    "iommu.strict": False,
+    "intel_iommu": frozenset({"off", "igfx_off", "tboot_noforce"}),
+    "amd_iommu": frozenset({"off"}),
+    "arm_smmu.disable_bypass": False,
+    "vfio.enable_unsafe_noiommu_mode": True,
+    "vfio_iommu_type1.allow_unsafe_interrupts": True,
+}
+"""Kernel parameters, by name with `_` for `-`, and the values that weaken an IOMMU (admin-guide/kernel-parameters.txt)."""
+
+_YES = ("1", "y", "t", "on")
+_NO = ("0", "n", "f", "of")
+"""How a switch's value begins (lib/kstrtox.c, kstrtobool)."""
+
+ACS_OVERRIDE = "pcie_acs_override"
+"""Not a parameter of the mainline kernel: with the patch that adds it, groups are reported that the hardware does not keep apart."""
 
 
 @check(
@@ -28,15 +48,170 @@ TRANSLATING = frozenset({"DMA", "DMA-FQ"})
 def domain(facts: Facts, accelerator: Accelerator) -> Iterator[Answer]:
     """The accelerator is in an IOMMU group, and the group's default domain translates.
 
-    `identity` maps all of memory one to one, so it fails; so does a device that the kernel put in no group at all. Any other type
-    (`blocked`, `auto`, a name this auditor does not know) is unknown: it is not evidence of translation.
+    `identity` maps all of memory one to one, so it fails; so does a device that the kernel put in no group at all, where the kernel's
+    groups could be listed, and a group that VFIO made up in its unsafe no-IOMMU mode. Any other type (`blocked`, `auto`, a name that
+    this auditor does not know) is unknown: it is not evidence of translation.
+
+    A memory management unit of the accelerator's own is no IOMMU here: it is a part of what must be kept in check. What the type does
+    not say is whether the hardware obeys; a fault on an address that is not mapped proves that. The type can be written while no driver
+    is bound, so it holds for the boot that was looked at. Source: Documentation/ABI/testing/sysfs-kernel-iommu_groups;
+    drivers/vfio/group.c.
     """
-    group = accelerator.group.open()
-    kind = group.type.open()
-    evidence = (*accelerator.group.evidence, *group.type.evidence)
-    if kind in TRANSLATING:
-        yield Answer(Outcome.PASS, f"domain type {kind}", evidence)
+    group = accelerator.group
+    if isinstance(group, Missing) and group.status is Status.ABSENT:
+        groups = facts.iommu.groups.open()
+        observed = f"in no IOMMU group; the kernel has {len(groups) or 'none at all'}"
+        yield Answer(Outcome.FAIL, observed, (*group.evidence, *facts.iommu.groups.evidence))
+        return
+    found = group.open()
+    kind, made_up = found.type.open(), found.no_iommu.open()
+    evidence = (*group.evidence, *found.no_iommu.evidence, *found.type.evidence)
+    if made_up:
+        yield Answer(Outcome.FAIL, "in a group that VFIO made up without an IOMMU (vfio-noiommu)", evidence)
     elif kind == "identity":
         yield Answer(Outcome.FAIL, "domain type identity", evidence)
+    elif kind in TRANSLATING:
+        yield Answer(Outcome.PASS, f"domain type {kind}", evidence)
+    elif any(node.path.startswith("/dev/vfio/noiommu-") for node in accelerator.nodes):
+        yield Answer(Outcome.FAIL, f"domain type {kind!r}, and its node is one of VFIO's no-IOMMU mode", evidence)
     else:
-        yield Answer(Outcome.UNKNOWN, f"domain type {kind!r}", evidence)
+        yield Answer(Outcome.UNKNOWN, f"domain type {kind!r}", evidence, remedy=Remedy.DRIVER)
+
+
+@check(
+    "security-3.reserved",
+    level=Level.SHOULD,
+    each="accelerators",
+    expected="no reserved region of the type `direct` in the accelerator's IOMMU group",
+    passes="No memory is mapped to the accelerator for good.",
+    fails="The firmware has memory mapped one to one to the accelerator, whatever its driver asks for.",
+    remediation="Take the accelerator out of the firmware's reserved memory regions (RMRR in DMAR, IVMD in IVRS, RMR in IORT).",
+    owner=Owner.FIRMWARE,
+)
+def reserved(facts: Facts, accelerator: Accelerator) -> Iterator[Answer]:
+    """The firmware reserves no memory that the IOMMU must keep mapped to the accelerator.
+
+    A region of the type `direct` stays mapped one to one in every domain. `direct-relaxable` is one that an assignment to a guest may
+    drop, `msi` is where interrupts are written, `reserved` is never mapped: these are information. The list is the kernel's reading of
+    the firmware's tables; what firmware does without saying so is not in it.
+    Source: Documentation/ABI/testing/sysfs-kernel-iommu_groups.
+    """
+    group = accelerator.group.open()
+    regions = group.reserved.open()
+    evidence = (*accelerator.group.evidence, *group.reserved.evidence)
+    shown = ", ".join(f"{each.kind} {each.start:#x}-{each.end:#x}" for each in regions) or "none"
+    direct = any(each.kind == "direct" for each in regions)
+    yield Answer(Outcome.FAIL if direct else Outcome.PASS, f"reserved regions: {shown}", evidence)
+
+
+@check(
+    "security-3.group",
+    level=Level.SHOULD,
+    each="accelerators",
+    expected="no other device, save for bridges, in the accelerator's IOMMU group",
+    passes="The IOMMU keeps the accelerator apart from every other device.",
+    fails="The accelerator shares its IOMMU group: the devices in it can reach each other's memory.",
+    remediation="Give the accelerator a port of its own with access control services (ACS), or a stream of its own on the IOMMU.",
+    owner=Owner.FIRMWARE,
+)
+def group(facts: Facts, accelerator: Accelerator) -> Iterator[Answer]:
+    """The accelerator is alone in its IOMMU group, save for PCI bridges on the way to it.
+
+    Devices in one group are those that the hardware cannot keep apart: behind a bridge without access control services, or with the
+    same requester id. A bridge does no DMA of its own, so bridges are named and not counted. Groups come from the hardware's own
+    description, which `pcie_acs_override` overrides (see security-3.command-line). Source: Documentation/driver-api/vfio.rst.
+    """
+    found = accelerator.group.open()
+    mates = found.mates.open()
+    others = [each for each in mates if isinstance(each.is_bridge, Ok) and not each.is_bridge.value]
+    evidence = (*accelerator.group.evidence, *found.mates.evidence)
+    if others:
+        observed = f"in one group with {_named(others)}"
+        yield Answer(Outcome.FAIL, observed, (*evidence, *(item for each in others for item in each.is_bridge.evidence)))
+        return
+    bridges = [each for each in mates if each.is_bridge.open()]
+    observed = f"alone in its group, behind the bridges {_named(bridges)}" if bridges else "alone in its group"
+    yield Answer(Outcome.PASS, observed, (*evidence, *(item for each in bridges for item in each.is_bridge.evidence)))
+
+
+def _named(mates: Iterable[GroupMate]) -> str:
+    return ", ".join(f"{each.subject} ({each.driver.value if isinstance(each.driver, Ok) else 'no driver known'})" for each in mates)
+
+
+@check(
+    "security-3.command-line",
+    level=Level.SHOULD,
+    expected="no kernel parameter that turns an IOMMU off, bypasses it or weakens it",
+    passes="The kernel command line leaves the IOMMU as it is.",
+    fails="The kernel command line weakens the IOMMU, for this device or for others.",
+    remediation="Take the parameter out of the kernel command line.",
+    owner=Owner.CHROMEOS,
+)
+def command_line(facts: Facts) -> Iterator[Answer]:
+    """No parameter of the running kernel weakens an IOMMU.
+
+    It may turn it off (`intel_iommu=off`), pass devices through (`iommu=pt`) or let freed mappings live on a while (`iommu.strict=0`).
+    Any occurrence counts, also where a later parameter takes it back: what came of it for the accelerator is what security-3.domain
+    reads. A kernel can be built so as to pass devices through without a parameter (CONFIG_IOMMU_DEFAULT_PASSTHROUGH); that shows in the
+    domain's type as well. Source: Documentation/admin-guide/kernel-parameters.txt.
+    """
+    parameters = facts.kernel.command_line.open()
+    weak = [each for each in parameters if _weakens(each)]
+    evidence = facts.kernel.command_line.evidence
+    if weak:
+        yield Answer(Outcome.FAIL, " ".join(weak), evidence, subject="kernel")
+    else:
+        yield Answer(Outcome.PASS, "no parameter that weakens an IOMMU", evidence, subject="kernel")
+
+
+def _weakens(parameter: str) -> bool:
+    name, _, value = parameter.partition("=")
+    name = name.replace("-", "_")
+    bad = WEAKENING.get(name, frozenset())
+    if isinstance(bad, bool):
+        return value.lower().startswith(_YES if bad else _NO)
+    return name == ACS_OVERRIDE or not bad.isdisjoint(value.split(","))
+
+
+@check(
+    "security-3.units",
+    level=Level.SHOULD,
+    expected="at least one IOMMU that the kernel drives",
+    passes="The kernel drives an IOMMU.",
+    fails="The kernel drives no IOMMU.",
+    remediation="Turn the IOMMU on in the firmware, describe it in the firmware's tables (DMAR, IVRS, IORT, device tree), and build its "
+    "driver into the kernel.",
+    owner=Owner.FIRMWARE,
+)
+def units(facts: Facts) -> Iterator[Answer]:
+    """/sys/class/iommu names the IOMMUs that a driver has registered.
+
+    An empty list is what a machine shows whose firmware has the IOMMU turned off: it says why security-3.domain fails. That there is one
+    does not say that the accelerator is behind it. Source: Documentation/ABI/testing/sysfs-class-iommu.
+    """
+    names = facts.iommu.units.open()
+    evidence = facts.iommu.units.evidence
+    if names:
+        yield Answer(Outcome.PASS, ", ".join(map(printable, names)), evidence, subject="kernel")
+    else:
+        yield Answer(Outcome.FAIL, "/sys/class/iommu is empty", evidence, subject="kernel")
+
+
+@check(
+    "security-3.no-iommu-mode",
+    level=Level.SHOULD,
+    expected="VFIO's unsafe no-IOMMU mode is off",
+    passes="VFIO gives no device to user space without an IOMMU.",
+    fails="VFIO may give devices to user space that no IOMMU is in front of.",
+    remediation="Set vfio.enable_unsafe_noiommu_mode=0, or build the kernel without CONFIG_VFIO_NOIOMMU.",
+    owner=Owner.CHROMEOS,
+)
+def no_iommu_mode(facts: Facts) -> Iterator[Answer]:
+    """The switch is off, or there is none: VFIO is not loaded, or was built without that mode.
+
+    It can be written at any time by root, so it holds for the moment that was looked at; each accelerator's own group is judged by
+    security-3.domain. Source: drivers/vfio/vfio_main.c; Documentation/driver-api/vfio.rst.
+    """
+    unsafe = facts.iommu.unsafe_noiommu.open()
+    outcome, state = (Outcome.FAIL, "on") if unsafe else (Outcome.PASS, "off")
+    yield Answer(outcome, f"unsafe no-IOMMU mode is {state}", facts.iommu.unsafe_noiommu.evidence, subject="kernel")

@@ -261,9 +261,12 @@ def _job(device: Device, path: str, text: Ok[str]) -> list[SandboxDefinition] | 
             mentioned = sorted({path for word in call for path in _PATH.findall(word)})
             found += [_definition(path, each, Jail(), visible(str(error)), text.evidence) for each in mentioned]
             continue
-        known = device.stat(command) if command.startswith("/") else None
-        evidence = all_of(text, *facts, *([known] if isinstance(known, Ok) else []))
-        executable = known.value.real if isinstance(known, Ok) else command
+        known = parse(device.stat(command), lambda found: found.real) if command.startswith("/") else Ok(command)
+        if isinstance(known, Missing) and known.status is not Status.ABSENT:
+            return known
+        executable = known.value if isinstance(known, Ok) else command
+        # where the command's links lead says whose sandbox it is, and nothing about the sandbox
+        evidence = (*all_of(text, *facts), *(replace(item, necessary=False) for item in known.evidence))
         found.append(_definition(path, executable, jail, _trouble(jail, facts), evidence))
     return found
 

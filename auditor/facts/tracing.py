@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from auditor.facts.probing import read_probe, text
 from auditor.facts.reading import all_of, parse
-from auditor.facts.types import Accelerator, Fact, Listing, Missing, Ok, Tracing
+from auditor.facts.types import Accelerator, DriverEvents, Fact, Listing, Missing, Ok, Tracing
 from auditor.model import Remedy, Status, printable
 
 if TYPE_CHECKING:
@@ -92,26 +92,28 @@ def _expected(accelerator: Accelerator) -> tuple[str, ...]:
     return _SYSTEMS.get(name, (name,) if name else ())
 
 
-def _own(device: Device, accelerator: Accelerator, listed: Fact[tuple[str, ...]]) -> Fact[tuple[str, ...]]:
+def _own(device: Device, accelerator: Accelerator, listed: Fact[tuple[str, ...]]) -> Fact[DriverEvents]:
     """Where the driver's own events are, by either of two signs: its trace system is there, or its module defines events.
 
     That it has none takes both: no system of its, and either a module without events or a driver whose systems are known.
     """
-    if isinstance(accelerator.driver, Missing):
-        return accelerator.driver
+    driver = accelerator.driver
+    if isinstance(driver, Missing):
+        return driver
     module = accelerator.module.value.name if isinstance(accelerator.module, Ok) else _driver(accelerator)
-    systems = parse(listed, lambda names: tuple(f"events/{name}" for name in _expected(accelerator) if name in names))
+    systems = parse(listed, lambda names: tuple(name for name in _expected(accelerator) if name in names))
     sections = device.names(f"/sys/module/{module}/sections")
-    defined = parse(sections, lambda names: (f"module {printable(module)}",) if _EVENTS_SECTION in names else ())
-    signs = [each for each in (systems, defined) if isinstance(each, Ok) and each.value]
+    defines = parse(sections, lambda names: _EVENTS_SECTION in names)
+    signs = [each for each in (systems, defines) if isinstance(each, Ok) and each.value]
     if signs:
-        places = tuple(place for each in signs for place in each.value)
-        return Ok(places, (*accelerator.driver.evidence, *(replace(item, necessary=len(signs) == 1) for item in all_of(*signs))))
+        defined = isinstance(defines, Ok) and defines.value
+        events = DriverEvents(systems.value if isinstance(systems, Ok) else (), printable(module) if defined else "")
+        return Ok(events, (*driver.evidence, *(replace(item, necessary=len(signs) == 1) for item in all_of(*signs))))
     if isinstance(systems, Missing):
         return systems
-    if isinstance(defined, Missing) and not (defined.status is Status.ABSENT and _driver(accelerator) in _SYSTEMS):
-        return defined
-    return Ok((), all_of(accelerator.driver, systems, defined))
+    if isinstance(defines, Missing) and not (defines.status is Status.ABSENT and _driver(accelerator) in _SYSTEMS):
+        return defines
+    return Ok(DriverEvents((), ""), all_of(driver, systems, defines))
 
 
 def _perfetto(plan: Plan) -> Missing:

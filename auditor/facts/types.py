@@ -147,6 +147,8 @@ class ModuleInfo:
     aliases: tuple[str, ...]
     firmware: tuple[str, ...]
     depends: tuple[str, ...]
+    loaders: tuple[str, ...]
+    """The kernel's functions that take firmware in (include/linux/firmware.h and others) and whose names the module's symbols hold."""
     vermagic: str
     version: str
     srcversion: str
@@ -167,8 +169,10 @@ class Module:
     info: Fact[ModuleInfo]
     signature: Fact[Signature]
     """Missing(ABSENT) where the file was read and carries none."""
+    kernel_image: Fact[str]
+    """The resolved path of the kernel image that is installed for the running release; looked for only for a signed module."""
     kernel_certificates: Fact[tuple[bytes, ...]]
-    """The certificates (DER) in the kernel image that is installed for the running release; read only for a signed module."""
+    """The certificates (DER) in that image."""
     build_id: Fact[str]
     """The GNU build id of the module that is loaded, as hexadecimal: it differs from the file's where another file was loaded."""
     taint: Fact[str]

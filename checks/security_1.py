@@ -1,0 +1,293 @@
+"""security-1: sandboxing must be supported for isolating untrusted workloads and any binary-only driver components."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from auditor.facts.types import Missing, Ok
+from auditor.model import Answer, Level, Outcome, Owner, Remedy, check, visible
+from checks.confinement import lets_every_ioctl_through, shows_all_devices
+from checks.zoo_runs import DELEGATED_SHARE, cited
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from auditor.facts.types import Accelerator, Fact, Facts, Holder, Listing, SandboxDefinition
+    from auditor.model import ModelRun
+
+T = TypeVar("T")
+
+SECCOMP_FILTER = 2
+"""`Seccomp:` of /proc/PID/status: 0 off, 1 strict, 2 filter."""
+
+ESCAPES = {16: "CAP_SYS_MODULE", 17: "CAP_SYS_RAWIO", 19: "CAP_SYS_PTRACE", 21: "CAP_SYS_ADMIN"}
+"""Capabilities by bit (include/uapi/linux/capability.h) with which a process leaves any sandbox: by code in the kernel, by memory, by
+another process, by mounts and namespaces."""
+
+OTHERS_WRITE = 0o002
+"""The mode bit that lets everyone write."""
+
+DEVICES = (
+    "/dev/accel",
+    "/dev/apex",
+    "/dev/apusys",
+    "/dev/dri",
+    "/dev/fastrpc",
+    "/dev/galcore",
+    "/dev/kfd",
+    "/dev/mali",
+    "/dev/rknpu",
+    "/dev/vfio",
+)
+"""Where accelerators' nodes are, as paths begin."""
+
+
+@check(
+    "security-1.confined-run",
+    needs=("models",),
+    expected="every model run through the delegate on the accelerator, confined, and every attempt to leave the confinement refused",
+    passes="The delegate does its work on the accelerator inside a confinement that it cannot leave.",
+    fails="From inside the confinement that the delegate was run in, something was reached that must not be.",
+    unknown="No run of the delegate on an accelerator recorded how it was confined and what it was refused.",
+    remediation="Make the delegate work with only its device node and its own files, without network, and without new privileges.",
+    owner=Owner.VENDOR,
+)
+def confined_run(facts: Facts) -> Iterator[Answer]:
+    """The zoo's models were run through the delegate inside the auditor's confinement, and attempts to get out of it were refused.
+
+    A driver supports sandboxing if it works in a sandbox. A run records under `confinement` the state it was in (`confined`: no new
+    privileges, no capabilities, Landlock, seccomp, limits) and under `escapes` what became of each attempt that is made beside the
+    delegate (network, files, other devices, other processes): `refused`, or how far it came. It passes where every run ended well and
+    was confined, nothing escaped, and a run had 95 % of its multiply-accumulates taken by the delegate: one that computes on the CPU
+    shows nothing about the accelerator's driver. Runs of a demonstration are not the device's. Confinement is applied before the first
+    byte of the vendor's is loaded, and recorded by the process outside of it. Source: seccomp(2), landlock(7).
+    """
+    results = facts.models.open()
+    runs = [run.open() for each in results for run in each.runs]
+    evidence = tuple(item for each in results for item in cited(each))
+    delegated = [run for run in runs if run.delegate is not None]
+    if facts.plan.demonstration or not delegated or not facts.accelerators.open().items:
+        observed = "no model was run through a delegate on an accelerator of this device"
+        yield Answer(Outcome.UNKNOWN, observed, evidence, remedy=Remedy.DELEGATE)
+        return
+    escaped = sorted({f"{name}: {how}" for run in delegated for name, how in _escapes(run).items() if how != "refused"})
+    confined = all(_is_confined(run) and _escapes(run) for run in delegated)
+    if escaped:
+        yield Answer(Outcome.FAIL, visible("; ".join(escaped)), evidence)
+    elif confined and any((run.delegated_macs or 0) >= DELEGATED_SHARE for run in delegated):
+        tried = sorted({name for run in delegated for name in _escapes(run)})
+        yield Answer(Outcome.PASS, visible(f"{len(delegated)} confined runs; refused: {', '.join(tried)}"), evidence)
+    else:
+        yield Answer(Outcome.UNKNOWN, f"{len(delegated)} runs through the delegate", evidence, remedy=Remedy.DELEGATE)
+
+
+def _is_confined(run: ModelRun) -> bool:
+    confinement = run.conditions.get("confinement")
+    return run.status == "completed" and isinstance(confinement, dict) and confinement.get("state") == "confined"
+
+
+def _escapes(run: ModelRun) -> dict[str, str]:
+    escapes = run.conditions.get("escapes")
+    return {str(name): str(how) for name, how in escapes.items()} if isinstance(escapes, dict) else {}
+
+
+@check(
+    "security-1.holders",
+    each="accelerators",
+    expected="every process that holds the accelerator's node has no new privileges, a seccomp filter, and no capability to escape with",
+    passes="The process that holds the accelerator's node is confined.",
+    fails="A process that is not confined holds the accelerator's node.",
+    not_applicable="No process holds the accelerator's node.",
+    remediation="Start the service through minijail with -n, -S and without capabilities (or with -c 0), under a user of its own.",
+    owner=Owner.CHROMEOS,
+)
+def holders(facts: Facts, accelerator: Accelerator) -> Iterator[Answer]:
+    """Who has the accelerator's node open on the running system, and how each of them is confined.
+
+    Read from every process's descriptors; of each that holds the node, its weakest thread counts (seccomp, capabilities and user are a
+    thread's own). It must have `NoNewPrivs`, a seccomp filter, and none of the capabilities that lead out of any sandbox. Its user and
+    the namespaces that it does not share with PID 1 are shown. What the filter lets through is security-1.definition's question.
+
+    Only processes that run while the audit does are seen, and only root sees those of others: unless all could be looked at, it is
+    unknown, and not 'nobody'. A node under another name (a bind mount of one file, a node made by hand) is not recognised.
+    Source: proc(5); chromiumos/docs, sandboxing.md; Tast security.SandboxedServices.
+    """
+    listing = facts.sandbox.holders.open()
+    held = [each for each in listing.items if each.accelerator == accelerator.subject]
+    yield from (_holder(each, alone=not listing.unread) for each in held)
+    if not accelerator.nodes:
+        yield Answer(Outcome.UNKNOWN, "no node of it is known", accelerator.driver.evidence, remedy=Remedy.DRIVER)
+    elif listing.unread:
+        yield _unread(listing)
+    elif not held:
+        observed = f"nobody holds {', '.join(node.path for node in accelerator.nodes)}"
+        yield Answer(Outcome.NOT_APPLICABLE, observed, facts.sandbox.holders.evidence)
+
+
+def _holder(holder: Holder, *, alone: bool) -> Answer:
+    """What is to be said of one process; it passes only where no other of the same executable may be out of sight."""
+    privileges, seccomp, capabilities = holder.no_new_privs, holder.seccomp, holder.capabilities
+    evidence = (*holder.evidence, *privileges.evidence, *seccomp.evidence, *capabilities.evidence)
+    observed = _described(holder)
+    for each in (privileges, seccomp, capabilities):
+        if isinstance(each, Missing):
+            return Answer(Outcome.UNKNOWN, observed, evidence, subject=holder.subject, remedy=each.remedy)
+    escapes = any(capabilities.open() >> bit & 1 for bit in ESCAPES)
+    confined = privileges.open() and seccomp.open() == SECCOMP_FILTER and not escapes
+    if confined and not alone:
+        because = "It is confined, but not every process could be looked at."
+        return Answer(Outcome.UNKNOWN, observed, evidence, because, subject=holder.subject, remedy=Remedy.ROOT)
+    return Answer(Outcome.PASS if confined else Outcome.FAIL, observed, evidence, subject=holder.subject)
+
+
+def _described(holder: Holder) -> str:
+    """A process's confinement in words; what could not be read is named so."""
+
+    def words(fact: Fact[T], say: Callable[[T], str], what: str) -> str:
+        return say(fact.value) if isinstance(fact, Ok) else f"{what} not readable"
+
+    return f"holds {holder.node}; " + ", ".join([
+        words(holder.uid, lambda uid: "root" if uid == 0 else f"user {uid}", "user"),
+        words(holder.no_new_privs, lambda on: "no new privileges" if on else "may gain new privileges", "privileges"),
+        words(holder.seccomp, lambda mode: {0: "no seccomp", 1: "seccomp strict"}.get(mode, "seccomp filter"), "seccomp"),
+        words(holder.capabilities, _capabilities, "capabilities"),
+        words(holder.namespaces, lambda own: f"own namespaces: {' '.join(sorted(own)) or 'none'}", "namespaces"),
+    ])  # fmt: skip
+
+
+def _capabilities(mask: int) -> str:
+    escapes = [name for bit, name in ESCAPES.items() if mask >> bit & 1]
+    return f"capabilities {mask:#x}{' with ' + ' '.join(escapes) if escapes else ''}" if mask else "no capabilities"
+
+
+def _unread(listing: Listing[Any]) -> Answer:
+    """There is more that could not be looked at."""
+    first = listing.unread[0]
+    where = "; ".join(f"{item.path}: {item.status.value}" for each in listing.unread for item in each.evidence)
+    observed = f"not all could be looked at: {where or first.note}"
+    return Answer(Outcome.UNKNOWN, observed, tuple(item for each in listing.unread for item in each.evidence), remedy=first.remedy)
+
+
+@check(
+    "security-1.definition",
+    each="accelerators",
+    expected="of each service that holds the node: a seccomp policy that filters ioctl, and a root of its own without the whole of /dev",
+    passes="The service that holds the node is started in a sandbox that filters ioctl and shows it only the devices it needs.",
+    fails="The service that holds the node may make any ioctl, or sees every device.",
+    unknown="How the service that holds the node is sandboxed, and what its filter lets through, could not be read.",
+    not_applicable="No process holds the accelerator's node.",
+    remediation="Filter ioctl by request in the service's seccomp policy, and bind the nodes it needs into a root of its own.",
+    owner=Owner.CHROMEOS,
+)
+def definition(facts: Facts, accelerator: Accelerator) -> Iterator[Answer]:
+    """Of every process that holds the node: the minijail call in its upstart job, with its configuration and seccomp policy.
+
+    An `ioctl: 1` lets any request reach every driver whose node the service can open, and the whole of /dev lets it open them; both
+    fail. So does a minijail without a root of its own (-P, -C, --profile): it leaves all of /dev in sight. A policy filters ioctl where
+    each alternative of each of its rules, with those of included files, has a condition on the request (`arg1 ==`, `arg1 in`, `arg1 &`);
+    how wide the condition is, is for people to judge. A job is matched to a process by its executable.
+
+    Unknown are a process that no job starts through minijail, a definition with options that only the shell knows, and a filter that is
+    compiled or installed by the program itself. Source: google/minijail (minijail0.1, minijail0.5); chromiumos/docs, sandboxing.md.
+    """
+    listing, written = facts.sandbox.holders.open(), facts.sandbox.definitions.open()
+    held = sorted({each.subject for each in listing.items if each.accelerator == accelerator.subject})
+    for subject in held:
+        own = [each for each in written.items if f"exe:{each.command}" == subject]
+        if not own or written.unread:
+            observed = f"{len(own) or 'no'} minijail definition of it was found"
+            remedy = written.unread[0].remedy if written.unread else Remedy.VENDOR
+            yield Answer(Outcome.UNKNOWN, observed, facts.sandbox.definitions.evidence, subject=subject, remedy=remedy)
+        for each in own:
+            answer = _definition(facts, each)
+            yield replace(answer, subject=subject, evidence=(*facts.sandbox.definitions.evidence, *answer.evidence))
+    if listing.unread:
+        yield _unread(listing)
+    elif not held:
+        outcome = Outcome.NOT_APPLICABLE if accelerator.nodes else Outcome.UNKNOWN
+        yield Answer(outcome, "nobody is known to hold its node", facts.sandbox.holders.evidence)
+
+
+def _definition(facts: Facts, definition: SandboxDefinition) -> Answer:
+    """What one definition lets through."""
+    policy = facts.sandbox.policies.get(definition.policy)
+    evidence = (*definition.evidence, *(policy.evidence if policy else ()))
+    where = definition.subject.removeprefix("file:")
+    faults = ["shows all of /dev"] if shows_all_devices(definition) and not definition.trouble else []
+    if isinstance(policy, Ok) and lets_every_ioctl_through(policy.value):
+        faults.append(f"{definition.policy} lets every ioctl through")
+    if faults:
+        return Answer(Outcome.FAIL, f"{where}: {', '.join(faults)}", evidence)
+    if definition.trouble:
+        return Answer(Outcome.UNKNOWN, f"{where}: {definition.trouble}", evidence, remedy=Remedy.EVIDENCE)
+    if policy is None:
+        return Answer(Outcome.UNKNOWN, f"{where}: no seccomp policy that can be read", evidence, remedy=Remedy.VENDOR)
+    if isinstance(policy, Missing):
+        return Answer(Outcome.UNKNOWN, f"{where}: {definition.policy} ({policy.status.value})", evidence, remedy=policy.remedy)
+    devices = ", ".join(path for path in definition.binds if path.startswith("/dev")) or "none bound"
+    return Answer(Outcome.PASS, f"{where}: ioctl filtered by {definition.policy}; devices: {devices}", evidence)
+
+
+@check(
+    "security-1.reaching-definitions",
+    level=Level.SHOULD,
+    expected="of each sandbox that an accelerator's node is bound into: a seccomp policy that filters ioctl, and not the whole of /dev",
+    passes="The sandbox filters ioctl and shows only the devices that its service needs.",
+    fails="The sandbox lets its service make any ioctl, or shows it every device.",
+    unknown="What the sandbox lets through could not be read.",
+    not_applicable="No sandbox is defined that accelerators' nodes are bound into.",
+    remediation="Filter ioctl by request in the service's seccomp policy, and bind only the nodes it needs.",
+    owner=Owner.CHROMEOS,
+)
+def reaching_definitions(facts: Facts) -> Iterator[Answer]:
+    """Every minijail definition that binds /dev, or a folder or node of accelerators in it, whether its service runs or not.
+
+    What security-1.definition decides of services that hold a node, for those that could: a camera service that is given the whole of
+    /dev, a cache that is started on demand. Services that leave their root as it is are not named here, they are too many.
+    Source: as for security-1.definition.
+    """
+    written = facts.sandbox.definitions.open()
+    reaching = [each for each in written.items if any(path == "/dev" or path.startswith(DEVICES) for path in each.binds)]
+    for each in reaching:
+        yield replace(_definition(facts, each), subject=each.subject)
+    vague = [each for each in written.items if each.trouble and each not in reaching]
+    if written.unread:
+        yield _unread(written)
+    elif vague:
+        observed = f"not understood: {', '.join(sorted({each.subject for each in vague}))}"
+        yield Answer(Outcome.UNKNOWN, observed, facts.sandbox.definitions.evidence, remedy=Remedy.EVIDENCE)
+    elif not reaching:
+        yield Answer(Outcome.NOT_APPLICABLE, f"none of {len(written.items)} definitions", facts.sandbox.definitions.evidence)
+
+
+@check(
+    "security-1.node-mode",
+    each="accelerators",
+    expected="device nodes that only their owner and group may write",
+    passes="Only the owner and the group of the accelerator's nodes may use them.",
+    fails="Everyone on the system may use the accelerator.",
+    remediation='Set the node\'s mode in a udev rule: MODE="0660", with a group of the services that need it.',
+    owner=Owner.CHROMEOS,
+)
+def node_mode(facts: Facts, accelerator: Accelerator) -> Iterator[Answer]:
+    """The mode of each of the accelerator's nodes does not let others write.
+
+    A node that everyone may open (0666, a common workaround) is open to every process, sandboxed or not. Access that a list adds to the
+    mode (setfacl, as logind does for the user at the seat) is not seen. An accelerator without nodes is unknown: they are there once its
+    driver is. Source: chmod(1); udev(7).
+    """
+    modes = [(node.path, node.mode) for node in accelerator.nodes]
+    evidence = tuple(item for _, mode in modes for item in mode.evidence)
+    shown = ", ".join(f"{path} {mode.value:04o}" for path, mode in modes if isinstance(mode, Ok))
+    if any(isinstance(mode, Ok) and mode.value & OTHERS_WRITE for _, mode in modes):
+        yield Answer(Outcome.FAIL, shown, evidence)
+        return
+    for _, mode in modes:
+        mode.open()
+    for place in facts.accelerators.open().unread:
+        place.open()
+    if modes:
+        yield Answer(Outcome.PASS, shown, evidence)
+    else:
+        yield Answer(Outcome.UNKNOWN, "no node of it is known", accelerator.driver.evidence, remedy=Remedy.DRIVER)
