@@ -46,7 +46,7 @@ def read_loading(device: Device, kernel: Kernel) -> Loading:
         verified_boot=VerifiedBoot(
             verity=_verity(device, kernel, mounts),
             root_read_only=parse(mounts, lambda found: _root(found).read_only),
-            developer=parse(kernel.command_line, _developer),
+            mode=parse(kernel.command_line, _mode),
         ),
         mounts=mounts,
         loadpin=LoadPin(
@@ -118,12 +118,11 @@ def _verity(device: Device, kernel: Kernel, mounts: Fact[tuple[Mount, ...]]) -> 
     return Ok(True, evidence)
 
 
-def _developer(parameters: tuple[str, ...]) -> bool:
+def _mode(parameters: tuple[str, ...]) -> str:
+    """In developer mode the firmware writes cros_debug beside cros_secure."""
     if "cros_debug" in parameters:
-        return True
-    if "cros_secure" in parameters:
-        return False
-    raise ValueError("neither cros_secure nor cros_debug: the ChromeOS firmware did not start this kernel")
+        return "developer"
+    return "normal" if "cros_secure" in parameters else ""
 
 
 # --- LoadPin -----------------------------------------------------------------------------------------------------------------------------

@@ -34,6 +34,14 @@ FILE_LIMIT = 64 << 20
 IMAGE_LIMIT = 128 << 20
 """Bytes of a kernel image as it lies; Debian's has 12 MB."""
 
+LOADERS = (
+    "firmware_request_nowarn", "firmware_request_platform", "firmware_upload_register", "kernel_read_file_from_fd",
+    "kernel_read_file_from_path", "kernel_read_file_from_path_initns", "mhi_register_controller", "qcom_mdt_load", "request_firmware",
+    "request_firmware_direct", "request_firmware_into_buf", "request_firmware_nowait", "request_partial_firmware_into_buf", "rproc_alloc",
+    "rproc_boot",
+)  # fmt: skip
+"""Functions through which a driver takes firmware in, itself or by another (include/linux/{firmware,kernel_read_file,mhi,remoteproc}.h)."""
+
 SUFFIXES = (".ko", ".ko.xz", ".ko.zst", ".ko.gz")
 
 _CERTIFICATE = re.compile(rb"\x30\x82(..)\x30(?:\x81.|\x82..)\xa0\x03\x02\x01\x02", re.DOTALL)
@@ -85,8 +93,11 @@ def read_info(data: bytes) -> ModuleInfo:
     if found is None or not 0 < found.size <= _MAX_INFO:
         raise ValueError("no .modinfo section")
     note = sections.get(b".note.gnu.build-id")
+    symbols = sections.get(b".strtab")
+    names = set(data[symbols.offset : symbols.offset + symbols.size].split(b"\0")) if symbols else set()
     return _info(
         printable(data[found.offset : found.offset + found.size]).split("\0"),
+        tuple(each for each in LOADERS if not symbols or each.encode("ascii") in names),
         build_id(data[note.offset : note.offset + note.size]) if note else "",
         signed=appended.is_signed(data),
     )
@@ -95,10 +106,10 @@ def read_info(data: bytes) -> ModuleInfo:
 def _built_in_info(name: str, text: str) -> ModuleInfo:
     """What modules.builtin.modinfo, `module.key=value` ended by NUL, has of a driver. What is built in is of the kernel's own tree."""
     entries = [entry.partition(".")[2] for entry in text.split("\0") if entry.partition(".")[0].replace("-", "_") == name]
-    return replace(_info(entries, "", signed=False), intree=True)
+    return replace(_info(entries, LOADERS, "", signed=False), intree=True)
 
 
-def _info(entries: list[str], identity: str, *, signed: bool) -> ModuleInfo:
+def _info(entries: list[str], loaders: tuple[str, ...], identity: str, *, signed: bool) -> ModuleInfo:
     values: dict[str, list[str]] = {}
     for entry in entries:
         key, equals, value = entry.partition("=")
@@ -111,6 +122,7 @@ def _info(entries: list[str], identity: str, *, signed: bool) -> ModuleInfo:
         aliases=tuple(values.get("alias", ())),
         firmware=tuple(dict.fromkeys(values.get("firmware", ()))),
         depends=tuple(name for name in one.get("depends", "").split(",") if name),
+        loaders=loaders,
         vermagic=one.get("vermagic", "").strip(),
         version=one.get("version", ""),
         srcversion=one.get("srcversion", ""),
@@ -119,18 +131,22 @@ def _info(entries: list[str], identity: str, *, signed: bool) -> ModuleInfo:
     )
 
 
-def kernel_certificates(device: Device, kernel: Kernel) -> Fact[tuple[bytes, ...]]:
-    """The certificates in the installed kernel image: among them the one that the running kernel's own modules are signed with.
-
-    That certificate exists nowhere else: it is made with the kernel (certs/Makefile), and its private key is thrown away.
-    """
+def _kernel_image(device: Device, kernel: Kernel) -> Fact[str]:
     if isinstance(kernel.release, Missing):
         return kernel.release
-    return parse(device.data(f"/boot/vmlinuz-{kernel.release.value}", length=IMAGE_LIMIT), carve_certificates)
+    return parse(device.stat(f"/boot/vmlinuz-{kernel.release.value}"), lambda stat: stat.real)
+
+
+def _certificates(device: Device, image: str) -> Fact[tuple[bytes, ...]]:
+    return parse(device.data(image, length=IMAGE_LIMIT), carve_certificates)
 
 
 def carve_certificates(image: bytes) -> tuple[bytes, ...]:
-    """The X.509 version 3 certificates (DER) in a kernel image. Raises ValueError for an image that cannot be unpacked."""
+    """The X.509 version 3 certificates (DER) in a kernel image. Raises ValueError for an image that cannot be unpacked.
+
+    Among them is the one that the kernel's own modules are signed with. It exists nowhere else: it is made with the kernel
+    (certs/Makefile), and its private key is thrown away.
+    """
     if len(image) >= IMAGE_LIMIT:
         raise ValueError(f"more than {IMAGE_LIMIT} bytes")
     kernel = unpack(_payload(image), trailing=True)
@@ -181,13 +197,15 @@ def _module(device: Device, kernel: Kernel, name: str, linked: Ok[str]) -> Modul
     signature: Fact[Signature] = parse(data, lambda each: appended.read_signature(Bytes(each)))
     if isinstance(data, Ok) and not appended.is_signed(data.value):
         signature = Missing(Status.ABSENT, data.evidence, "the module carries no signature")
+    image = _kernel_image(device, kernel) if isinstance(signature, Ok) else signature
     return Module(
         name=printable(name),
         built_in=built_in,
         path=path,
         info=info,
         signature=signature,
-        kernel_certificates=kernel_certificates(device, kernel) if isinstance(signature, Ok) else signature,
+        kernel_image=image,
+        kernel_certificates=image if isinstance(image, Missing) else _certificates(device, image.value),
         build_id=parse(device.data(f"{folder}/notes/.note.gnu.build-id"), build_id),
         taint=device.text(f"{folder}/taint"),
         parameters=_parameters(device, kernel, name, entries),

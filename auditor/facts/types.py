@@ -338,8 +338,8 @@ class VerifiedBoot:
     verity: Fact[bool]
     """Whether the root that is mounted is the dm-verity device whose root digest the kernel command line names."""
     root_read_only: Fact[bool]
-    developer: Fact[bool]
-    """Whether the firmware started the kernel in developer mode: cros_debug, against cros_secure alone, on the kernel command line."""
+    mode: Fact[str]
+    """As ChromeOS firmware writes it on the kernel command line: `normal`, `developer`, or empty where it did not start this kernel."""
 
 
 @dataclass(frozen=True, slots=True)
