@@ -139,8 +139,9 @@ def switches(facts: Facts) -> Iterator[Answer]:
 def models(facts: Facts) -> Iterator[Answer]:
     """Every model in /opt/google/chrome/ml_models lies on the root file system, and verified boot covers that.
 
-    Covered is a root that is dm-verity's, mounted read-only, on a device that is not in developer mode. A link or a mount that leads elsewhere is seen by its file system. Models that are downloaded (DLC) are verified by another way and
-    are not looked at. Source: ChromeOS ML service, design, ML model publishing.
+    Covered is a root that is dm-verity's, mounted read-only, on a device that is not in developer mode. A link or a mount that leads
+    elsewhere is seen by its file system. Models that are downloaded (DLC) are verified by another way and are not looked at.
+    Source: ChromeOS ML service, design, ML model publishing.
     """
     if not _has_service(facts):
         yield _none(facts)
