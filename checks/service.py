@@ -149,7 +149,7 @@ def models(facts: Facts) -> Iterator[Answer]:
     boot, listing = facts.loading.verified_boot, facts.ml_service.models.open()
     elsewhere = [each.path for each in listing.items if not each.on_root.open()]
     evidence = (*facts.ml_service.executable.evidence, *listing.evidence)
-    covered = (boot.verity, boot.root_read_only, boot.developer)
+    covered = (boot.verity, boot.root_read_only, boot.mode)
     evidence += tuple(item for fact in covered for item in fact.evidence)
     if elsewhere:
         yield Answer(Outcome.FAIL, f"not on the root: {', '.join(elsewhere)}", evidence)
@@ -159,9 +159,12 @@ def models(facts: Facts) -> Iterator[Answer]:
     if not listing.items:
         yield Answer(Outcome.NOT_APPLICABLE, "no model in /opt/google/chrome/ml_models", listing.evidence)
         return
-    verity, read_only, developer = (fact.open() for fact in covered)
-    state = f"{len(listing.items)} models; dm-verity {_on(verity)}, read-only {_on(read_only)}, developer mode {_on(developer)}"
-    yield Answer(Outcome.PASS if verity and read_only and not developer else Outcome.FAIL, state, evidence)
+    verity, read_only, mode = boot.verity.open(), boot.root_read_only.open(), boot.mode.open()
+    state = f"{len(listing.items)} models; dm-verity {_on(verity)}, read-only {_on(read_only)}, {mode or 'no ChromeOS'} mode"
+    if verity and read_only and not mode:
+        yield Answer(Outcome.UNKNOWN, state, evidence)
+        return
+    yield Answer(Outcome.PASS if verity and read_only and mode == "normal" else Outcome.FAIL, state, evidence)
 
 
 def _on(state: bool) -> str:
