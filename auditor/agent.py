@@ -60,6 +60,7 @@ def answer(request: Mapping[str, Any]) -> bytes:
 def serve(requests: BinaryIO, replies: BinaryIO) -> None:
     """Answer requests until there are no more."""
     replies.write(MARK)
+    replies.flush()
     while length := requests.read(LENGTH.size):
         reply = answer(json.loads(requests.read(LENGTH.unpack(length)[0])))
         replies.write(LENGTH.pack(len(reply)) + reply)

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import os
 import re
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from auditor import __version__, registry, requirements
-from auditor.codec import decode_waivers
+from auditor.codec import decode_json, decode_waivers
 from auditor.engine import Context, Selection, judge
 from auditor.errors import AuditError, UsageError
 from auditor.facts.collect import collect
-from auditor.facts.plan import plan_document
-from auditor.facts.types import Facts, Ok, Plan, Settings
+from auditor.facts.plan import plan_document, read_plan
+from auditor.facts.reading import Device
+from auditor.facts.types import Facts, Ok, Plan, PublicKey, Settings
 from auditor.model import DeviceSummary, Report, Status, Tool, Waiver, ZooModelUsed, ZooUsed, printable
 from auditor.sources import base, recording
 from auditor.sources.base import Question, Reply, Source
@@ -94,6 +97,8 @@ def audit(request: Request, progress: Callable[[str], None]) -> Audited:
     """Carry out an audit. Raises UsageError for what the request names wrongly, AuditError where a device cannot be asked."""
     if sum(each not in {None, False} for each in (request.host, request.root, request.snapshot, request.demo)) > 1:
         raise UsageError("--host, --root, --snapshot, --demo: expected one of them, or none for this machine")
+    if request.demo and (request.accelerators or request.delegate):
+        raise UsageError("--demo: the recorded device has its own accelerator, and no delegate runs on it")
     judged_by = requirements.load(request.requirements)
     waivers = _waivers(request.waivers)
     settings = _settings(request, judged_by)
@@ -164,18 +169,19 @@ def _source(request: Request) -> Source:
 def _runs(request: Request, progress: Callable[[str], None]) -> dict[Question, Reply]:
     """The plan, and the runs of the zoo where they can be had: on the device under audit, through its delegate, or as a demonstration."""
     zoo = requirements.load(request.requirements).zoo
-    plan = Plan(
-        accelerators=request.accelerators,
+    plan = replace(
+        read_plan(Device(Replay(demo_record()))) if request.demo else Plan(request.accelerators),
         delegate=request.delegate,
         delegate_options=request.delegate_options,
         zoo_version=zoo.version,
+        zoo_left_out=not request.run_zoo,
+        zoo_note=_why_no_run(request),
         demonstration=request.demo,
     )
-    why_not = _why_no_run(request)
     answers: dict[Question, Reply] = {}
-    if why_not:
-        plan = replace(plan, zoo_note=why_not)
-    else:
+    if not plan.zoo_note:
+        if request.delegate and not os.path.isfile(request.delegate):
+            raise UsageError(f"--delegate: {printable(request.delegate)}: expected a shared library, and there is no such file")
         files = model_files(zoo, request.zoo)
         delegate = Delegate(request.delegate, request.delegate_options) if request.delegate else None
         counts: dict[str, int] = {}
@@ -255,14 +261,45 @@ def _settings(request: Request, judged_by: RequirementSet) -> Settings:
         raise UsageError(
             f"--base-image: {printable(str(request.base_image))}: {printable(wrong[0])[:80]}: expected one absolute path a line"
         )
-    return Settings(frozenset(map(_trust_root, request.trust_roots)), frozenset(base_image), manifest)
+    roots = [_trust_root(text) for text in request.trust_roots]
+    return Settings(
+        trust_roots=frozenset(root for root in roots if isinstance(root, str)),
+        keys=tuple(root for root in roots if isinstance(root, PublicKey)),
+        base_image=frozenset(base_image),
+        manifest=manifest,
+    )
 
 
-def _trust_root(text: str) -> str:
-    """A fingerprint as it is given, or the sha256 of a key file's content."""
+@dataclass(frozen=True, slots=True)
+class _KeyFile:
+    """A file with a public key: {"key_id", "exponent", "modulus_hex"}."""
+
+    key_id: str
+    exponent: int
+    modulus_hex: str
+
+
+def _trust_root(text: str) -> str | PublicKey:
+    """A fingerprint as it is given, that of a certificate's file (PEM or DER), or the key in a JSON file."""
     if _SHA256.fullmatch(text.lower()):
         return text.lower()
-    raise UsageError(f"--trust-root: {printable(text)[:80]}: expected the sha256 of a root certificate or key, 64 hexadecimal digits")
+    if not os.path.exists(text):
+        raise UsageError(f"--trust-root: {printable(text)[:80]}: expected 64 hexadecimal digits, or a file with a certificate or a key")
+    data = read_small(text, "--trust-root")
+    label = f"--trust-root: {printable(text)}"
+    if data.lstrip().startswith(b"{"):
+        key = decode_json(data, _KeyFile, label, UsageError)
+        try:
+            return PublicKey(key.key_id.lower(), int(key.modulus_hex, 16), key.exponent)
+        except ValueError:
+            raise UsageError(f"{label}: modulus_hex: expected hexadecimal digits") from None
+    try:
+        der = ssl.PEM_cert_to_DER_cert(data.decode("ascii")) if data.startswith(b"-----BEGIN CERTIFICATE-----") else data
+    except ValueError:
+        raise UsageError(f"{label}: expected a PEM certificate") from None
+    if der[:2] != b"\x30\x82":
+        raise UsageError(f"{label}: expected a certificate (PEM or DER) or a key (JSON with key_id, exponent, modulus_hex)")
+    return hashlib.sha256(der).hexdigest()
 
 
 def _waivers(path: str | None) -> tuple[Waiver, ...]:

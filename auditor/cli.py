@@ -60,6 +60,10 @@ Manifest = Annotated[
 Requirements = Annotated[str, typer.Option("--requirements", metavar="SET", help="The requirement set: a shipped name, or a .toml file.")]
 BenchTime = Annotated[Bench, typer.Option("--bench-time", help="How long to measure: the page's 20 s, as needed, or a glance.")]
 Runtime = Annotated[str, typer.Option("--tflite", metavar="NAME", help="The TFLite runtime: auto, ai-edge-litert or tflite-runtime.")]
+TrustRoots = Annotated[
+    list[str],
+    typer.Option("--trust-root", metavar="SHA256|FILE", help="A firmware root trusted as production: fingerprint, certificate, key."),
+]
 NoZoo = Annotated[bool, typer.Option("--no-zoo", help="Do not run the zoo; its requirements are unknown.")]
 
 
@@ -89,7 +93,7 @@ def device(
     no_zoo: NoZoo = False,
     bench_time: BenchTime = Bench.ADAPTIVE,
     tflite: Runtime = "auto",
-    trust_root: Annotated[list[str], typer.Option(metavar="SHA256", help="A firmware root that is trusted as production.")] = [],
+    trust_root: TrustRoots = [],
     base_image: Annotated[str | None, typer.Option(metavar="LIST", help="Files of the base image, one absolute path a line.")] = None,
     save_snapshot: Annotated[str | None, typer.Option(metavar="FILE", help="Keep the record that was judged.")] = None,
     format: Annotated[list[str], typer.Option(metavar="NAME[=PATH]", help="text, json, junit …; may repeat.")] = [],

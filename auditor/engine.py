@@ -263,7 +263,10 @@ def _broken(error: Exception) -> Answer:
 
 
 def _missing(fact: Missing) -> Answer:
-    where = fact.evidence[0].path if fact.evidence else "The evidence"
+    if not fact.evidence:
+        observed = fact.note or "not recorded"
+        return Answer(Outcome.UNKNOWN, observed, because=f"This cannot be decided: {observed}.", remedy=fact.remedy)
+    where = fact.evidence[0].path
     how = _HOW_MISSING.get(fact.status, "could not be read")
     observed = f"{where} {how}" + (f": {fact.note}" if fact.note else "")
     return Answer(Outcome.UNKNOWN, observed, fact.evidence, f"{where} {how}, so this cannot be decided.", remedy=fact.remedy)

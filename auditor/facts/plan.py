@@ -49,5 +49,6 @@ def _plan(document: dict[str, Any]) -> Plan:
         models=tuple(ZooModelUsed(str(each["name"]), str(each["sha256"]), str(each["origin"])) for each in document["models"]),
         runs=tuple((str(name), min(int(count), MAX_RUNS)) for name, count in runs),
         demonstration=document["demonstration"] is True,
+        zoo_left_out=document["zoo_left_out"] is True,
         zoo_note=str(document["zoo_note"]),
     )

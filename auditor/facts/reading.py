@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 EXCERPT = 160
 """Characters of a file that are shown beside a finding."""
 
+_OF_FILES = frozenset({"read", "list", "link", "stat", "xattr", "digest"})
 _SHA256 = re.compile(rb"[0-9a-f]{64}")
 _REMEDIES = {Status.DENIED: Remedy.ROOT, Status.UNASKED: Remedy.LIVE, Status.FAILED: Remedy.EVIDENCE}
 
@@ -98,10 +99,10 @@ class Device:
 
 
 def _names(data: bytes) -> tuple[str, ...]:
-    *names, rest = data.split(b"\0")
-    if rest or any(name in {b"", b".", b".."} or b"/" in name for name in names):
+    *names, rest = os.fsdecode(data).split("\0")
+    if rest or b"/" in data or not {"", ".", ".."}.isdisjoint(names):
         raise ValueError("expected file names, each ended by a NUL")
-    return tuple(map(os.fsdecode, names))
+    return tuple(names)
 
 
 def _file_stat(data: bytes) -> FileStat:
@@ -131,12 +132,14 @@ def parse(fact: Fact[Any], reader: Callable[[Any], Any]) -> Fact[Any]:
 
 def evidence(question: base.Question, reply: base.Reply) -> Evidence:
     """What a report shows of an answer."""
-    path = printable(question.path) if question.kind in {"read", "list", "link", "stat", "xattr", "digest"} else ""
-    path = path or f"{question.kind}:{printable(question.path)}"
+    of_file = question.kind in _OF_FILES
+    path = printable(question.path) if of_file else f"{question.kind}:{printable(question.path)}"
     if reply.status is not Status.OK:
         return Evidence(path, reply.status)
     if question == base.digest(question.path) and _SHA256.fullmatch(reply.data):
         return Evidence(path, reply.status, reply.data.decode("ascii"))
+    if not of_file:  # a document is not for eyes
+        return Evidence(path, reply.status, hashlib.sha256(reply.data).hexdigest())
     shown = printable(reply.data[: 2 * EXCERPT].replace(b"\0", b" ")).strip()[:EXCERPT]
     return Evidence(path, reply.status, hashlib.sha256(reply.data).hexdigest(), shown)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ RUN_SCHEMA = "crosml-audit/run/1"
 def read_models(device: Device, plan: Plan) -> Fact[tuple[ModelResult, ...]]:
     """What was measured of each planned model; Missing where no model was run at all."""
     if not plan.runs:
-        remedy = Remedy.ZOO if plan.delegate else Remedy.DELEGATE
+        remedy = Remedy.SELECTED if plan.zoo_left_out else Remedy.ZOO if plan.delegate else Remedy.DELEGATE
         return Missing(Status.UNASKED, (), plan.zoo_note or "no model was run", remedy)
     digests = {each.name: each.sha256 for each in plan.models}
     return Ok(tuple(_result(device, name, count, digests.get(name, "")) for name, count in plan.runs))
@@ -53,8 +54,8 @@ def _run(document: dict[str, Any]) -> ModelRun:
         raise ValueError(f"schema {document['schema']!r}, expected {RUN_SCHEMA!r}")
     model, status, nodes, runtime = document["model"], document["status"], document["nodes"], document["runtime"]
     samples, brackets = _times(document["samples_us"]), _times(document["bracket_us"])
-    accuracy, macs, identity = document["accuracy"], document.get("macs"), document.get("identity")
-    overhead = document["overhead_us"] or 0.0
+    accuracy, identity = document["accuracy"], document.get("identity")
+    overhead = _time(document["overhead_us"]) or 0.0
     return ModelRun(
         model=str(model["name"]),
         sha256=str(model["sha256"]),
@@ -65,10 +66,10 @@ def _run(document: dict[str, Any]) -> ModelRun:
         status=str(status["outcome"]),
         process=str(status["process"] or ""),
         message=_trouble(status),
-        delegated_nodes=nodes["delegated"] if nodes else None,
-        total_nodes=nodes["total"] if nodes else None,
+        delegated_nodes=_count(nodes["delegated"]) if nodes else None,
+        total_nodes=_count(nodes["total"]) if nodes else None,
         partitions=len(nodes["partitions"]) if nodes else None,
-        delegated_macs=macs["delegated"] / macs["total"] if macs and macs["total"] else None,
+        delegated_macs=_share(document.get("macs")),
         latency_us=statistics.fmean(samples) if samples else None,
         # never below the worker's own figure: what the exchange cost an honest worker is only an estimate
         bracket_us=max(statistics.fmean(brackets) - overhead, statistics.fmean(samples)) if brackets else None,
@@ -76,8 +77,8 @@ def _run(document: dict[str, Any]) -> ModelRun:
         init_us=_time(document["init_us"]),
         first_us=_time(document["first_us"]),
         cpu_us=statistics.fmean(_times(document["cpu_us"])) if document["cpu_us"] else None,
-        accuracy=tuple(dict(output) for output in accuracy["outputs"]) if accuracy else None,
-        memory={str(key): int(value) for key, value in document["memory"].items()} if document["memory"] else None,
+        accuracy=tuple(_output(output) for output in accuracy["outputs"]) if accuracy else None,
+        memory=_memory(document["memory"]) if document["memory"] else None,
         conditions=dict(document["conditions"]),
         threads=int(document["threads"]),
         identity=str(identity["kind"]) if identity else "other",
@@ -94,6 +95,46 @@ def _trouble(status: dict[str, Any]) -> str:
         str(status["message"] or ""),
     ]
     return ", ".join(part for part in parts if part)
+
+
+def _output(output: dict[str, Any]) -> dict[str, Any]:
+    """How one output differs from the reference's; without figures only where a NaN or an infinity spoilt them."""
+    counts = {key: _count(output[key]) for key in ("index", "reference_nan_runs", "test_nan_runs")}
+    figures = {key: _figure(output[key]) for key in ("avg_error", "std_dev", "two_input_distance")}
+    spoilt = counts["reference_nan_runs"] or counts["test_nan_runs"]
+    if not spoilt and (figures["avg_error"] is None or figures["std_dev"] is None):
+        raise ValueError("an output without its errors")
+    return {**output, **counts, **figures}
+
+
+def _memory(memory: dict[str, Any]) -> dict[str, int]:
+    """Bytes by what holds them: `before_bytes`, `peak_bytes`, and `device_bytes` where the device's own were read."""
+    counts = {str(key): _count(value) for key, value in memory.items()}
+    if not {"before_bytes", "peak_bytes"} <= counts.keys():
+        raise ValueError("expected before_bytes and peak_bytes")
+    return counts
+
+
+def _figure(value: Any) -> float | None:
+    if value is not None and not 0 <= float(value) < math.inf:
+        raise ValueError("an error that is none")
+    return None if value is None else float(value)
+
+
+def _share(macs: Any) -> float | None:
+    """What the delegate took of all multiply-accumulates; None where it is not known."""
+    if not macs or not macs["total"]:
+        return None
+    share = _count(macs["delegated"]) / _count(macs["total"])
+    if share > 1:
+        raise ValueError("more multiply-accumulates taken than there are")
+    return share
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"expected a count, found {value!r:.80}")
+    return value
 
 
 def _time(value: Any) -> float | None:

@@ -82,6 +82,7 @@ class Plan:
     models: tuple[ZooModelUsed, ...] = ()
     runs: tuple[tuple[str, int], ...] = ()
     demonstration: bool = False
+    zoo_left_out: bool = False
     zoo_note: str = ""
     """Why no model was run, where none was."""
 
