@@ -109,7 +109,7 @@ def _output(output: dict[str, Any]) -> dict[str, Any]:
 
 def _memory(memory: dict[str, Any]) -> dict[str, int]:
     """Bytes by what holds them: `before_bytes`, `peak_bytes`, and `device_bytes` where the device's own were read."""
-    counts = {str(key): _count(value) for key, value in memory.items()}
+    counts = {str(key): _count(value) for key, value in memory.items() if value is not None}
     if not {"before_bytes", "peak_bytes"} <= counts.keys():
         raise ValueError("expected before_bytes and peak_bytes")
     return counts

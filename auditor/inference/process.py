@@ -1,7 +1,8 @@
 """The controller's hold on one worker: start it, talk to it, watch it from outside, end it.
 
 What decides is read here and not said by the worker: the clock is the bracket around a request and its reply, processor time is the
-kernel's count for the whole process, memory is VmHWM in /proc. Every way to end badly is a WorkerFailure with a Status.
+kernel's count for the whole process, memory is VmHWM and what descriptors hold of devices, both in /proc. Every way to end badly is a
+WorkerFailure with a Status.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from auditor.inference import wire
+from auditor.inference.fdinfo import read_device_use
 from auditor.inference.wire import Claims, Outcome, Partition, ProtocolError
 from auditor.zoo.protocol import TensorSpec
 
@@ -123,6 +125,8 @@ class Worker:
         self._received = bytearray()
         self._log = _Log()
         self._peak = 0
+        self._device_peak: int | None = None
+        self._device_unread = False
         self._oom_kills = _oom_kills()
         self._watched_until = 0.0
         with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
@@ -229,6 +233,14 @@ class Worker:
         """
         self._peak = max(self._peak, _status_bytes(self.pid, "VmHWM"))
         return self._peak
+
+    def device_bytes(self) -> int | None:
+        """Return the most device memory that the process was seen to hold, in bytes; None if a reading failed.
+
+        It is looked at here, before a request, and ten times a second during one: what is held for less than that is not seen.
+        """
+        self._look_at_device()
+        return None if self._device_unread else self._device_peak
 
     def _request(self, action: str, header: dict[str, Any], payload: bytes = b"", max_payload: int = wire.MAX_PAYLOAD) -> _Reply:
         self._watch_memory(action)
@@ -346,6 +358,15 @@ class Worker:
         if resident > limit:
             message = f"{resident} bytes of resident memory, the limit is {limit}"
             raise self._failure(Outcome.OUT_OF_MEMORY, action, message)
+        self._look_at_device()
+
+    def _look_at_device(self) -> None:
+        try:
+            self._device_peak = max(self._device_peak or 0, read_device_use(self.pid).bytes)
+        except ProcessLookupError:
+            return
+        except OSError:
+            self._device_unread = True
 
     def _ending(self, action: str) -> Status:
         """Tell how the process ended; it has."""

@@ -37,7 +37,8 @@ spoil is null. Whatever happens to a worker, there is a document; what was measu
                   two_input_distance}]} | null. Raw output units; avg_error and std_dev as inference_diff has them, null if any run
                   held a NaN or an infinity; exact_share of all elements; two_input_distance is what avg_error would be between the
                   reference's answers to two different inputs
-    memory        {before_bytes, peak_bytes}: VmHWM before anything was loaded, and at the end | null
+    memory        {before_bytes, peak_bytes, device_bytes} | null: VmHWM before anything was loaded, and at the end; the most that the
+                  process's descriptors were seen to hold of device memory (fdinfo.py), null where that could not be read
     conditions    {before, after}: see conditions.py
     worker_output what the failed (else the test) worker's process printed, its two ends
 """
@@ -138,7 +139,7 @@ class Run(TypedDict):
     cpu_us: list[float]
     overhead_us: float | None
     accuracy: dict[str, Any] | None
-    memory: dict[str, int] | None
+    memory: dict[str, int | None] | None
     conditions: dict[str, Any]
     worker_output: str
 
@@ -291,12 +292,13 @@ def _memory(job: Job, run: Run, pool: list[_Sample]) -> None:
             worker.set_inputs(pool[count % len(pool)].inputs)
             worker.invoke()
             worker.peak_bytes()
+            worker.device_bytes()
             if time.monotonic() > deadline:
                 break
-        peak = worker.peak_bytes()
+        peak, device = worker.peak_bytes(), worker.device_bytes()
         worker.quit()
     if before and peak:
-        run["memory"] = {"before_bytes": before, "peak_bytes": peak}
+        run["memory"] = {"before_bytes": before, "peak_bytes": peak, "device_bytes": device}
 
 
 def _load(job: Job, worker: Worker) -> tuple[Loaded, int]:

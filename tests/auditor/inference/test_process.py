@@ -10,6 +10,7 @@ import time
 import pytest
 
 from auditor.inference import process, service
+from auditor.inference.fdinfo import DeviceUse
 from auditor.inference.process import Limits, Worker, WorkerFailure
 from auditor.inference.wire import AUTO, Outcome
 
@@ -277,6 +278,25 @@ def test_the_greatest_peak_counts(model):
         last = worker.peak_bytes()
         worker.quit()
         assert worker.peak_bytes() == last
+
+
+def test_the_greatest_reading_of_device_memory_counts(model, monkeypatch):
+    readings = iter([5, 9, 2])
+    monkeypatch.setattr(process, "read_device_use", lambda _pid: DeviceUse(next(readings)))
+    with Worker("test", model, LIMITS) as worker:
+        assert [worker.device_bytes() for _ in range(3)] == [5, 9, 9]
+
+
+def test_device_memory_that_was_once_not_read_is_not_known(model, monkeypatch):
+    def denied(_pid):
+        raise PermissionError
+
+    with Worker("test", model, LIMITS) as worker:
+        assert worker.device_bytes() == 0
+        with monkeypatch.context() as patch:
+            patch.setattr(process, "read_device_use", denied)
+            assert worker.device_bytes() is None
+        assert worker.device_bytes() is None
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,7 @@ def test_a_plain_run_is_complete_and_json(model, runtime):
     for sample, bracket, exchange in zip(run["samples_us"], run["bracket_us"], run["exchange_us"], strict=True):
         assert 0 < sample <= bracket <= exchange
     assert 0 < run["memory"]["before_bytes"] < run["memory"]["peak_bytes"]
+    assert run["memory"]["device_bytes"] == 0
     assert output_of(run)["avg_error"] == 0
     assert output_of(run)["two_input_distance"] > 0
     assert set(run["conditions"]) == {"before", "after"}

@@ -1,0 +1,104 @@
+"""What a process's descriptors say of the devices behind them: memory of DRM clients and dma-bufs, and time on a device's engines.
+
+Read from outside the process, in /proc/PID/fdinfo. Sources: Documentation/gpu/drm-usage-stats.rst (`drm-*`),
+drivers/dma-buf/dma-buf.c (`size`, `exp_name`), fs/proc/fd.c (`ino`, Linux 5.14). A buffer that is only mapped, its descriptor closed and
+no DRM client holding it, is not seen; nor is memory that a driver without these keys holds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+MAX_DESCRIPTORS = 4096
+"""Open files of a worker (its RLIMIT_NOFILE); of a process with more, nothing is said."""
+
+_MAX_BYTES = 1 << 16
+_UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20}
+_SIZES = ("drm-resident-", "drm-total-", "drm-memory-")
+"""Prefixes of what a client holds of a region; the first that a driver writes counts, the last is the oldest name of the first."""
+_SHARED, _ENGINE, _CAPACITY = "drm-shared-", "drm-engine-", "drm-engine-capacity-"
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceUse:
+    """`bytes` of device memory, and for each engine of each client the nanoseconds that it has worked so far."""
+
+    bytes: int = 0
+    engines: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
+
+    def busy_ns_since(self, before: DeviceUse) -> int:
+        """Nanoseconds that the engines have worked since an earlier reading; a client that is new since then counts from 0."""
+        return sum(max(0, ns - before.engines.get(key, 0)) for key, ns in self.engines.items())
+
+
+def read_device_use(pid: int) -> DeviceUse:
+    """Read all descriptors of a process. Raises ProcessLookupError once it has ended, another OSError where this cannot be read."""
+    folder = f"/proc/{pid}/fdinfo"
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        raise ProcessLookupError from None
+    if len(names) > MAX_DESCRIPTORS:
+        raise OSError(f"{folder}: {len(names)} descriptors, expected at most {MAX_DESCRIPTORS}")
+    texts = {}
+    for name in names:
+        # one that is not there was closed since it was listed
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError), open(f"{folder}/{name}", "rb") as file:
+            texts[name] = file.read(_MAX_BYTES).decode("ascii", "replace")
+    try:
+        return device_use(texts)
+    except ValueError as problem:
+        raise OSError(f"{folder}: {problem}") from problem
+
+
+def device_use(texts: Mapping[str, str]) -> DeviceUse:
+    """Add up fdinfo's texts, by descriptor. Raises ValueError for a figure that is not understood.
+
+    Each client and each dma-buf counts once. A buffer of a client that is `shared` may be one of the dma-bufs that are held, or one whose
+    descriptor was closed after sharing: of the two sums, the greater counts.
+    """
+    clients: dict[tuple[str, str], dict[str, str]] = {}
+    buffers: dict[str, int] = {}
+    for descriptor, text in texts.items():
+        keys = _keys(text)
+        # the rest of a dma-buf's text is a name that the process itself chose, newlines and all
+        if "exp_name" in keys:
+            buffers[keys.get("ino", f"descriptor {descriptor}")] = _figure(keys.get("size", ""))
+        elif "drm-driver" in keys:
+            clients[keys.get("drm-pdev", ""), keys.get("drm-client-id", f"descriptor {descriptor}")] = keys
+    held = [(_total(keys, _SIZES), _total(keys, (_SHARED,))) for keys in clients.values()]
+    own = sum(max(0, size - shared) for size, shared in held)
+    shared = sum(min(size, shared) for size, shared in held)
+    engines = {
+        (*client, name.removeprefix(_ENGINE)): _figure(value, "ns")
+        for client, keys in clients.items()
+        for name, value in keys.items()
+        if name.startswith(_ENGINE) and not name.startswith(_CAPACITY)
+    }
+    return DeviceUse(own + max(shared, sum(buffers.values())), engines)
+
+
+def _keys(text: str) -> dict[str, str]:
+    """The `key: value` lines; the first of a name counts, which is the kernel's."""
+    found: dict[str, str] = {}
+    for line in text.split("\n"):
+        key, colon, value = line.partition(":")
+        if colon:
+            found.setdefault(key, value.strip())
+    return found
+
+
+def _total(keys: Mapping[str, str], prefixes: tuple[str, ...]) -> int:
+    regions = {name.removeprefix(prefix): None for prefix in prefixes for name in keys if name.startswith(prefix)}
+    return sum(_figure(next(keys[prefix + region] for prefix in prefixes if prefix + region in keys)) for region in regions)
+
+
+def _figure(text: str, unit: str | None = None) -> int:
+    """`NUMBER [UNIT]`; in bytes, or of the unit that is expected."""
+    number, _, written = text.partition(" ")
+    if not (number.isascii() and number.isdecimal()) or not (written in _UNITS if unit is None else written == unit):
+        raise ValueError(f"{text[:80]!r}, expected a number{'' if unit is None else f' of {unit}'}")
+    return int(number) * _UNITS.get(written, 1)

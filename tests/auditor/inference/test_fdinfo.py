@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from auditor.inference import fdinfo
+from auditor.inference.fdinfo import DeviceUse, device_use, read_device_use
+
+PIPE = "pos:\t0\nflags:\t02\nmnt_id:\t15\nino:\t77\n"
+CLIENT = """\
+pos:\t0
+flags:\t02100002
+drm-driver:\tintel_vpu
+drm-client-id:\t7
+drm-pdev:\t0000:00:0b.0
+drm-engine-compute:\t2000000 ns
+drm-engine-capacity-compute:\t2
+drm-total-memory:\t4096 KiB
+drm-shared-memory:\t1 MiB
+drm-resident-memory:\t3 MiB
+drm-purgeable-memory:\t0
+"""
+BUFFER = "pos:\t0\nino:\t{ino}\nsize:\t{size}\ncount:\t2\nexp_name:\tsystem\n"
+MIB = 1 << 20
+
+
+def test_nothing_of_a_device():
+    assert device_use({"0": PIPE, "1": ""}) == DeviceUse(0, {})
+
+
+def test_a_client_counts_once_and_by_what_is_resident():
+    use = device_use({"3": CLIENT, "4": CLIENT})
+    assert use == DeviceUse(3 * MIB, {("0000:00:0b.0", "7", "compute"): 2_000_000})
+
+
+def test_two_clients_and_old_names():
+    other = CLIENT.replace("client-id:\t7", "client-id:\t8").replace("drm-resident-memory:\t3 MiB\n", "")
+    assert device_use({"3": CLIENT, "4": other}).bytes == 7 * MIB
+    oldest = "drm-driver:\tv3d\ndrm-client-id:\t1\ndrm-memory-vram:\t512 KiB\ndrm-memory-gtt:\t512 KiB\n"
+    assert device_use({"3": oldest}).bytes == MIB
+
+
+def test_a_buffer_counts_once():
+    texts = {"3": BUFFER.format(ino=5, size=MIB), "4": BUFFER.format(ino=5, size=MIB), "5": BUFFER.format(ino=6, size=MIB)}
+    assert device_use(texts).bytes == 2 * MIB
+
+
+@pytest.mark.parametrize(("size", "expected"), [(0, 3 * MIB), (MIB, 3 * MIB), (2 * MIB, 4 * MIB)])
+def test_what_a_client_shares_is_counted_once_and_never_lost(size, expected):
+    """2 MiB are the client's own; 1 MiB is shared, whether or not its descriptor is still open."""
+    assert device_use({"3": CLIENT, "4": BUFFER.format(ino=5, size=size)}).bytes == expected
+
+
+def test_a_buffers_name_is_no_figure():
+    """DMA_BUF_SET_NAME takes 32 bytes of anything."""
+    forged = BUFFER.format(ino=5, size=MIB) + "name:\tx\nsize:\t0\nino:\t9\ndrm-driver:\tx\ndrm-engine-x:\t9 ns\n"
+    assert device_use({"3": forged}) == DeviceUse(MIB, {})
+
+
+@pytest.mark.parametrize("line", ["drm-resident-memory:\t-3 MiB", "drm-resident-memory:\t3 GiB", "drm-engine-compute:\tlong"])
+def test_a_figure_that_is_not_understood(line):
+    name = line.partition(":")[0]
+    text = "\n".join(line if each.startswith(name + ":") else each for each in CLIENT.split("\n"))
+    with pytest.raises(ValueError, match="expected a number"):
+        device_use({"3": text})
+
+
+@given(st.dictionaries(st.text(max_size=2), st.text(max_size=60).map(lambda text: CLIENT[:200] + text)))
+def test_any_text_is_a_figure_or_refused(texts):
+    try:
+        assert device_use(texts).bytes >= 0
+    except ValueError:
+        return
+
+
+def test_time_on_engines():
+    before = DeviceUse(0, {("p", "1", "a"): 5, ("p", "1", "b"): 5, ("p", "2", "a"): 9})
+    after = DeviceUse(0, {("p", "1", "a"): 8, ("p", "1", "b"): 5, ("p", "3", "a"): 4})
+    assert after.busy_ns_since(before) == 3 + 4
+    assert before.busy_ns_since(before) == 0
+
+
+def test_this_process():
+    assert read_device_use(os.getpid()) == DeviceUse(0, {})
+
+
+def test_a_process_that_has_ended():
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    with pytest.raises(ProcessLookupError):
+        read_device_use(child)
+
+
+def test_too_many_descriptors(monkeypatch):
+    monkeypatch.setattr(fdinfo, "MAX_DESCRIPTORS", 1)
+    with pytest.raises(OSError, match="expected at most 1"):
+        read_device_use(os.getpid())
