@@ -63,16 +63,16 @@ def _judge(facts: Facts, result: ModelResult, runs: tuple[ModelRun, ...], requir
         yield void
         return
     measured = [run.accuracy for run in runs if run.accuracy]
-    if len(measured) < len(runs):
-        yield Answer(Outcome.UNKNOWN, "no output compared", cited(result), remedy=Remedy.MORE_RUNS)
+    if len(measured) < len(runs) or len(set(map(len, measured))) > 1:
+        yield Answer(Outcome.UNKNOWN, "not every output compared in every run", cited(result), remedy=Remedy.MORE_RUNS)
         return
-    answers = [_output([run[index] for run in measured], requirement) for index in range(len(measured[0]))]
+    answers = [_output(outputs, requirement) for outputs in zip(*measured, strict=True)]
     worst = min(answers, key=lambda answer: (Outcome.FAIL, Outcome.UNKNOWN, Outcome.PASS).index(answer.outcome))
     observed = "; ".join(answer.observed for answer in answers)
     yield Answer(worst.outcome, observed, cited(result), worst.because, remedy=worst.remedy)
 
 
-def _output(runs: list[Any], requirement: Requirement) -> Answer:
+def _output(runs: tuple[Any, ...], requirement: Requirement) -> Answer:
     """The answer about one output, from its figures in every run."""
     name = f"output {runs[0]['index']}"
     if any(run["reference_nan_runs"] for run in runs):

@@ -62,14 +62,18 @@ def _judge(facts: Facts, result: ModelResult, runs: tuple[ModelRun, ...], requir
     if len(sizes) < len(runs):
         yield Answer(Outcome.UNKNOWN, "no peak read", cited(result), remedy=Remedy.MORE_RUNS)
         return
-    peak = max(size["peak_bytes"] + size["device_bytes"] for size in sizes)
-    added = max(size["peak_bytes"] + size["device_bytes"] - size["before_bytes"] for size in sizes)
+    peak = max(size["peak_bytes"] + size.get("device_bytes", 0) for size in sizes)
+    added = max(size["peak_bytes"] + size.get("device_bytes", 0) - size["before_bytes"] for size in sizes)
+    complete = all("device_bytes" in size for size in sizes)
     enough, too_much = requirement.limits["memory_bytes"], requirement.limits["memory_fail_bytes"]
     observed = f"peak {peak / 1e6:.1f} MB, {added / 1e6:.1f} MB of it since before the load, limit {enough / 1e6:g} MB"
-    if peak <= enough:
-        yield Answer(Outcome.PASS, observed, cited(result))
-    elif added > too_much:
+    if added > too_much:
         yield Answer(Outcome.FAIL, observed, cited(result))
+    elif peak <= enough and complete:
+        yield Answer(Outcome.PASS, observed, cited(result))
+    elif peak <= enough:
+        because = "Within the limit, but the memory that the device itself holds for the process was not read."
+        yield Answer(Outcome.UNKNOWN, observed, cited(result), because, remedy=Remedy.LIVE)
     else:
         because = "The excess is smaller than what the auditor's own interpreter takes."
         yield Answer(Outcome.UNKNOWN, observed, cited(result), because, remedy=Remedy.LIVE)

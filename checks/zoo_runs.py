@@ -24,13 +24,13 @@ RUN_REFUSED = frozenset({"delegate-create-failed", "prepare-failed", "invoke-fai
 def of_baseline(facts: Facts, requirement: Requirement, judge: Callable[..., Iterator[Answer]]) -> Iterator[Answer]:
     """The answers about the zoo's own model: only a pinned file, or one with the catalogue's graph, is judged."""
     result, runs = _runs(facts, requirement)
-    kind, reason = _identity(facts, result, runs[0])
-    if kind == "stand-in":
-        yield Answer(Outcome.UNKNOWN, "measured on a generated stand-in", cited(result), reason, remedy=Remedy.MANIFEST)
-    elif kind == "other":
-        yield Answer(Outcome.UNKNOWN, f"sha256 {runs[0].sha256}", cited(result), reason, remedy=Remedy.ZOO)
-    else:
+    kind, reason = _identity(facts, result, runs)
+    if kind in {"pinned", "same-graph"}:
         yield from judge(facts, result, runs, requirement)
+    elif kind == "stand-in":
+        yield Answer(Outcome.UNKNOWN, "measured on a generated stand-in", cited(result), reason, remedy=Remedy.MANIFEST)
+    else:
+        yield Answer(Outcome.UNKNOWN, f"sha256 {runs[0].sha256}", cited(result), reason, remedy=Remedy.ZOO)
 
 
 def of_stand_in(facts: Facts, requirement: Requirement, judge: Callable[..., Iterator[Answer]]) -> Iterator[Answer]:
@@ -38,7 +38,7 @@ def of_stand_in(facts: Facts, requirement: Requirement, judge: Callable[..., Ite
     if not any(each.name == requirement.model and each.origin == "stand-in" for each in facts.plan.models):
         return
     result, runs = _runs(facts, requirement)
-    if _identity(facts, result, runs[0])[0] == "stand-in":
+    if _identity(facts, result, runs)[0] == "stand-in":
         yield from judge(facts, result, runs, requirement)
 
 
@@ -51,13 +51,13 @@ def invalid(facts: Facts, result: ModelResult, runs: tuple[ModelRun, ...], broke
     if facts.plan.delegate is None:
         return Answer(Outcome.UNKNOWN, "run without a delegate", evidence, "Without its delegate, nothing runs on the accelerator.",
                       remedy=Remedy.DELEGATE)  # fmt: skip
-    for run in runs:
+    broke = [run for run in runs if run.status in RUN_BROKE | RUN_REFUSED and run.process != "reference"]
+    for run in broke or [run for run in runs if run.status != "completed"]:
         observed = f"{run.status}: {run.message}" if run.message else run.status
-        if run.status in RUN_BROKE | RUN_REFUSED and run.process != "reference":
+        if broke:
             ended = "ended the inference process" if run.status in RUN_BROKE else "refused the model or failed in it"
             return Answer(broken, observed, evidence, f"The delegate {ended}.")
-        if run.status != "completed":
-            return Answer(Outcome.UNKNOWN, observed, evidence, "The model could not be run to the end.", remedy=Remedy.EVIDENCE)
+        return Answer(Outcome.UNKNOWN, observed, evidence, "The model could not be run to the end.", remedy=Remedy.EVIDENCE)
     shares = [run.delegated_macs for run in runs]
     known = [share for share in shares if share is not None]
     if len(known) < len(shares):
@@ -80,13 +80,17 @@ def _runs(facts: Facts, requirement: Requirement) -> tuple[ModelResult, tuple[Mo
     return results[0], tuple(run.open() for run in results[0].runs)
 
 
-def _identity(facts: Facts, result: ModelResult, run: ModelRun) -> tuple[str, str]:
-    """How the file that was run relates to the zoo's model; a manifest decides before the graph does."""
+def _identity(facts: Facts, result: ModelResult, runs: tuple[ModelRun, ...]) -> tuple[str, str]:
+    """How the file that was run relates to the zoo's model; a manifest decides before the run's own record does."""
+    first = runs[0]
+    if any((run.sha256, run.identity) != (first.sha256, first.identity) for run in runs):
+        return "other", "The runs are not all of one file."
     pinned = facts.settings.manifest.get(result.model)
-    if pinned is not None and run.identity != "pinned":
-        same = pinned == run.sha256
-        return ("pinned", "") if same else ("other", f"The manifest pins sha256 {pinned} for {result.model}; this is another file.")
-    return run.identity, run.identity_reason
+    if pinned is None:
+        return first.identity, first.identity_reason
+    if pinned == first.sha256:
+        return "pinned", ""
+    return "other", f"The manifest pins sha256 {pinned} for {result.model}; this is another file."
 
 
 def cited(result: ModelResult) -> tuple[Evidence, ...]:
