@@ -2,8 +2,8 @@
 
 It goes over as a zip of this program's reading code (standard library and pyelftools), is run from memory, and leaves nothing behind.
 Requests come on stdin and replies go to stdout, each after its length (8 bytes, big-endian); the first reply follows `MARK`, which
-tells it from whatever a login shell prints. A request is a JSON object: {"plan": text, "questions": [[kind, path, argument…]], "collector",
-"collected_at"}; with questions, just those are asked, else everything the facts ask. The reply is a snapshot.
+tells it from whatever a login shell prints. A request is a JSON object: {"plan": text, "probes": whether to try things, "questions": [[kind,
+path, argument…]], "collector", "collected_at"}; with questions, just those are asked, else everything the facts ask. The reply is a snapshot.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class Planned:
 
     kind = "ssh"
 
-    def __init__(self, plan: str) -> None:
+    def __init__(self, plan: str, *, probes: bool) -> None:
         self._plan = base.Reply(Status.OK, plan.encode())
-        self._live = Live()
+        self._live = Live(probes=probes)
 
     @property
     def name(self) -> str:
@@ -49,7 +49,7 @@ class Planned:
 
 def answer(request: Mapping[str, Any]) -> bytes:
     """The snapshot that a request asks for."""
-    recorder = Recorder(Planned(request["plan"]))
+    recorder = Recorder(Planned(request["plan"], probes=request["probes"]))
     for kind, path, *arguments in request["questions"]:
         recorder.ask(base.Question(kind, path, tuple(arguments)))
     if not request["questions"]:

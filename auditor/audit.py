@@ -26,7 +26,7 @@ from auditor.sources.base import Question, Reply, Source
 from auditor.sources.filesystem import Tree
 from auditor.sources.live import Live
 from auditor.sources.recording import Record, Recorder, Replay
-from auditor.sources.ssh import Ssh
+from auditor.sources.ssh import Order, Ssh
 from auditor.zoo.measure import BenchTime, Delegate, measure_zoo, model_files
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ class Request:
     zoo: str | None = None
     manifest: str | None = None
     run_zoo: bool = True
+    probes: bool = True
     runtime: str = "auto"
     bench_time: str = BenchTime.ADAPTIVE.value
     requirements: str = requirements.DEFAULT
@@ -121,7 +122,8 @@ def gather(request: Request, progress: Callable[[str], None]) -> Record:
         return recording.load(request.snapshot)
     answers = _runs(request, progress)
     if request.host is not None:
-        return _over_ssh(request.host, answers[base.plan()].data, progress)
+        order = Order(answers[base.plan()].data.decode(), request.probes, COLLECTOR, _now())
+        return _over_ssh(request.host, order, progress)
     source = _source(request)
     recorder = Recorder(Answered(source, answers, "demo" if request.demo else source.kind))
     progress("reading the device")
@@ -129,19 +131,16 @@ def gather(request: Request, progress: Callable[[str], None]) -> Record:
     return recorder.record(COLLECTOR, _now())
 
 
-def _over_ssh(host: str, plan: bytes, progress: Callable[[str], None]) -> Record:
+def _over_ssh(host: str, order: Order, progress: Callable[[str], None]) -> Record:
     """The record of a device under test: what its facts ask there, and what they still ask of that record here, as one more batch."""
     progress(f"reading {host}")
     with Ssh(host) as device:
-        now = _now()
-        record = device.collect(plan, (), COLLECTOR, now)
+        record = device.collect(order)
         recorder = Recorder(Replay(record))
         collect(recorder, Settings())
-        unasked = recorder.unasked()
-        if not unasked:
-            return record
-        more = device.collect(plan, unasked, COLLECTOR, now)
-    return replace(record, answers={**record.answers, **more.answers})
+        unasked = [question for question in recorder.unasked() if question.kind not in {"run", "probe"}]
+        more = device.collect(order, unasked).answers if unasked else {}
+    return replace(record, answers={**record.answers, **more})
 
 
 def _now() -> str:
@@ -160,7 +159,7 @@ def _source(request: Request) -> Source:
     if request.demo:
         return Replay(demo_record())
     if request.root is None:
-        return Live()
+        return Live(probes=request.probes)
     if not os.path.isdir(request.root):
         raise UsageError(f"--root: {printable(request.root)}: expected a directory laid out like a device's file system")
     return Tree(request.root)

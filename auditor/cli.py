@@ -64,6 +64,7 @@ TrustRoots = Annotated[
     list[str],
     typer.Option("--trust-root", metavar="SHA256|FILE", help="A firmware root trusted as production: fingerprint, certificate, key."),
 ]
+NoProbes = Annotated[bool, typer.Option("--no-probes", help="Only read; try nothing (no dma-buf, VFIO or tracing probe).")]
 NoZoo = Annotated[bool, typer.Option("--no-zoo", help="Do not run the zoo; its requirements are unknown.")]
 
 
@@ -90,6 +91,7 @@ def device(
     waivers: Annotated[str | None, typer.Option(metavar="FILE", help="Dated exceptions (TOML); each covers one finding.")] = None,
     only: Annotated[list[str], typer.Option(metavar="ID", help="Ask only this requirement or check; the rest is unknown.")] = [],
     skip: Annotated[list[str], typer.Option(metavar="ID", help="Leave this requirement or check out; it is unknown.")] = [],
+    no_probes: NoProbes = False,
     no_zoo: NoZoo = False,
     bench_time: BenchTime = Bench.ADAPTIVE,
     tflite: Runtime = "auto",
@@ -119,6 +121,7 @@ def device(
             delegate_options=_pairs(delegate_option),
             zoo=zoo,
             manifest=zoo_manifest,
+            probes=not no_probes,
             run_zoo=not no_zoo,
             runtime=tflite,
             bench_time=bench_time.value,
@@ -148,6 +151,7 @@ def snapshot_main(
     delegate: DelegateLibrary = None,
     delegate_option: DelegateOptions = [],
     zoo: Zoo = None,
+    no_probes: NoProbes = False,
     no_zoo: NoZoo = False,
     bench_time: BenchTime = Bench.ADAPTIVE,
     tflite: Runtime = "auto",
@@ -169,6 +173,7 @@ def snapshot_main(
             delegate=delegate,
             delegate_options=_pairs(delegate_option),
             zoo=zoo,
+            probes=not no_probes,
             run_zoo=not no_zoo,
             runtime=tflite,
             bench_time=bench_time.value,

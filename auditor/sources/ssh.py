@@ -15,6 +15,7 @@ import select
 import subprocess
 import time
 import zipfile
+from dataclasses import asdict, dataclass
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,7 @@ BANNER_LIMIT = 1 << 20
 """Bytes that a login shell may print before the agent speaks."""
 REPLY_LIMIT = recording.MAX_FILE
 PACKAGES = ("auditor", "elftools")
-LEFT_OUT = ("data", "inference", "zoo", "probes", "verify", "cli.py", "audit.py", "codec.py", "engine.py", "registry.py", "requirements.py")
+LEFT_OUT = ("data", "inference", "zoo", "verify", "cli.py", "audit.py", "codec.py", "engine.py", "registry.py", "requirements.py")
 """Of this program, what the agent does not need on the device."""
 
 _BOOT = (
@@ -47,6 +48,16 @@ _BOOT = (
     "sys.path.insert(0,'/proc/self/fd/%d'%f);from auditor.agent import main;main()"
 )
 _HOST = re.compile(r"(?!-)[^\s'\"\\]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What the agent is told beside the questions: the plan (a JSON text), whether it may try things, who collects, and when."""
+
+    plan: str
+    probes: bool
+    collector: str
+    collected_at: str
 
 
 class Ssh:
@@ -91,14 +102,9 @@ class Ssh:
             process.kill()
             process.wait()
 
-    def collect(self, plan: bytes, questions: Sequence[Question], collector: str, collected_at: str) -> Record:
+    def collect(self, order: Order, questions: Sequence[Question] = ()) -> Record:
         """One round trip: the record of the questions, or of all that the facts ask where there are none."""
-        request: dict[str, Any] = {
-            "plan": plan.decode(),
-            "questions": [[each.kind, each.path, *each.args] for each in questions],
-            "collector": collector,
-            "collected_at": collected_at,
-        }
+        request: dict[str, Any] = {**asdict(order), "questions": [[each.kind, each.path, *each.args] for each in questions]}
         self._send(json.dumps(request).encode())
         length = int.from_bytes(self._receive(8), "big")
         if length > REPLY_LIMIT:
