@@ -19,13 +19,18 @@ class Live(Tree):
 
     kind = "live"
 
-    def __init__(self) -> None:
+    def __init__(self, *, probes: bool = True) -> None:
+        self._probes = probes
         super().__init__("/", printable(platform.node()) or "this machine")
 
     def ask(self, question: Question) -> Reply:
-        """Answer from this machine."""
+        """Answer from this machine; what must be tried is `unasked` where nothing may be."""
         if question.kind == "kernel_log":
             return _kernel_log()
+        if question.kind == "probe" and self._probes:
+            from auditor.probes import answer  # noqa: PLC0415  # most uses of this machine ask for none
+
+            return answer(question)
         return super().ask(question)
 
     def _devices(self, subsystem: str, paths: list[str]) -> Reply:
