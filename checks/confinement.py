@@ -32,5 +32,5 @@ def _is_open(rule: str) -> bool:
 
 
 def shows_all_devices(definition: SandboxDefinition) -> bool:
-    """Whether the service sees the whole of /dev: taken along, or never taken away."""
-    return "/dev" in definition.binds or OWN_ROOT.isdisjoint(definition.options)
+    """Whether the service sees the whole of /dev: taken along, or never taken away. A configuration by itself need not say the latter."""
+    return "/dev" in definition.binds or bool(definition.command and OWN_ROOT.isdisjoint(definition.options))

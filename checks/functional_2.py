@@ -21,7 +21,6 @@ IMPORTS, EXPORTS = 1, 2
 @check(
     "functional-2.export",
     each="accelerators",
-    needs=("dma_buf",),
     expected="a buffer of the accelerator, exported as a dma-buf, whose data another device or the CPU was seen to share",
     passes="The accelerator exports its buffers as dma-bufs, and their data was seen through one.",
     fails="The accelerator's driver exports no dma-buf.",
@@ -49,7 +48,6 @@ def export(facts: Facts, accelerator: Accelerator) -> Iterator[Answer]:
 @check(
     "functional-2.import",
     each="accelerators",
-    needs=("dma_buf",),
     expected="a foreign dma-buf, imported into the accelerator, whose data the accelerator was seen to share",
     passes="The accelerator imports buffers of others, and their data was seen through it.",
     fails="The accelerator's driver refuses every buffer of others.",

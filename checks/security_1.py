@@ -245,11 +245,13 @@ def reaching_definitions(facts: Facts) -> Iterator[Answer]:
 
     What security-1.definition decides of services that hold a node, for those that could: a camera service that is given the whole of
     /dev, a cache that is started on demand. Services that leave their root as it is are not named here, they are too many.
+    A configuration that leaves the policy to the job that names it is judged with that job.
     Source: as for security-1.definition.
     """
     written = facts.sandbox.definitions.open()
     reaching = [each for each in written.items if any(path == "/dev" or path.startswith(DEVICES) for path in each.binds)]
-    for each in reaching:
+    complete = [each for each in reaching if each.command or each.policy or "/dev" in each.binds]
+    for each in complete:
         yield replace(_definition(facts, each), subject=each.subject)
     vague = [each for each in written.items if each.trouble and each not in reaching]
     if written.unread:
@@ -257,7 +259,7 @@ def reaching_definitions(facts: Facts) -> Iterator[Answer]:
     elif vague:
         observed = f"not understood: {', '.join(sorted({each.subject for each in vague}))}"
         yield Answer(Outcome.UNKNOWN, observed, facts.sandbox.definitions.evidence, remedy=Remedy.EVIDENCE)
-    elif not reaching:
+    elif not complete:
         yield Answer(Outcome.NOT_APPLICABLE, f"none of {len(written.items)} definitions", facts.sandbox.definitions.evidence)
 
 
