@@ -1,0 +1,296 @@
+"""functional-1: the kernel driver must be open source and upstream, or the driver lives in user space through VFIO."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from auditor.facts.mainline import MAINLINE, OPEN_LICENSES, OUT_OF_TREE, takes
+from auditor.facts.types import Missing, Ok
+from auditor.model import Answer, Level, Outcome, Owner, Remedy, Status, check, printable
+from auditor.verify import State, verify_module
+from auditor.verify.origin import Cover, Origin, covered, enforced, pinned, verified_root
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from auditor.facts.mainline import Driver
+    from auditor.facts.types import Accelerator, Fact, Facts, Module
+    from auditor.model import Evidence
+
+VFIO_DRIVERS = frozenset({"vfio-pci", "vfio-platform", "vfio-amba", "vfio-fsl-mc", "vfio-cdx"})
+"""The drivers that hand a device to user space (drivers/vfio)."""
+
+HARMLESS_MATES = VFIO_DRIVERS | {"pci-stub", "pcieport", "shpchp"}
+"""Drivers that leave DMA alone, so that VFIO takes a group for viable (struct pci_driver, driver_managed_dma)."""
+
+FOREIGN = frozenset("PO")
+"""Taint letters of a module that its own maker calls proprietary or does not call in-tree."""
+
+BAD_TAINT = {"P": "proprietary", "O": "out of tree", "E": "unsigned", "F": "force-loaded", "C": "from staging"}
+"""Taint letters that tell against a driver (Documentation/admin-guide/tainted-kernels.rst)."""
+
+TAKEN_IN = "Have the driver taken into mainline Linux, or bind the device to vfio-pci and drive it from user space."
+
+
+@check(
+    "functional-1.driver",
+    each="accelerators",
+    expected="a driver that is verified to be mainline Linux's, or vfio-pci or vfio-platform with a viable group",
+    passes="The accelerator is driven by mainline Linux's driver, or from user space through VFIO.",
+    fails="The accelerator's kernel driver is not open source and upstream, or its VFIO set-up is not what VFIO asks for.",
+    unknown="The driver may be upstream; that is not proven here.",
+    remediation=TAKEN_IN,
+    owner=Owner.VENDOR,
+)
+def driver(facts: Facts, accelerator: Accelerator) -> Iterator[Answer]:
+    """The driver that is bound is verified to be mainline's, or it is VFIO's and the accelerator's group is viable.
+
+    *Verified* is a driver that mainline Linux has (name, folder and maker of the device, from a table that ships with this program) and
+    whose origin is authenticated: its file lies on the verified root and LoadPin lets modules come from nowhere else, or it is signed
+    with the key of this very kernel, whose image lies on the verified root. A driver that is built into a verified kernel is its own
+    proof. An older kernel with a newer driver has a backport, which is upstream.
+
+    *Claimed* is `intree=Y`, an upstream name, an absent taint: anyone can type these, so they are unknown on their own; so is a driver
+    that the table does not have. *Contradicted*, and so failed, is a driver that lacks `intree`, has a licence that the kernel does not
+    take for open, taints the kernel as out of tree or proprietary, is known to live outside mainline, lies outside the kernel's own
+    folder, or is unsigned or altered where nothing else vouches for it.
+
+    Through VFIO, every other device of the group must be without a driver, a bridge, or VFIO's too, and VFIO's unsafe no-IOMMU mode
+    must be off. What remains: a kernel whose own tree holds a vendor's driver under a name of mainline's.
+    Sources: Documentation/driver-api/vfio.rst; Documentation/admin-guide/{module-signing,LSM/LoadPin,tainted-kernels}.rst.
+    """
+    if isinstance(accelerator.driver, Missing) and accelerator.driver.status is Status.ABSENT:
+        note = accelerator.module.note if isinstance(accelerator.module, Missing) else ""
+        yield Answer(Outcome.UNKNOWN, note or "no driver is bound", accelerator.driver.evidence, remedy=Remedy.DRIVER)
+        return
+    name = accelerator.driver.open()
+    module = accelerator.module.open()
+    against = list(_contradictions(facts, accelerator, module))
+    if against:
+        observed = f"{printable(name)}: contradicted: {'; '.join(reason for reason, _ in against)}"
+        yield Answer(Outcome.FAIL, observed, tuple(item for _, evidence in against for item in evidence))
+    elif name in VFIO_DRIVERS:
+        yield _through_vfio(facts, accelerator, module)
+    elif module.name not in MAINLINE:
+        observed = f"{module.name}: claimed: mainline Linux is not known to have this driver"
+        yield Answer(Outcome.UNKNOWN, observed, accelerator.module.evidence, remedy=Remedy.VENDOR)
+    elif not takes(MAINLINE[module.name], accelerator.modalias):
+        observed = f"{module.name}: claimed: mainline's driver of this name is for other devices than {accelerator.modalias or 'this one'}"
+        yield Answer(Outcome.UNKNOWN, observed, accelerator.module.evidence, remedy=Remedy.VENDOR)
+    elif module.built_in.open():
+        yield _built_in(facts, accelerator, module)
+    else:
+        yield _loaded(facts, accelerator, module, MAINLINE[module.name])
+
+
+def _contradictions(facts: Facts, accelerator: Accelerator, module: Module) -> Iterator[tuple[str, tuple[Evidence, ...]]]:
+    """What was read that a driver of mainline's cannot have, each with where."""
+    if module.name in OUT_OF_TREE:
+        yield OUT_OF_TREE[module.name], accelerator.module.evidence
+    if isinstance(module.info, Ok):
+        if not module.info.value.intree:
+            yield "its modinfo does not say intree", module.info.evidence
+        if module.info.value.license not in OPEN_LICENSES:
+            yield f"its licence is {printable(module.info.value.license)!r}", module.info.evidence
+    letters = module.taint.value if isinstance(module.taint, Ok) else ""
+    if FOREIGN & set(letters):
+        yield f"it taints the kernel: {', '.join(BAD_TAINT[each] for each in sorted(FOREIGN & set(letters)))}", module.taint.evidence
+    if isinstance(module.path, Ok) and enforced(facts.loading, module.path.value, "kernel-module").cover is Cover.OPEN:
+        if "E" in letters:
+            yield "it is unsigned, and nothing else vouches for it", module.taint.evidence
+        if _is_altered(module):
+            yield "its file was altered after it was signed, and nothing else vouches for it", module.signature.evidence
+
+
+def _is_altered(module: Module) -> bool:
+    """Whether the kernel image has the key that the module names as its signer's, and the signature does not verify with it."""
+    signature, certificates = module.signature, module.kernel_certificates
+    both = isinstance(signature, Ok) and isinstance(certificates, Ok)
+    return both and verify_module(signature.open(), certificates.open()).state is State.BAD
+
+
+def _through_vfio(facts: Facts, accelerator: Accelerator, module: Module) -> Answer:
+    """Bound to VFIO: whether VFIO would hand the group over, and an IOMMU stands behind it."""
+    unsafe = facts.iommu.unsafe_noiommu
+    if isinstance(unsafe, Ok) and unsafe.value:
+        return Answer(Outcome.FAIL, "VFIO's unsafe no-IOMMU mode is on", unsafe.evidence, owner=Owner.CHROMEOS)
+    group = accelerator.group.open()
+    if group.no_iommu.open():
+        return Answer(Outcome.FAIL, "in a group that VFIO made up without an IOMMU", group.no_iommu.evidence, owner=Owner.CHROMEOS)
+    mates = group.mates.open()
+    evidence = (*accelerator.driver.evidence, *accelerator.group.evidence, *group.no_iommu.evidence, *group.mates.evidence)
+    for mate in mates:
+        bridge = isinstance(mate.is_bridge, Ok) and mate.is_bridge.value
+        harmless = _leaves_dma_alone(mate.driver)
+        if not bridge and not harmless:
+            mate.is_bridge.open()
+            observed = f"not viable: {mate.subject} of its group is bound to {mate.driver.open()}"
+            return Answer(Outcome.FAIL, observed, mate.driver.evidence, remediation="Unbind the other devices of the IOMMU group.")
+        either = (mate.is_bridge if bridge else mate.driver).evidence
+        evidence += tuple(replace(each, necessary=not (bridge and harmless)) for each in either)
+    unsafe.open()
+    module.info.open()
+    own = (*module.built_in.evidence, *module.info.evidence)
+    if not module.built_in.open():
+        module.taint.open()
+        own += module.taint.evidence
+    observed = f"{accelerator.driver.open()}, with a viable group of {1 + len(mates)}"
+    return Answer(Outcome.PASS, observed, (*evidence, *unsafe.evidence, *accelerator.module.evidence, *own))
+
+
+def _leaves_dma_alone(name: Fact[str]) -> bool:
+    if isinstance(name, Missing):
+        return name.status is Status.ABSENT
+    return name.value in HARMLESS_MATES
+
+
+def _built_in(facts: Facts, accelerator: Accelerator, module: Module) -> Answer:
+    """A driver in the kernel image: verified with the kernel."""
+    root = verified_root(facts.loading)
+    if root.cover is not Cover.ENFORCED:
+        return _claimed(module, root)
+    module.info.open()
+    own = (*accelerator.module.evidence, *module.built_in.evidence, *module.info.evidence)
+    evidence = (*accelerator.driver.evidence, *own, *root.evidence)
+    return Answer(Outcome.PASS, f"{module.name}: in-tree verified: built into the kernel, which firmware verified", evidence)
+
+
+def _loaded(facts: Facts, accelerator: Accelerator, module: Module, known: Driver) -> Answer:
+    """A driver in a module: in mainline's folder, the file that was loaded, and authenticated."""
+    info, path, taint = module.info.open(), module.path.open(), module.taint.open()
+    folder = path.rpartition("/")[0]
+    if f"/{facts.kernel.release.open()}/kernel/" not in path:
+        return Answer(
+            Outcome.FAIL, f"{module.name}: contradicted: {printable(path)} is outside the kernel's own modules", module.path.evidence
+        )
+    if not folder.endswith(tuple(f"/kernel/{each}" for each in known.folders)):
+        observed = f"{module.name}: claimed: mainline has it in {known.folders[0]}, this is {printable(path)}"
+        return Answer(Outcome.UNKNOWN, observed, module.path.evidence, remedy=Remedy.VENDOR)
+    running = module.build_id
+    if isinstance(running, Missing) and running.status is not Status.ABSENT:
+        running.open()
+    if isinstance(running, Ok) and running.value != info.build_id:
+        observed = f"{module.name}: claimed: what is loaded is not {printable(path)}: its build id is another"
+        return Answer(Outcome.UNKNOWN, observed, running.evidence, remedy=Remedy.VENDOR)
+    origin = _of_module(facts, module)
+    if origin.cover is not Cover.ENFORCED:
+        return _claimed(module, origin)
+    evidence = (
+        *accelerator.driver.evidence,
+        *accelerator.module.evidence,
+        *module.built_in.evidence,
+        *module.info.evidence,
+        *module.path.evidence,
+        *module.taint.evidence,
+        *running.evidence,
+        *origin.evidence,
+    )
+    since = f", upstream since Linux {known.since}" if known.since else ""
+    tainted = f"; taint {taint}" if taint else ""
+    return Answer(Outcome.PASS, f"{module.name}: in-tree verified{since}: {origin.reason}{tainted}", evidence)
+
+
+def _claimed(module: Module, origin: Origin) -> Answer:
+    remedy = origin.missing.remedy if origin.missing else None
+    return Answer(Outcome.UNKNOWN, f"{module.name}: claimed, not authenticated: {origin.reason}", origin.evidence, remedy=remedy)
+
+
+def _of_module(facts: Facts, module: Module) -> Origin:
+    """Who vouches for a module's file: the verified root with LoadPin, or the verified root's kernel image with the module's signature."""
+    path = module.path
+    if isinstance(path, Missing):
+        return Origin(Cover.UNDECIDED, path.note or "its file is not known", path.evidence, path)
+    place = covered(facts.loading, path.value)
+    if place.cover is not Cover.ENFORCED:
+        return place
+    ways = (pinned(facts.loading, "kernel-module"), _signature(facts, module))
+    proofs = [each for each in ways if each.cover is Cover.ENFORCED]
+    if not proofs:
+        decided = all(each.cover is Cover.OPEN for each in ways)
+        why = "; ".join(each.reason for each in ways)
+        missing = next((each.missing for each in ways if each.missing), None)
+        return Origin(Cover.OPEN if decided else Cover.UNDECIDED, why, tuple(item for each in ways for item in each.evidence), missing)
+    own = tuple(replace(item, necessary=len(proofs) == 1 and item.necessary) for each in proofs for item in each.evidence)
+    evidence = (*place.evidence, *(item for item in own if item.path not in {each.path for each in place.evidence}))
+    return Origin(Cover.ENFORCED, "; ".join(each.reason for each in (place, *proofs)), evidence)
+
+
+def _signature(facts: Facts, module: Module) -> Origin:
+    """Whether the module is signed with a key of the kernel image, and the image lies on the verified root."""
+    signature, image, certificates = module.signature, module.kernel_image, module.kernel_certificates
+    if isinstance(signature, Missing):
+        cover = Cover.OPEN if signature.status is Status.ABSENT else Cover.UNDECIDED
+        return Origin(cover, signature.note or "its signature was not read", signature.evidence, signature)
+    for fact in (image, certificates, module.build_id):
+        if isinstance(fact, Missing):
+            return Origin(Cover.UNDECIDED, "no kernel image to check its signature with", fact.evidence, fact)
+    found = verify_module(signature.value, certificates.open())
+    if found.state is State.BAD:
+        return Origin(Cover.OPEN, "its signature does not verify", (*signature.evidence, *certificates.evidence))
+    if found.state is not State.PRODUCTION:
+        return Origin(Cover.UNDECIDED, "it is signed by a key that the kernel image does not hold", signature.evidence)
+    place = covered(facts.loading, image.open())
+    evidence = (*signature.evidence, *image.evidence, *certificates.evidence, *module.build_id.evidence)
+    return replace(place, reason=f"signed by {found.signer}", evidence=(*place.evidence, *evidence))
+
+
+@check(
+    "functional-1.taint",
+    level=Level.SHOULD,
+    each="accelerators",
+    expected="a driver that does not taint the kernel",
+    passes="The driver does not taint the kernel.",
+    fails="The driver taints the kernel: the kernel itself says what is wrong with it.",
+    not_applicable="A driver that is built in cannot taint the kernel by itself.",
+    remediation="Build the driver with the kernel, in its tree, and sign it with the kernel's key.",
+    owner=Owner.CHROMEOS,
+)
+def taint(facts: Facts, accelerator: Accelerator) -> Iterator[Answer]:
+    """The module's own taint letters are none that tell against it: P proprietary, O out of tree, E unsigned, F forced, C staging.
+
+    The kernel's global taint stays after a module is gone and cannot be told apart by module, so it is not used. E is information where
+    the verified root with LoadPin authenticates the module: it needs no signature then. A module that types `intree=Y` loses its O.
+    Source: Documentation/admin-guide/tainted-kernels.rst.
+    """
+    module = accelerator.module.open()
+    if module.built_in.open():
+        yield Answer(Outcome.NOT_APPLICABLE, f"{module.name} is built in", module.built_in.evidence)
+        return
+    letters = module.taint.open()
+    bad = [letter for letter in letters if letter in BAD_TAINT]
+    shown = f"{module.name}: taint {letters or 'none'}"
+    if bad != ["E"]:
+        yield Answer(Outcome.FAIL if bad else Outcome.PASS, shown, (*module.built_in.evidence, *module.taint.evidence))
+        return
+    origin = enforced(facts.loading, module.path.open(), "kernel-module")
+    outcome = {Cover.ENFORCED: Outcome.PASS, Cover.OPEN: Outcome.FAIL, Cover.UNDECIDED: Outcome.UNKNOWN}[origin.cover]
+    evidence = (*module.built_in.evidence, *module.taint.evidence, *module.path.evidence, *origin.evidence)
+    yield Answer(outcome, f"{shown}; {origin.reason}", evidence, remedy=origin.missing.remedy if origin.missing else None)
+
+
+@check(
+    "functional-1.licence",
+    level=Level.SHOULD,
+    each="accelerators",
+    expected="a licence that the kernel takes for open source",
+    passes="The driver says that it is open source.",
+    fails="The driver does not say that it is open source.",
+    remediation="Publish the driver's source under the GPL, and say so with MODULE_LICENSE.",
+    owner=Owner.VENDOR,
+)
+def licence(facts: Facts, accelerator: Accelerator) -> Iterator[Answer]:
+    """The module's MODULE_LICENSE is one of those that the kernel takes for compatible with its own.
+
+    It is what the author typed: a shim under the GPL around a binary object says the same. That the source is mainline's is what
+    functional-1.driver looks into. Source: include/linux/license.h.
+    """
+    module = accelerator.module.open()
+    found = module.info.open().license
+    outcome = Outcome.PASS if found in OPEN_LICENSES else Outcome.FAIL
+    yield Answer(outcome, f"{module.name}: licence {printable(found)!r}", (*accelerator.module.evidence, *module.info.evidence))
+
+
+def is_vfio(name: Fact[str]) -> bool:
+    """Whether the driver that is bound is one of VFIO's."""
+    return isinstance(name, Ok) and name.value in VFIO_DRIVERS

@@ -1,0 +1,480 @@
+"""security-2: only signed and verified firmware must be allowed to be loaded onto the accelerator."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from auditor.facts.mainline import MAINLINE
+from auditor.facts.types import Missing, Ok
+from auditor.model import Answer, Level, Outcome, Owner, Remedy, Status, check, printable
+from auditor.verify import State, verify_image
+from auditor.verify.origin import Cover, Origin, covered, enforced, pinned, verified_root
+from checks.functional_1 import is_vfio
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from auditor.facts.types import Accelerator, Envelope, Fact, Facts, FirmwareImage, Module
+    from auditor.model import Evidence
+
+UNSAFE = frozenset({State.BAD, State.UNSIGNED, State.TEST})
+"""States of an image that anyone could have made: what loads it does not ask who did."""
+
+UPLOAD = "firmware_upload_register"
+"""The function with which a driver lets user space write an image (drivers/base/firmware_loader/sysfs_upload.c)."""
+
+OUTCOMES = {Cover.ENFORCED: Outcome.PASS, Cover.OPEN: Outcome.FAIL, Cover.UNDECIDED: Outcome.UNKNOWN}
+
+KEEP_ON_ROOT = "Ship the images on the verified root, enforce LoadPin there (no loadpin.exclude=firmware), and boot in normal mode."
+
+
+@check(
+    "security-2.loading",
+    each="accelerators",
+    needs=("firmware",),
+    expected="every image that can be loaded is authenticated before it is",
+    passes="The kernel takes the accelerator's firmware from the verified root and from nowhere else.",
+    fails="Firmware that nobody vouches for can be loaded onto the accelerator.",
+    unknown="That only authenticated firmware can be loaded is not proven here.",
+    not_applicable="The driver loads no firmware onto this accelerator.",
+    remediation=KEEP_ON_ROOT,
+    owner=Owner.CHROMEOS,
+)
+def loading(facts: Facts, accelerator: Accelerator) -> Iterator[Answer]:
+    """Every image that the driver names lies where verified boot covers it, and the kernel lets firmware come from nowhere else.
+
+    Covered is a file on the root file system, where that is the dm-verity device whose digest is on the command line of a kernel that
+    ChromeOS firmware started in normal mode. Nowhere else is LoadPin, enforcing, pinned to that root, read-only, without an exception
+    for firmware: then a search path, a driver's parameter or a helper in user space cannot bring in another file. It fails where
+    something that was read lets other images in, IMA does not check their signatures either, and the image that is there is unsigned,
+    altered or signed with a test key: then the device takes such images. Signed with another key the device may verify it, which nobody
+    can see offline: unknown, until a device is seen to refuse an altered image.
+
+    Unknown too: developer mode; a parameter that names an image that is not there; no image of those that are named; a driver that
+    takes firmware in under names that its modinfo does not have, or lets user space upload it; a VFIO driver, whose user space may; code
+    for another processor among what the driver's user space loads, since nothing checks where that comes from. Images that are named
+    and not installed cannot be loaded and are left out. A driver that names none, and takes none in by any function of the kernel, and
+    whose mainline namesake needs none, is not concerned: the requirement is about what is loaded. Firmware in the device's own flash is
+    not seen. Sources: ChromeOS, Peripheral Firmware Security; drivers/base/firmware_loader; Documentation/admin-guide/LSM/LoadPin.rst.
+    """
+    if isinstance(accelerator.driver, Missing) and accelerator.driver.status is Status.ABSENT:
+        yield Answer(Outcome.UNKNOWN, "no driver is bound", accelerator.driver.evidence, remedy=Remedy.DRIVER)
+        return
+    accelerator.driver.open()
+    if is_vfio(accelerator.driver):
+        observed = "the driver in user space may load firmware through VFIO; its images were not shown"
+        yield Answer(Outcome.UNKNOWN, observed, accelerator.driver.evidence, remedy=Remedy.VENDOR)
+        return
+    module = accelerator.module.open()
+    info = module.info.open()
+    wanted = [each for each in facts.firmware.open().items if each.wanted_by == accelerator.subject]
+    if UPLOAD in info.loaders and not module.built_in.open():
+        observed = f"{module.name} lets user space upload firmware"
+        yield Answer(Outcome.UNKNOWN, observed, module.info.evidence, remedy=Remedy.VENDOR)
+    elif wanted:
+        yield _images(facts, accelerator, module, wanted)
+    elif not info.loaders and module.name in MAINLINE and not MAINLINE[module.name].firmware:
+        observed = f"{module.name} names no firmware and takes none in"
+        yield Answer(Outcome.NOT_APPLICABLE, observed, module.info.evidence)
+    else:
+        observed = f"{module.name} names no firmware, which does not mean that it takes none in"
+        yield Answer(Outcome.UNKNOWN, observed, module.info.evidence, remedy=Remedy.VENDOR)
+
+
+def _images(facts: Facts, accelerator: Accelerator, module: Module, wanted: list[FirmwareImage]) -> Answer:
+    """The verdict over all images: one that fails decides, then one that is not known."""
+    images = [each for each in wanted if not _is_left_out(each)]
+    if not images:
+        named = ", ".join(each.name for each in wanted)
+        observed = f"{module.name} names {printable(named)}; none of them is there"
+        return Answer(Outcome.UNKNOWN, observed, wanted[0].path.evidence, remedy=Remedy.EVIDENCE)
+    origins = [(each, _origin(facts, each)) for each in images]
+    for each, origin in origins:
+        if origin.cover is Cover.OPEN:
+            why = _taken_anyway(facts, each)
+            if why:
+                return Answer(Outcome.FAIL, f"{each.name}: {origin.reason}; {why}", (*origin.evidence, *each.path.evidence))
+    for each, origin in origins:
+        if origin.cover is not Cover.ENFORCED:
+            remedy = origin.missing.remedy if origin.missing else Remedy.VENDOR if origin.cover is Cover.OPEN else None
+            return Answer(Outcome.UNKNOWN, f"{each.name}: {origin.reason}", (*origin.evidence, *each.path.evidence), remedy=remedy)
+    for given in module.parameters.open().values():
+        given.open()
+    foreign = _foreign(facts)
+    if foreign:
+        observed = f"code for another processor is loaded from user space: {', '.join(foreign)}"
+        return Answer(Outcome.UNKNOWN, observed, facts.closure.evidence, remedy=Remedy.VENDOR)
+    evidence = (
+        *accelerator.driver.evidence,
+        *accelerator.module.evidence,
+        *module.info.evidence,
+        *module.parameters.evidence,
+        *(item for each, origin in origins for item in (*each.path.evidence, *origin.evidence)),
+        *facts.closure.evidence,
+    )
+    observed = f"{len(images)} of {len(wanted)} images are there: {', '.join(each.name for each in images)}; {origins[0][1].reason}"
+    return Answer(Outcome.PASS, observed, evidence)
+
+
+def _is_left_out(image: FirmwareImage) -> bool:
+    """Whether an image is one that is merely named: it is not there, and so cannot be loaded."""
+    return image.named_by == "modinfo" and isinstance(image.path, Missing) and image.path.status is Status.ABSENT
+
+
+def _origin(facts: Facts, image: FirmwareImage) -> Origin:
+    if isinstance(image.path, Missing):
+        return Origin(Cover.UNDECIDED, image.path.note or "not read", image.path.evidence, image.path)
+    return enforced(facts.loading, image.path.value, "firmware")
+
+
+def _taken_anyway(facts: Facts, image: FirmwareImage) -> str:
+    """What shows that the device takes images that nobody vouches for; empty where it may verify them itself, or the kernel does."""
+    ima = facts.loading.ima_appraises_firmware
+    if isinstance(ima, Missing) or ima.value or isinstance(image.envelope, Missing):
+        return ""
+    found = verify_image(image.envelope.value, facts.settings)
+    return f"{found.state.value}: {', '.join(found.remarks) or found.scheme}" if found.state in UNSAFE else ""
+
+
+def _foreign(facts: Facts) -> list[str]:
+    """Files among what the delegate loads that are for another processor. Raises MissingFact where not all of it was read."""
+    closure = facts.closure.open()
+    for place in closure.unread:
+        place.open()
+    return [each.path for each in closure.objects if each.machine != closure.objects[0].machine]
+
+
+@check(
+    "security-2.user-space",
+    level=Level.SHOULD,
+    needs=("closure",),
+    expected="no code for another processor among what the driver's user space loads",
+    passes="The driver's user space loads no code for another processor.",
+    fails="The driver's user space brings code for another processor, which the kernel's loader never sees.",
+    remediation="Load the accelerator's code as firmware, by the kernel, from the verified root.",
+    owner=Owner.VENDOR,
+)
+def user_space(facts: Facts) -> Iterator[Answer]:
+    """No file of the delegate's closure is an ELF file for another machine than the delegate itself.
+
+    Code for a DSP or NPU that is shipped as a shared library (Hexagon's `*Skel.so`) is firmware in all but name: LoadPin, IMA and the
+    firmware search path are about what the kernel loads. Images inside other files are not seen.
+    """
+    foreign = _foreign(facts)
+    observed = f"for another processor: {', '.join(foreign)}" if foreign else "all files are for one machine"
+    yield Answer(Outcome.FAIL if foreign else Outcome.PASS, observed, facts.closure.evidence)
+
+
+@check(
+    "security-2.signature",
+    level=Level.SHOULD,
+    each="firmware",
+    expected="an image that is signed, down to a root of production",
+    passes="The image is signed by a root of production.",
+    fails="The image is unsigned, altered, or signed with a test key.",
+    unknown="Who signed the image, or whether anyone did, is not known.",
+    not_applicable="The image is not installed, so it cannot be loaded.",
+    remediation="Ship an image that the vendor's production key signs.",
+    owner=Owner.VENDOR,
+)
+def signature(facts: Facts, image: FirmwareImage) -> Iterator[Answer]:
+    """The image's own signature verifies, with all that it covers, down to a root that is pinned as one of production.
+
+    A chain that verifies proves nothing by itself: an image that was signed again with a root of one's own differs in the root's
+    fingerprint alone. So roots are pinned, in a list that ships with this program and by `--trust-root`; another is unknown. An image of
+    an unknown format is unknown, never unsigned; unsigned is one whose format accounts for every byte. Dates are information: boot ROMs
+    have no clock. Whether the device verifies the signature is another question (security-2.device).
+    """
+    if _is_left_out(image):
+        yield _not_there(image)
+        return
+    found = verify_image(image.envelope.open(), facts.settings)
+    outcome = {State.PRODUCTION: Outcome.PASS, **dict.fromkeys(UNSAFE, Outcome.FAIL)}.get(found.state, Outcome.UNKNOWN)
+    root = f", root {found.root[:16]}… {printable(found.signer)}" if found.root else ""
+    remarks = "".join(f"; {printable(each)}" for each in found.remarks)
+    observed = f"{found.state.value}{f' ({found.scheme})' if found.scheme else ''}{root}{remarks}"
+    remedy = Remedy.VENDOR if outcome is Outcome.UNKNOWN else None
+    yield Answer(outcome, observed, _read(image), remedy=remedy)
+
+
+@check(
+    "security-2.coverage",
+    level=Level.SHOULD,
+    each="firmware",
+    expected="no byte of a signed image outside what its signature covers",
+    passes="The signature covers every byte of the image that is no padding.",
+    fails="There are bytes in the image that no signature and no digest covers.",
+    not_applicable="The image carries no signature that is understood, or is not installed.",
+    remediation="Leave nothing in the file beside what is signed.",
+    owner=Owner.VENDOR,
+)
+def coverage(facts: Facts, image: FirmwareImage) -> Iterator[Answer]:
+    """Every byte of the image, but for padding (0x00, 0xff), is covered by the signature or by a digest that it covers.
+
+    Bytes that were appended, or a segment whose digest is left out, verify as well as the rest; whether a device ever reads them is not
+    known offline.
+    """
+    if _is_left_out(image):
+        yield _not_there(image)
+        return
+    envelope: Envelope = image.envelope.open()
+    evidence = _read(image)
+    if not envelope.signatures:
+        yield Answer(Outcome.NOT_APPLICABLE, f"format {envelope.format}, no signature", evidence)
+    elif envelope.unchecked:
+        yield Answer(Outcome.UNKNOWN, envelope.unchecked, evidence, remedy=Remedy.VENDOR)
+    else:
+        outcome = Outcome.FAIL if envelope.uncovered else Outcome.PASS
+        yield Answer(outcome, f"{envelope.uncovered} bytes are not covered", evidence)
+
+
+@check(
+    "security-2.origin",
+    level=Level.SHOULD,
+    each="firmware",
+    expected="an image on the verified root",
+    passes="Verified boot covers the image.",
+    fails="Verified boot does not cover the image.",
+    not_applicable="The image is not installed, so it cannot be loaded.",
+    remediation="Ship the image on the verified root.",
+    owner=Owner.CHROMEOS,
+)
+def origin(facts: Facts, image: FirmwareImage) -> Iterator[Answer]:
+    """The file, with links followed, lies on the root file system, and that is verified.
+
+    Images on another file system are unknown: a verified DLC may be one, and what LoadPin was told to trust cannot be read back.
+    Source: ChromeOS, Peripheral Firmware Security, 1.
+    """
+    if _is_left_out(image):
+        yield _not_there(image)
+        return
+    found = covered(facts.loading, image.path.open())
+    yield _by_origin(found, image.path)
+
+
+@check(
+    "security-2.shadowed",
+    level=Level.SHOULD,
+    each="firmware",
+    expected="one file for each image that the driver names",
+    passes="The image that is loaded hides no other.",
+    fails="More than one file answers to the image's name, and one hides the others.",
+    not_applicable="The image is not installed, so it cannot be loaded.",
+    remediation="Remove the files that are not meant to be loaded.",
+    owner=Owner.CHROMEOS,
+)
+def shadowed(facts: Facts, image: FirmwareImage) -> Iterator[Answer]:
+    """No second file lies where the kernel would find it under this name: a plain file hides a compressed one, `updates` hides the rest.
+
+    Source: drivers/base/firmware_loader/main.c.
+    """
+    if _is_left_out(image):
+        yield _not_there(image)
+        return
+    path = image.path.open()
+    others = ", ".join(image.shadowed)
+    outcome = Outcome.FAIL if others else Outcome.PASS
+    yield Answer(outcome, f"{printable(path)}{f' hides {others}' if others else ''}", image.path.evidence)
+
+
+def _read(image: FirmwareImage) -> tuple[Evidence, ...]:
+    """What was read of an image; its digest is shown, and decides nothing."""
+    return (*image.path.evidence, *image.envelope.evidence, *(replace(each, necessary=False) for each in image.sha256.evidence))
+
+
+def _not_there(image: FirmwareImage) -> Answer:
+    return Answer(Outcome.NOT_APPLICABLE, f"{image.name} is named by the driver and not installed", image.path.evidence)
+
+
+def _by_origin(found: Origin, *facts: Fact[str]) -> Answer:
+    evidence = (*(item for fact in facts for item in fact.evidence), *found.evidence)
+    return Answer(OUTCOMES[found.cover], found.reason, evidence, remedy=found.missing.remedy if found.missing else None)
+
+
+@check(
+    "security-2.override",
+    level=Level.SHOULD,
+    each="accelerators",
+    expected="no module parameter that names another firmware file",
+    passes="No module parameter names another firmware file.",
+    fails="A module parameter makes the driver load another firmware file.",
+    remediation="Take the parameter out of the kernel command line and of modprobe's configuration.",
+    owner=Owner.CHROMEOS,
+)
+def override(facts: Facts, accelerator: Accelerator) -> Iterator[Answer]:
+    """The driver's parameters that override its firmware (`intel_vpu.firmware`, `i915.guc_firmware_path` …) are not set.
+
+    Read as they are now, from sysfs; those that sysfs does not show, from the kernel command line.
+    """
+    module = accelerator.module.open()
+    values = {name: fact.open() for name, fact in module.parameters.open().items()}
+    given = ", ".join(f"{name}={value}" for name, value in values.items() if value)
+    evidence = (*accelerator.module.evidence, *module.parameters.evidence)
+    evidence += tuple(item for fact in module.parameters.open().values() for item in fact.evidence)
+    yield Answer(Outcome.FAIL if given else Outcome.PASS, printable(given) or f"none of {module.name}'s is set", evidence)
+
+
+@check(
+    "security-2.device",
+    level=Level.SHOULD,
+    each="accelerators",
+    expected="a device that refuses an image that was altered",
+    passes="The device was seen to refuse an altered image.",
+    fails="The device was seen to take an altered image.",
+    unknown="Whether the device itself verifies its firmware cannot be seen from outside.",
+    not_applicable="No image is loaded onto this accelerator.",
+    remediation="State how the device verifies its firmware, or what blocks updates after boot; attach the record of a refused image.",
+    owner=Owner.VENDOR,
+)
+def device(facts: Facts, accelerator: Accelerator) -> Iterator[Answer]:
+    """Whether the accelerator itself checks what it is given: only a recorded attempt with an altered image shows that.
+
+    No such attempt is made here: it may leave a device without working firmware, and belongs into a lab. A signature in the file says
+    that a device can verify, not that it does: fuses decide. Source: ChromeOS, Peripheral Firmware Security, 2 and 3.
+    """
+    module = accelerator.module.open()
+    info = module.info.open()
+    if not info.firmware and not info.loaders:
+        yield Answer(Outcome.NOT_APPLICABLE, f"{module.name} takes no firmware in", module.info.evidence)
+        return
+    yield Answer(Outcome.UNKNOWN, "no attempt with an altered image is recorded", module.info.evidence, remedy=Remedy.VENDOR)
+
+
+@check(
+    "security-2.verified-boot",
+    level=Level.SHOULD,
+    expected="a root that dm-verity verifies, read-only, on a device in normal mode",
+    passes="Verified boot vouches for the root file system.",
+    fails="Nothing vouches for the root file system.",
+    remediation="Boot a signed image with root file system verification, in normal mode.",
+    owner=Owner.CHROMEOS,
+)
+def verified_boot(facts: Facts) -> Iterator[Answer]:
+    """The kernel that ChromeOS firmware started in normal mode mounted a dm-verity device, whose digest it brought with it, as the root.
+
+    The dm-verity table stays on the command line where verification is turned off, so what is mounted decides. A device that was
+    signed with developer keys and runs in normal mode looks the same here. Source: Documentation/admin-guide/device-mapper/verity.rst.
+    """
+    yield _by_origin(verified_root(facts.loading))
+
+
+@check(
+    "security-2.loadpin",
+    level=Level.SHOULD,
+    expected="LoadPin, enforcing, on the read-only root, without an exception for firmware",
+    passes="LoadPin lets the kernel load firmware from the root file system only.",
+    fails="The kernel loads firmware from other file systems than the root.",
+    remediation="Enable LoadPin (CONFIG_SECURITY_LOADPIN_ENFORCE), and take loadpin.exclude=firmware out of the kernel command line.",
+    owner=Owner.CHROMEOS,
+)
+def loadpin(facts: Facts) -> Iterator[Answer]:
+    """LoadPin enforces, pinned the root file system on a read-only device, and `loadpin.exclude` does not name firmware.
+
+    LoadPin pins whatever something is loaded from first, so the kernel's log must say what that was. While the pinned device can be
+    written, the sysctl that says "enforce" can be turned off again. Source: security/loadpin/loadpin.c.
+    """
+    yield _by_origin(pinned(facts.loading, "firmware"))
+
+
+@check(
+    "security-2.search-path",
+    level=Level.SHOULD,
+    expected="an empty firmware_class.path",
+    passes="The kernel looks for firmware where the distribution puts it.",
+    fails="The kernel looks for firmware elsewhere first.",
+    remediation="Take firmware_class.path out of the kernel command line.",
+    owner=Owner.CHROMEOS,
+)
+def search_path(facts: Facts) -> Iterator[Answer]:
+    """No folder is searched for firmware before the standard ones. Root can set it at any time; LoadPin is what makes that harmless."""
+    path = facts.loading.search_path.open()
+    outcome = Outcome.FAIL if path else Outcome.PASS
+    yield Answer(outcome, f"firmware_class.path is {printable(path) or 'empty'}", facts.loading.search_path.evidence)
+
+
+@check(
+    "security-2.helper",
+    level=Level.SHOULD,
+    expected="no fallback to user space for firmware",
+    passes="User space is not asked for firmware.",
+    fails="User space is asked for firmware that the kernel does not find.",
+    remediation="Build the kernel without CONFIG_FW_LOADER_USER_HELPER, or set ignore_sysfs_fallback.",
+    owner=Owner.CHROMEOS,
+)
+def helper(facts: Facts) -> Iterator[Answer]:
+    """The firmware loader does not fall back to a helper in user space, which could write any bytes (CONFIG_FW_LOADER_USER_HELPER)."""
+    asks = facts.loading.user_helper.open()
+    yield Answer(Outcome.FAIL if asks else Outcome.PASS, f"fallback {'on' if asks else 'off'}", facts.loading.user_helper.evidence)
+
+
+@check(
+    "security-2.module-signing",
+    level=Level.SHOULD,
+    expected="a kernel that takes no module that nobody vouches for",
+    passes="The kernel takes only modules that are signed, or that lie on the verified root.",
+    fails="The kernel takes modules that nobody vouches for, and a module can hold or load any firmware.",
+    remediation="Enforce module signatures (module.sig_enforce), or LoadPin for kernel-module.",
+    owner=Owner.CHROMEOS,
+)
+def module_signing(facts: Facts) -> Iterator[Answer]:
+    """Unsigned modules are refused, or LoadPin holds modules to the verified root: a driver in a module decides what its device is given.
+
+    Sources: Documentation/admin-guide/module-signing.rst; Documentation/admin-guide/LSM/LoadPin.rst.
+    """
+    signed = facts.loading.module_signatures_enforced
+    held = enforced(facts.loading, "/", "kernel-module")
+    ways = [("module signatures are enforced", signed.evidence)] if isinstance(signed, Ok) and signed.value else []
+    if held.cover is Cover.ENFORCED:
+        ways.append((held.reason, held.evidence))
+    if ways:
+        evidence = (replace(item, necessary=len(ways) == 1) for _, items in ways for item in items)
+        yield Answer(Outcome.PASS, "; ".join(reason for reason, _ in ways), tuple(evidence))
+        return
+    signed.open()
+    outcome, remedy = OUTCOMES[held.cover], held.missing.remedy if held.missing else None
+    yield Answer(outcome, f"module signatures are not enforced; {held.reason}", (*signed.evidence, *held.evidence), remedy=remedy)
+
+
+@check(
+    "security-2.lockdown",
+    level=Level.SHOULD,
+    expected="a kernel in lockdown: integrity or confidentiality",
+    passes="Root cannot reach the kernel's or a device's memory past its driver.",
+    fails="Root can reach the kernel's or a device's memory past its driver, and so what runs on it.",
+    remediation="Boot with lockdown=integrity.",
+    owner=Owner.CHROMEOS,
+)
+def lockdown(facts: Facts) -> Iterator[Answer]:
+    """The kernel is locked down, which closes /dev/mem, PCI configuration and kexec of unsigned kernels; it does not look at firmware.
+
+    Source: security/lockdown.
+    """
+    state = facts.loading.lockdown.open()
+    outcome = Outcome.PASS if state in {"integrity", "confidentiality"} else Outcome.FAIL
+    yield Answer(outcome, f"lockdown is {printable(state)}", facts.loading.lockdown.evidence)
+
+
+@check(
+    "security-2.ima",
+    level=Level.SHOULD,
+    expected="firmware signatures that the kernel checks, or LoadPin, which makes that needless",
+    passes="The kernel refuses firmware without a signature.",
+    fails="Neither IMA nor LoadPin keeps the kernel from loading any firmware.",
+    not_applicable="IMA does not check firmware; LoadPin does without.",
+    remediation="Appraise firmware (ima_policy=secure_boot), or enforce LoadPin.",
+    owner=Owner.CHROMEOS,
+)
+def ima(facts: Facts) -> Iterator[Answer]:
+    """IMA's policy appraises firmware by signature; where it does not, LoadPin on the verified root takes its place, as in ChromeOS.
+
+    A rule that takes a mere digest proves nothing, and `ima_appraise=fix` or `log` refuses nothing. Source: ima_policy.c.
+    """
+    appraises = facts.loading.ima_appraises_firmware
+    if appraises.open():
+        yield Answer(Outcome.PASS, "IMA appraises firmware by signature", appraises.evidence)
+        return
+    held = enforced(facts.loading, "/", "firmware")
+    outcome = Outcome.NOT_APPLICABLE if held.cover is Cover.ENFORCED else OUTCOMES[held.cover]
+    remedy = held.missing.remedy if held.missing else None
+    yield Answer(outcome, f"IMA does not appraise firmware; {held.reason}", (*appraises.evidence, *held.evidence), remedy=remedy)
