@@ -32,6 +32,7 @@ from auditor.zoo.measure import BenchTime, Delegate, measure_zoo, model_files
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from auditor.model import Check
     from auditor.requirements import RequirementSet
 
 TOOL = Tool("crosml-audit", __version__)
@@ -103,14 +104,14 @@ def audit(request: Request, progress: Callable[[str], None]) -> Audited:
     judged_by = requirements.load(request.requirements)
     waivers = _waivers(request.waivers)
     settings = _settings(request, judged_by)
+    selection, checks = request.selection, registry.checks()
+    _known(selection, judged_by, checks)
     record = gather(request, progress)
     facts = collect(Replay(record), settings)
     _wanted(facts)
     summary = _summary(record, facts)
-    selection = request.selection
-    _known(selection, judged_by)
     context = Context(TOOL, judged_by.name, summary, ZooUsed(judged_by.zoo.version, facts.plan.models))
-    report = judge(facts, registry.checks(), judged_by.requirements, waivers, request.today, selection, context)
+    report = judge(facts, checks, judged_by.requirements, waivers, request.today, selection, context)
     return Audited(report, record)
 
 
@@ -214,12 +215,10 @@ def _json(document: Mapping[str, Any]) -> bytes:
     return json.dumps(document, sort_keys=True, allow_nan=False).encode()
 
 
-def _known(selection: Selection, judged_by: RequirementSet) -> None:
+def _known(selection: Selection, judged_by: RequirementSet, checks: tuple[Check, ...]) -> None:
     """A name in --only or --skip that names nothing would silently leave out everything, or nothing."""
     known = {each.id for each in judged_by.requirements}
-    known |= {
-        f"{each.id}.{check.word}" for each in judged_by.requirements for check in registry.checks() if check.requirement == each.family
-    }
+    known |= {f"{each.id}.{check.word}" for each in judged_by.requirements for check in checks if check.requirement == each.family}
     for name in (*selection.only, *selection.skip):
         if name not in known:
             raise UsageError(f"--only, --skip: {printable(name)}: no such requirement or check; `crosml-audit checks` lists them")
