@@ -40,6 +40,12 @@ MAX_FOLDERS = 256
 """Folders that one object's names are searched in, and files and folders of ld.so.conf."""
 
 MAX_BESIDE = 4096
+MAX_TRIES = 64
+"""Names that are asked for one by one in a large folder, before it is listed."""
+
+SMALL = 4096
+"""Bytes that a folder of at most some hundred names has itself."""
+
 MIN_LITERAL = 10
 """Characters of a name's format that must be literal, `lib` and `.so` among them."""
 
@@ -146,17 +152,36 @@ class _Search:
     def __init__(self, device: Device) -> None:
         self._device = device
         self._names: dict[str, Fact[frozenset[str]]] = {}
+        self._large: dict[str, int] = {}
+        self._variants: dict[str, list[str]] = {}
         self._elves: dict[str, Fact[elves.Elf | None]] = {}
         self._conf: Fact[tuple[str, ...]] | None = None
 
     def names(self, folder: str) -> frozenset[str]:
         """The names in a folder; none where there is no such folder, which the linker passes over."""
+        return self._listed(folder).open()
+
+    def _listed(self, folder: str) -> Fact[frozenset[str]]:
         found = self._names.get(folder)
         if found is None:
             listed = self._device.names(folder)
             absent = isinstance(listed, Missing) and listed.status is Status.ABSENT
             found = self._names[folder] = Ok(frozenset()) if absent else parse(listed, frozenset)
-        return found.open()
+        return found
+
+    def may_hold(self, folder: str, name: str) -> bool:
+        """Whether it is worth asking for a name in a folder: small folders are listed, large ones only once many names are looked up.
+
+        Where a folder cannot be listed the file itself must be asked for, as the linker does: it lists none.
+        """
+        if folder not in self._large:
+            found = self._device.stat(folder)
+            self._large[folder] = MAX_TRIES if isinstance(found, Ok) and found.value.size > SMALL else 0
+        if self._large[folder]:
+            self._large[folder] -= 1
+            return True
+        listed = self._listed(folder)
+        return isinstance(listed, Missing) or name in listed.value
 
     def file(self, path: str) -> _File | None:
         """The file at a path; None where there is none."""
@@ -172,7 +197,7 @@ class _Search:
 
     def _elf(self, stat: FileStat, evidence: tuple[Evidence, ...]) -> Fact[elves.Elf | None]:
         try:
-            return Ok(elves.read_elf(lambda offset, length: self._device.data(stat.real, offset, length).open(), stat.size))
+            return Ok(elves.read_elf(partial(self._device.piece, stat.real), stat.size))
         except elves.NotElf:
             return Ok(None)
         except elves.BadElf as error:
@@ -180,13 +205,20 @@ class _Search:
         except MissingFact as error:
             return error.missing
 
+    def files(self, folder: str) -> list[str]:
+        """The paths of what lies in a folder."""
+        names = sorted(self.names(folder))
+        if len(names) > MAX_BESIDE:
+            raise MissingFact(_limit(folder, f"{len(names)} files beside the driver"))
+        return [f"{folder}/{name}" for name in names]
+
     def beside(self, path: str) -> _File | None:
         """The ELF file at a path that nothing names; None for all else. Of other files no more than four bytes are asked for."""
         found = self._device.stat(path)
         if isinstance(found, Missing) and found.status is Status.ABSENT:
             return None
         stat = found.open()
-        if stat.kind != "file" or self._device.data(stat.real, 0, 4).open() != elves.MAGIC:
+        if stat.kind != "file" or self._device.piece(stat.real, 0, 4) != elves.MAGIC:
             return None
         file = self.file(path)
         return file if file and file.elf and file.elf.type in elves.LOADABLE else None
@@ -215,12 +247,10 @@ class _Search:
         for folder in self._places(loaded):
             if not folder.startswith("/"):
                 raise MissingFact(_relative(loaded, folder))
-            names = self.names(folder)
-            for variant in self._variants(folder) if "glibc-hwcaps" in names else ():
-                if name in self.names(variant):
-                    found = self._usable(f"{variant}/{name}", loaded)
-                    variants += [found] if found else []
-            found = self._usable(f"{folder}/{name}", loaded) if name in names else None
+            for variant in self._hwcaps(folder):
+                found = self._usable(f"{variant}/{name}", loaded) if self.may_hold(variant, name) else None
+                variants += [found] if found else []
+            found = self._usable(f"{folder}/{name}", loaded) if self.may_hold(folder, name) else None
             if found:
                 return [*variants, found]
         if variants:
@@ -234,8 +264,12 @@ class _Search:
             raise _Unusable(_not_elf(file))
         return file if file and file.elf and file.elf.kind == loaded.elf.kind else None
 
-    def _variants(self, folder: str) -> list[str]:
-        return [f"{folder}/glibc-hwcaps/{name}" for name in sorted(self.names(f"{folder}/glibc-hwcaps"))]
+    def _hwcaps(self, folder: str) -> list[str]:
+        """The folders that stand before a folder on some processors."""
+        if folder not in self._variants:
+            names = sorted(self.names(f"{folder}/glibc-hwcaps")) if self.may_hold(folder, "glibc-hwcaps") else []
+            self._variants[folder] = [f"{folder}/glibc-hwcaps/{name}" for name in names]
+        return self._variants[folder]
 
     def _places(self, loaded: _Loaded) -> Iterator[str]:
         """The folders that the linker searches for what an object needs, in its order."""
@@ -367,8 +401,9 @@ class _Walk:
     def _by_name(self, name: str) -> _File | None:
         """A library that is named without a folder, where the image's linker finds it, for whichever machine it is."""
         for folder in (*self._search.configured(), *dict.fromkeys(place for kind in _KINDS for place in default_folders(*kind))):
-            if name in self._search.names(folder):
-                return self._search.file(f"{folder}/{name}")
+            file = self._search.file(f"{folder}/{name}") if self._search.may_hold(folder, name) else None
+            if file:
+                return file
         return None
 
 
@@ -437,7 +472,7 @@ class _Process:
             return
         (name,) = edge.names
         for folder in ("",) if name.startswith("/") else self._folders:
-            file = self._search.file(f"{folder}/{name}") if "/" in name or name in self._search.names(folder) else None
+            file = self._search.file(f"{folder}/{name}") if "/" in name or self._search.may_hold(folder, name) else None
             if file and file.elf and (not _shared(file.folder, file.elf) or self._at_root(edge.loader, file)):
                 self._load(file, file.elf, name, edge.kind, edge.loader)
                 return
@@ -450,6 +485,9 @@ class _Process:
     def _maybe(self, edge: _Edge) -> None:
         """A file beside the vendor's, or a name that the linker finds elsewhere."""
         (name,) = edge.names
+        if name in self._folders:
+            self._perhaps.extend(_Edge(edge.loader, "beside", (path,)) for path in self._search.files(name))
+            return
         if edge.kind == "beside":
             file = self._search.beside(name)
             self._take([file] if file else [], name, edge)
@@ -502,7 +540,7 @@ class _Process:
         if own and folder not in self._folders:
             self._folders[folder] = None
             if not shared:
-                self._beside(loaded, folder)
+                self._perhaps.append(_Edge(loaded, "beside", (folder,)))
         if item.base or item.runtime:
             return
         names = [name for name in self._search.sonames(loaded.file.stat.real) if not _last(name).startswith(".so")]
@@ -510,14 +548,9 @@ class _Process:
         queue.extend(_Edge(loaded, "string", (name,)) for name in names if "%" not in name)
         if own and shared:
             patterns = list(filter(None, (_pattern(_last(name)) for name in names if "%" in name)))
-            fitting = (name for name in sorted(self._search.names(folder)) if any(each.fullmatch(name) for each in patterns))
+            present = sorted(self._search.names(folder)) if patterns else ()
+            fitting = (name for name in present if any(each.fullmatch(name) for each in patterns))
             self._perhaps.extend(_Edge(loaded, "string", (f"{folder}/{name}",)) for name in fitting)
-
-    def _beside(self, loaded: _Loaded, folder: str) -> None:
-        names = sorted(self._search.names(folder))
-        if len(names) > MAX_BESIDE:
-            self._walk.unread.append(_limit(folder, f"{len(names)} files beside the driver"))
-        self._perhaps.extend(_Edge(loaded, "beside", (f"{folder}/{name}",)) for name in names[:MAX_BESIDE])
 
 
 def default_folders(machine: int, bits: int) -> tuple[str, ...]:

@@ -61,6 +61,12 @@ class Device:
         """The bytes of a file; a file that is longer than `length` is cut there."""
         return self.ask(base.read(path, offset, length))
 
+    def piece(self, path: str, offset: int, length: int) -> bytes:
+        """At most `length` bytes of a file, for a reader that takes many and cites the file; raises MissingFact."""
+        question = base.read(path, offset, length)
+        reply = self._source.ask(question)
+        return reply.data if reply.status is Status.OK else self.ask(question).open()
+
     def text(self, path: str) -> Fact[str]:
         """A small file as text, without white space at its ends."""
         return parse(self.data(path), lambda data: printable(data).strip())

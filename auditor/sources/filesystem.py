@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -24,6 +25,8 @@ LINK_LIMIT = 40
 """Symbolic links followed in one path (the kernel's own limit, MAXSYMLINKS)."""
 
 CHUNK = 1 << 20
+_LAST_OFFSET = (1 << 63) - 1
+"""The last byte that the kernel can name (off_t)."""
 
 DIGEST_LIMIT = 4 << 30
 """Bytes above which a digest is `failed` (EFBIG): a sparse file costs nothing to make."""
@@ -99,6 +102,7 @@ class Tree:
         while parts:
             part = parts.pop()
             if part == "..":
+                self._target("/".join(["", *done, "."]))  # raises where what is left behind is no folder
                 del done[-1:]
                 continue
             target = self._target("/".join(["", *done, part])) if follow or parts else None
@@ -145,17 +149,15 @@ class Tree:
             os.close(descriptor)
 
     def _list(self, question: Question) -> Reply:
-        found: list[str] = []
         host = self._root + self._resolve(question.path)
         try:
-            with os.scandir(host) as entries:
-                for entry in entries:
-                    found.append(entry.name)
-                    if len(found) > LIST_LIMIT:
-                        return Reply(Status.FAILED, errno=errno.E2BIG)
+            with os.scandir(os.fsencode(host)) as entries:
+                found = [entry.name for entry in itertools.islice(entries, LIST_LIMIT + 1)]
         except NotADirectoryError:  # there, and no folder
             return Reply(Status.FAILED, errno=errno.ENOTDIR)
-        return Reply(Status.OK, b"".join(os.fsencode(name) + b"\0" for name in sorted(found)))
+        if len(found) > LIST_LIMIT:
+            return Reply(Status.FAILED, errno=errno.E2BIG)
+        return Reply(Status.OK, b"".join(name + b"\0" for name in sorted(found)))
 
     def _link(self, question: Question) -> Reply:
         host = self._root + self._resolve(question.path, follow=False)
@@ -210,7 +212,7 @@ class Tree:
         try:
             if os.fstat(descriptor).st_size > SCAN_LIMIT:
                 return Reply(Status.FAILED, errno=errno.EFBIG)
-            for count, name in enumerate(_names_in(_pieces(descriptor, 0, SCAN_LIMIT))):
+            for count, name in enumerate(_names_in(descriptor)):
                 found.add(name)
                 if len(found) > SCAN_NAMES or count > 256 * SCAN_NAMES:
                     return Reply(Status.FAILED, errno=errno.E2BIG)
@@ -281,11 +283,9 @@ def _regular(found: os.stat_result) -> None:
 
 def _pieces(descriptor: int, offset: int, length: int) -> Iterator[bytes]:
     """The bytes of a file from `offset`, at most `length`; /proc and /sys give less than asked for, so it reads to the end."""
+    length = min(length, _LAST_OFFSET - offset)
     while length > 0:
-        try:
-            piece = os.pread(descriptor, min(CHUNK, length), offset)
-        except OverflowError:
-            return
+        piece = os.pread(descriptor, min(CHUNK, length), max(offset, -1))
         if not piece:
             return
         yield piece
@@ -293,21 +293,22 @@ def _pieces(descriptor: int, offset: int, length: int) -> Iterator[bytes]:
         length -= len(piece)
 
 
-def _names_in(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """The names of shared objects in a stream; what precedes a piece is kept, so that a name on a border is seen whole."""
-    data = b""
-    for piece in pieces:
-        seen = max(0, len(data) - _NAME_LENGTH)
-        data += piece
-        yield from _names_between(data, seen, len(data) - _NAME_LENGTH)
-        data = data[-2 * _NAME_LENGTH :]
-    yield from _names_between(data, max(0, len(data) - _NAME_LENGTH), len(data))
-
-
-def _names_between(data: bytes, start: int, end: int) -> Iterator[bytes]:
-    """The names whose `.so` begins in a part of some bytes."""
-    for match in _SONAME.finditer(data):
-        at = match.start()
-        if start <= at < end:
-            before = data[max(0, at - _NAME_LENGTH) : at]
-            yield before[len(before.rstrip(_NAME_BYTES)) :] + match.group()
+def _names_in(descriptor: int) -> Iterator[bytes]:
+    """The names of shared objects in a file. What precedes a read is kept before it, so that a name on a border is seen whole."""
+    buffer = bytearray(2 * _NAME_LENGTH + CHUNK)
+    view = memoryview(buffer)
+    offset = kept = seen = 0
+    while offset < SCAN_LIMIT:
+        count = os.preadv(descriptor, [view[kept : kept + CHUNK]], offset)
+        end = kept + count
+        ready = end - _NAME_LENGTH if count else end
+        for match in _SONAME.finditer(buffer, seen, end):
+            if match.start() < ready:
+                before = bytes(view[max(0, match.start() - _NAME_LENGTH) : match.start()])
+                yield before[len(before.rstrip(_NAME_BYTES)) :] + match.group()
+        if not count:
+            return
+        offset += count
+        kept = min(end, 2 * _NAME_LENGTH)
+        view[:kept] = view[end - kept : end]
+        seen = max(0, ready - (end - kept))

@@ -249,9 +249,9 @@ def test_a_fifo_in_a_librarys_place_is_unread(tmp_path):
     assert "fifo" in unread.note
 
 
-def test_a_folder_that_cannot_be_listed_hides_what_follows(tmp_path):
+def test_a_folder_that_cannot_be_entered_hides_what_follows(tmp_path):
     files = {DELEGATE: Shared(needed=("libone.so", "libtwo.so"), runpath="/a"), f"{LIB}/libone.so": Shared(), "/a/libtwo.so": Shared()}
-    found = closure(tmp_path, files, **reading("/a"))
+    found = closure(tmp_path, files, refuse=lambda question: question.path.startswith("/a"))
     assert paths(found) == [DELEGATE]
     assert found.unread[0].status is Status.DENIED
     assert not found.missing
@@ -299,6 +299,12 @@ def test_variants_for_a_processor_are_possible_not_certain(tmp_path):
     found = closure(tmp_path, {DELEGATE: Shared(needed=("liba.so",)), f"{LIB}/liba.so": Shared(), variant: Shared(size=90_000)})
     assert paths(found, certain=False) == [variant, f"{LIB}/liba.so"]
     assert all(each.system for each in found.objects[1:])
+
+
+def test_a_library_that_only_some_processors_have_is_possible(tmp_path):
+    variant = f"{LIB}/glibc-hwcaps/x86-64-v3/liba.so"
+    found = closure(tmp_path, {DELEGATE: Shared(needed=("liba.so",)), variant: Shared(), "/usr/lib/liba.so": Shared()})
+    assert paths(found, certain=False) == [variant, "/usr/lib/liba.so"]
 
 
 def test_filters_are_needed_and_auxiliaries_are_not(tmp_path):
