@@ -2,8 +2,9 @@
 
 It goes over as a zip of this program's reading code (standard library and pyelftools), is run from memory, and leaves nothing behind.
 Requests come on stdin and replies go to stdout, each after its length (8 bytes, big-endian); the first reply follows `MARK`, which
-tells it from whatever a login shell prints. A request is a JSON object: {"plan": text, "probes": whether to try things, "questions": [[kind,
-path, argument…]], "collector", "collected_at"}; with questions, just those are asked, else everything the facts ask. The reply is a snapshot.
+tells it from whatever a login shell prints. A request is a JSON object: {"plan": text, "probes": whether to try things, "questions":
+[[kind, path, argument…]], "collector", "collected_at"}; with questions, just those are asked, else everything the facts ask. The reply
+is a snapshot.
 """
 
 from __future__ import annotations

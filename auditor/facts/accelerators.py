@@ -196,12 +196,22 @@ def _identity(device: Device, sysfs: str) -> _Identity | Missing:
     parent, _, name = sysfs.rpartition("/")
     address = parent.rpartition("/")[2]
     if "PCI_SLOT_NAME" in properties:
-        return _Identity(sysfs, sysfs, "pci", f"pci:{properties['PCI_SLOT_NAME']}", properties)
+        return _Identity(_function(device, sysfs), sysfs, "pci", f"pci:{properties['PCI_SLOT_NAME']}", properties)
     if "OF_FULLNAME" in properties:
         return _Identity(sysfs, sysfs, "platform", f"of:{properties['OF_FULLNAME']}", properties)
     if name.startswith("virtio") and address.count(":") == 2:  # a virtio device is the PCI function that carries it
         return _Identity(sysfs, parent, "pci", f"pci:{printable(address)}", properties)
     return _Identity(sysfs, sysfs, "platform", f"platform:{printable(name)}", properties)
+
+
+def _function(device: Device, sysfs: str) -> str:
+    """The path of the device that a driver for the work is bound to: below a virtio transport, the virtio device that it carries."""
+    driver = device.link_name(f"{sysfs}/driver")
+    if isinstance(driver, Ok) and driver.value == "virtio-pci":
+        children = device.names(sysfs)
+        carried = [name for name in children.value if name.startswith("virtio")] if isinstance(children, Ok) else []
+        return f"{sysfs}/{carried[0]}" if carried else sysfs
+    return sysfs
 
 
 def _accelerator(device: Device, kernel: Kernel, identity: _Identity, seen: list[_Sighting]) -> Accelerator:
