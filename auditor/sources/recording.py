@@ -128,19 +128,18 @@ def unpack(data: bytes, label: str) -> Record:
         raise AuditError(f"{label}: a snapshot has at most {MAX_MEMBERS} members")
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            members = _members(archive, label)
-            document = json.loads(_content(archive, members.pop("record.json")))
-            blobs = {name[len("blobs/") :]: _content(archive, member) for name, member in members.items()}
+            contents = {name: _content(archive, member) for name, member in _members(archive, label).items()}
     except AuditError:
         raise
-    except KeyError:
-        raise AuditError(f"{label}: not a snapshot: it has no record.json") from None
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, NotImplementedError, RuntimeError, OSError) as error:
-        raise AuditError(f"{label}: not a snapshot (a zip with record.json and blobs): {error}") from None
+    except Exception as error:  # noqa: BLE001  # zipfile, zlib and struct each have errors of their own for what is damaged
+        raise AuditError(visible(f"{label}: not a snapshot (a zip with record.json and blobs): {error}")) from None
+    if "record.json" not in contents:
+        raise AuditError(f"{label}: not a snapshot: it has no record.json")
+    try:
+        document = json.loads(contents.pop("record.json"))
     except (ValueError, RecursionError) as error:
-        raise AuditError(f"{label}: record.json is not JSON: {error}") from None
-    except Exception as error:  # noqa: BLE001  # zlib and lzma raise errors of their own on damaged members
-        raise AuditError(f"{label}: a damaged snapshot: {error}") from None
+        raise AuditError(visible(f"{label}: record.json is not JSON: {error}")) from None
+    blobs = {name[len("blobs/") :]: content for name, content in contents.items()}
     for sha, blob in blobs.items():
         if hashlib.sha256(blob).hexdigest() != sha:
             raise AuditError(f"{label}: blobs/{sha}: its content has another sha256")

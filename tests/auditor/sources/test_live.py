@@ -1,0 +1,182 @@
+"""This machine as a device: the same answers as from its tree of files, and the kernel's log."""
+
+from __future__ import annotations
+
+import builtins
+import errno
+import json
+import os
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from auditor.model import Status
+from auditor.sources import base, live
+from auditor.sources.base import Reply
+from auditor.sources.filesystem import Tree
+from auditor.sources.live import Live
+
+
+def subsystems():
+    found = {name for folder in ("/sys/class", "/sys/bus") if os.path.isdir(folder) for name in os.listdir(folder)}
+    return sorted(found)
+
+
+def have_udev():
+    try:
+        import pyudev
+
+        pyudev.Context()
+    except ImportError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not have_udev(), reason="libudev is not installed here")
+@pytest.mark.parametrize("subsystem", subsystems())
+def test_pyudev_and_the_tree_give_the_same_devices(subsystem):
+    by_udev, by_tree = (source.ask(base.udev(subsystem)) for source in (Live(), Tree("/")))
+    assert by_udev.status is by_tree.status is Status.OK
+    assert json.loads(by_udev.data) == json.loads(by_tree.data)
+    assert by_udev == by_tree
+
+
+def test_a_subsystem_that_is_not_there_is_absent():
+    assert Live().ask(base.udev("no-such-subsystem")) == Reply(Status.ABSENT, errno=errno.ENOENT)
+
+
+@pytest.fixture
+def rooted(tmp_path):
+    """A machine of which everything but pyudev sees a small tree."""
+    folder = tmp_path / "sys/devices/a"
+    folder.mkdir(parents=True)
+    (folder / "uevent").write_text("MAJOR=261\n")
+    (tmp_path / "sys/class/accel").mkdir(parents=True)
+    (tmp_path / "sys/class/accel/accel0").symlink_to("/sys/devices/a")
+    machine = Live()
+    machine._root = str(tmp_path)
+    return machine
+
+
+EXPECTED = Reply(Status.OK, b'[{"properties": {"MAJOR": "261"}, "sys": "/sys/devices/a"}]')
+
+
+def test_without_pyudev_the_tree_answers(rooted, monkeypatch):
+    imported = builtins.__import__
+
+    def refuse(name, *arguments):
+        if name == "pyudev":
+            raise ImportError(name)
+        return imported(name, *arguments)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    assert rooted.ask(base.udev("accel")) == EXPECTED
+
+
+def stub(monkeypatch, context):
+    monkeypatch.setitem(sys.modules, "pyudev", SimpleNamespace(Context=context))
+
+
+def test_without_libudev_the_tree_answers(rooted, monkeypatch):
+    def context():
+        raise ImportError("No library named udev")
+
+    stub(monkeypatch, context)
+    assert rooted.ask(base.udev("accel")) == EXPECTED
+
+
+def test_where_a_property_is_not_utf_8_the_tree_answers(rooted, monkeypatch):
+    def listed(subsystem):
+        b"\xff".decode()
+
+    stub(monkeypatch, lambda: SimpleNamespace(list_devices=listed))
+    assert rooted.ask(base.udev("accel")) == EXPECTED
+
+
+def test_udevs_own_database_is_left_out(rooted, monkeypatch):
+    device = SimpleNamespace(sys_path="/sys/devices/b", properties={"DEVNAME": "/dev/accel/accel0", "ID_VENDOR": "x", "DRIVER": "npu"})
+    stub(monkeypatch, lambda: SimpleNamespace(list_devices=lambda subsystem: [device]))
+    assert json.loads(rooted.ask(base.udev("accel")).data) == [
+        {"sys": "/sys/devices/b", "properties": {"DEVNAME": "accel/accel0", "DRIVER": "npu"}}
+    ]
+
+
+def test_a_folder_that_pyudev_could_not_list_is_not_empty(rooted, monkeypatch):
+    """libudev says nothing of what it may not read."""
+    stub(monkeypatch, lambda: SimpleNamespace(list_devices=lambda subsystem: []))
+
+    def denied(path):
+        raise PermissionError(errno.EACCES, "x")
+
+    monkeypatch.setattr(os, "scandir", denied)
+    assert rooted.ask(base.udev("accel")) == Reply(Status.DENIED, errno=errno.EACCES)
+
+
+# --- the kernel's log --------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def kmsg(monkeypatch):
+    """Answer reads of /dev/kmsg from a script."""
+
+    def script(*records):
+        left = list(records)
+        reader, writer = os.pipe()
+        os.close(writer)
+
+        def read(descriptor, size):
+            each = left.pop(0) if left else BlockingIOError(errno.EAGAIN, "x")
+            if isinstance(each, Exception):
+                raise each
+            return each
+
+        monkeypatch.setattr(os, "open", lambda path, flags: reader)
+        monkeypatch.setattr(os, "read", read)
+        return reader
+
+    return script
+
+
+def test_the_log_is_one_message_a_line(kmsg):
+    reader = kmsg(b"6,1,0,-;first; with more\n SUBSYSTEM=pci\n", BrokenPipeError(), b"4,2,9,-;second\n")
+    assert Live().ask(base.kernel_log()) == Reply(Status.OK, b"first; with more\nsecond")
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(reader)
+
+
+def test_an_empty_log(kmsg):
+    kmsg()
+    assert Live().ask(base.kernel_log()) == Reply(Status.OK)
+
+
+def test_a_log_is_kept_up_to_a_limit(kmsg, monkeypatch):
+    monkeypatch.setattr(live, "LOG_LIMIT", 10)
+    kmsg(*[b"6,1,0,-;message\n"] * 100)
+    assert Live().ask(base.kernel_log()).data == b"message\nmessage"
+
+
+def test_something_else_in_the_logs_place_is_failed(kmsg):
+    kmsg(b"6,1,0,-;first\n", b"")
+    assert Live().ask(base.kernel_log()) == Reply(Status.FAILED, errno=errno.EIO)
+
+
+@pytest.mark.parametrize(("number", "status"), [(errno.EPERM, Status.DENIED), (errno.EINVAL, Status.FAILED)])
+def test_a_log_that_may_not_be_read(kmsg, monkeypatch, number, status):
+    kmsg(OSError(number, "x"))
+    assert Live().ask(base.kernel_log()) == Reply(status, errno=number)
+
+    def refuse(path, flags):
+        raise OSError(number, "x")
+
+    monkeypatch.setattr(os, "open", refuse)
+    assert Live().ask(base.kernel_log()) == Reply(status, errno=number)
+
+
+def test_this_machine_has_a_name_and_answers_the_rest_as_a_tree():
+    machine = Live()
+    assert machine.kind == "live"
+    assert machine.name
+    release = machine.ask(base.read("/proc/sys/kernel/osrelease"))
+    assert release.data.decode().strip() == os.uname().release
+    assert machine.ask(base.plan()) == base.UNASKED
