@@ -1,0 +1,152 @@
+"""The zoo with the reference delegate, from the request to the finding: each fault gives its own, and none ends the audit."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import hashlib
+import importlib.util
+import os
+
+import pytest
+
+pytest.importorskip("numpy", reason="numpy is not installed")
+
+from auditor import audit, requirements
+from auditor.engine import Selection
+from auditor.errors import UsageError
+from auditor.inference import service
+from auditor.inference.process import Limits
+from auditor.inference.wire import RUNTIMES
+from auditor.model import Level, Outcome
+from auditor.zoo.generate import generate, stand_ins
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+INSTALLED = [name for name, package in RUNTIMES.items() if importlib.util.find_spec(package)]
+MODEL = "selfie_segmentation_landscape_256x256"
+ZOO = requirements.load(requirements.DEFAULT)
+NAMES = stand_ins(ZOO.zoo.version)
+FIGURES = ("latency", "accuracy", "memory")
+TODAY = datetime.date(2026, 1, 1)
+
+PASS, FAIL, UNKNOWN = Outcome.PASS, Outcome.FAIL, Outcome.UNKNOWN
+
+pytestmark = pytest.mark.skipif(not INSTALLED, reason="no TFLite runtime is installed")
+
+
+@pytest.fixture(params=INSTALLED)
+def runtime(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def delegate():
+    """Path of the compiled reference delegate."""
+    spec = importlib.util.spec_from_file_location("build", os.path.join(ROOT, "fixtures", "delegates", "build.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    path = module.build(os.path.join(ROOT, ".cache", "delegates"))
+    if path is None:
+        pytest.skip("no C compiler (cc) to build the reference delegate with")
+    return path
+
+
+@pytest.fixture(scope="module")
+def pinned(tmp_path_factory):
+    """A zoo of one model, a stand-in that a manifest pins: what `--zoo` and `--zoo-manifest` take."""
+    folder = tmp_path_factory.mktemp("zoo")
+    content = generate(MODEL)
+    (folder / f"{MODEL}.tflite").write_bytes(content)
+    manifest = folder / "sha256sums"
+    manifest.write_text(f"{hashlib.sha256(content).hexdigest()}  {MODEL}.tflite\n")
+    return {"zoo": str(folder), "manifest": str(manifest)}
+
+
+@pytest.fixture(autouse=True)
+def few_inferences(monkeypatch):
+    """Enough to see every fault, and no more."""
+    job = functools.partial(service.Job, min_runs=4, inputs=4, limits=Limits(request_seconds=3))
+    monkeypatch.setattr(service, "Job", job)
+
+
+def ids(name):
+    """The requirements about one model."""
+    known = {each.id for each in ZOO.requirements}
+    return tuple(f"zoo-{name}-{figure}" for figure in FIGURES if f"zoo-{name}-{figure}" in known)
+
+
+def findings(report):
+    """What was asked, by check; the rest was left out."""
+    assert report.counts["error"] == 0
+    return {each.check: each for result in report.requirements for each in result.findings if each.observed != "left out by --only"}
+
+
+def judge(names=(MODEL,), **request):
+    only = Selection(only=tuple(each for name in names for each in ids(name)))
+    told = []
+    audited = audit.audit(audit.Request(bench_time="quick", selection=only, today=TODAY, **request), told.append)
+    return audited.report, findings(audited.report)
+
+
+def about(found, figure):
+    return found[f"zoo-{MODEL}-{figure}.baseline"]
+
+
+BROKE = {"latency": FAIL, "accuracy": FAIL, "memory": UNKNOWN}
+WRONG = {"accuracy": FAIL, "memory": PASS}
+CORRECT = {"accuracy": PASS, "memory": PASS}
+
+
+@pytest.mark.parametrize(
+    ("options", "outcomes", "said"),
+    [
+        ("fault=eps value=0.001", WRONG, "avg_error 0.001"),
+        ("fault=nan", WRONG, "NaN or infinity from the delegate alone"),
+        ("fault=zero", WRONG, "avg_error"),
+        ("fault=slow value=400", {**CORRECT, "latency": FAIL}, "limit 6 ms"),
+        ("fault=leak value=50", {"accuracy": PASS, "memory": FAIL}, "limit 100 MB"),
+        ("fault=flood", CORRECT, ""),
+        ("fault=fail at=create", BROKE, "delegate-create-failed: at create"),
+        ("fault=no-such-fault", BROKE, "does not know the option fault"),
+        ("fault=fail at=prepare", BROKE, "prepare-failed: at prepare"),
+        ("fault=fail at=kernel-prepare", BROKE, "prepare-failed: at kernel-prepare"),
+        ("fault=fail", BROKE, "invoke-failed: at invoke"),
+        ("fault=abort", BROKE, "died: at invoke, signal 6"),
+        ("fault=crash at=create", BROKE, "died: at delegate, signal 11"),
+        ("fault=exit value=0 after=3", BROKE, "exited: at invoke, exit code 0"),
+        ("fault=hang after=3", BROKE, "timed-out: at invoke"),
+        ("fault=spin", BROKE, "timed-out: at invoke"),
+        ("fault=forge after=3", BROKE, "protocol-error: at invoke"),
+        ("fault=crash at=destroy", BROKE, "died: at quit, signal 11"),
+        ("max_nodes=20", dict.fromkeys(FIGURES, UNKNOWN), "20 of "),
+        ("ops=none", dict.fromkeys(FIGURES, UNKNOWN), "0 of "),
+    ],
+    ids=lambda value: value.replace(" ", ",") if isinstance(value, str) and "=" in value else "",
+)
+def test_each_fault_has_its_own_finding(delegate, pinned, runtime, options, outcomes, said):
+    pairs = tuple(tuple(option.split("=")) for option in options.split())
+    report, found = judge(delegate=delegate, delegate_options=pairs, runtime=runtime, **pinned)
+    assert {figure: about(found, figure).outcome for figure in outcomes} == outcomes, found
+    decisive = [about(found, figure) for figure, outcome in outcomes.items() if outcome is not PASS]
+    assert all(said in each.observed for each in decisive), decisive
+    assert about(found, "latency").outcome is not PASS, "nothing here is an accelerator"
+    assert about(found, "accuracy").level is Level.MUST
+    assert len(report.model_runs) == 2
+
+
+def test_a_library_that_is_not_there(pinned, runtime, tmp_path):
+    with pytest.raises(UsageError, match=r"--delegate: .*none\.so: expected a shared library"):
+        judge(delegate=str(tmp_path / "none.so"), runtime=runtime, **pinned)
+
+
+def test_the_correct_delegate_is_exact_on_every_stand_in(delegate, runtime, monkeypatch):
+    """What nobody pinned is shown beside the baseline and never decides it."""
+    monkeypatch.setattr("auditor.zoo.measure.DEVICE_FOLDERS", ())
+    report, found = judge(NAMES, delegate=delegate, runtime=runtime)
+    assert len(NAMES) == 5
+    assert {run.model for run in report.model_runs} == set(NAMES)
+    for name in NAMES:
+        shown, baseline = (found[f"zoo-{name}-accuracy.{word}"] for word in ("stand-in", "baseline"))
+        assert (shown.outcome, shown.level) == (PASS, Level.SHOULD), shown
+        assert (baseline.outcome, baseline.level) == (UNKNOWN, Level.MUST), baseline
+    assert report.zoo.models[0].origin == "stand-in"
