@@ -85,9 +85,13 @@ def lists(component: str = "main", *, refresh: bool = False) -> Path:
     if lacks := missing():
         raise ArchiveError(f"this machine needs: {lacks}")
     if refresh:
+        _lists.cache_clear()
         for old in _home().glob(f"lists-{component}-*"):
             shutil.rmtree(old)
-    return cached(_home(), f"lists-{component}", [SUITE, *mirrors()], lambda place: _fetch_lists(component, place))
+    found = _lists(_home(), component, mirrors())
+    if isinstance(found, ArchiveError):
+        raise found
+    return found
 
 
 @functools.cache
@@ -182,7 +186,16 @@ def _state(archive: Path) -> bytes:
     return b"".join(path.read_bytes() for path in sorted((archive / "lists").glob("*Release")))
 
 
-def _fetch_lists(component: str, place: Path) -> None:
+@functools.cache
+def _lists(home: Path, component: str, uris: tuple[str, ...]) -> Path | ArchiveError:
+    """The lists, or why there are none: a mirror that does not answer is waited for once, not by every test."""
+    try:
+        return cached(home, f"lists-{component}", [SUITE, *uris], lambda place: _fetch_lists(component, uris, place))
+    except ArchiveError as error:
+        return error
+
+
+def _fetch_lists(component: str, uris: tuple[str, ...], place: Path) -> None:
     for directory in ("lists/partial", "partial"):
         (place / directory).mkdir(parents=True)
     (place / "status").touch()
@@ -190,7 +203,7 @@ def _fetch_lists(component: str, place: Path) -> None:
     settings = run(["apt-config", "dump", "Acquire"])
     (place / "apt.conf").write_text(f'{settings}Dir::Etc::main "/dev/null";\nDir::Etc::parts "/dev/null";\n')
     errors = []
-    for uri in mirrors():
+    for uri in uris:
         (place / "sources.list").write_text(f"deb [signed-by={KEYRING}] {uri} {SUITE} {component}\n")
         try:
             apt(place, place, "apt-get", "update", "--error-on=any")

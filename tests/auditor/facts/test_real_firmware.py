@@ -25,7 +25,7 @@ from auditor.verify import State, verify_image, verify_module
 from tests import archive
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from auditor.facts.types import Signature
     from auditor.verify import Verified
@@ -41,9 +41,22 @@ NPU_KEY = KEYS / "amd-npu-public-key.json"
 NO_KEY = Settings()
 
 
-def firmware(package: str) -> Path:
-    with archive.needed():
-        return archive.unpacked(package, "non-free-firmware") / "usr/lib/firmware"
+def firmware(package: str) -> Callable[[], Path]:
+    """A fixture: the firmware folder of a package, asked of the mirror once."""
+
+    @pytest.fixture(scope="module", name=package.replace("-", "_"))
+    def folder() -> Path:
+        with archive.needed():
+            return archive.unpacked(package, "non-free-firmware") / "usr/lib/firmware"
+
+    return folder
+
+
+intel_misc = firmware("firmware-intel-misc")
+amd_graphics = firmware("firmware-amd-graphics")
+qcom_soc = firmware("firmware-qcom-soc")
+sof_signed = firmware("firmware-sof-signed")
+intel_graphics = firmware("firmware-intel-graphics")
 
 
 def verify(data: bytes, settings: Settings = NO_KEY) -> Verified:
@@ -77,8 +90,8 @@ def counted(root: Path, package: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["vpu_37xx_v1.bin", "vpu_40xx_v1.bin"])
-def test_an_intel_npu_image_is_proven_unsigned_by_its_size(name: str) -> None:
-    data = (firmware("firmware-intel-misc") / "intel/vpu" / name).read_bytes()
+def test_an_intel_npu_image_is_proven_unsigned_by_its_size(firmware_intel_misc: Path, name: str) -> None:
+    data = (firmware_intel_misc / "intel/vpu" / name).read_bytes()
     envelope = read_envelope(Bytes(data))
     assert envelope.format == "intel-npu"
     assert f"(8192 + {len(data) - 8192} bytes)" in envelope.unsigned
@@ -92,15 +105,16 @@ def test_an_intel_npu_image_is_proven_unsigned_by_its_size(name: str) -> None:
 # --- AMD NPU: signed, by a key that linux-firmware does not have -------------------------------------------------------------------------
 
 
-def amd_images() -> dict[str, bytes]:
-    root = firmware("firmware-amd-graphics") / "amdnpu"
+@pytest.fixture(scope="module")
+def amd_images(firmware_amd_graphics: Path) -> dict[str, bytes]:
+    root = firmware_amd_graphics / "amdnpu"
     found = {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("npu.sbin*")) if not path.is_symlink()}
     assert {name.partition("/")[0] for name in found} >= {"1502_00", "17f0_10", "17f0_11"}
     return found
 
 
-def test_amd_npu_images_are_signed_by_a_key_that_is_not_known_without_being_given() -> None:
-    for name, data in amd_images().items():
+def test_amd_npu_images_are_signed_by_a_key_that_is_not_known_without_being_given(amd_images: dict[str, bytes]) -> None:
+    for name, data in amd_images.items():
         found = verify(data)
         assert (name, found.state, found.signer) == (name, State.UNKNOWN_KEY, "12e274db369e4739ad5cb0175e4821ff")
         # the body's digest is in the header; that one is not signed by anyone who is known
@@ -110,13 +124,13 @@ def test_amd_npu_images_are_signed_by_a_key_that_is_not_known_without_being_give
         assert appended_to.uncovered == read_envelope(Bytes(data)).uncovered + 64
 
 
-def test_amd_npu_images_verify_with_their_key_and_no_change_goes_unseen() -> None:
+def test_amd_npu_images_verify_with_their_key_and_no_change_goes_unseen(amd_images: dict[str, bytes]) -> None:
     if not NPU_KEY.exists():
         pytest.skip("the public key of AMD's NPU images is not here: shared/keys/amd-npu-public-key.json beside the repository")
     from auditor.verify.crypto import read_key_file
 
     settings = Settings(keys=(read_key_file(NPU_KEY.read_bytes(), "key"),))
-    for name, data in amd_images().items():
+    for name, data in amd_images.items():
         found = verify(data, settings)
         assert (name, found.state, found.scheme) == (name, State.PRODUCTION, "AMD $PS1, RSA-2048 PSS, sha256")
         assert found.root == "140ec8a2e12e8ae293f10b087037ce7a0a3a80a1635394de26d92e331416f91b"
@@ -131,9 +145,9 @@ def test_amd_npu_images_verify_with_their_key_and_no_change_goes_unseen() -> Non
 
 
 @pytest.fixture(scope="module")
-def hexagon() -> dict[str, Verified]:
+def hexagon(firmware_qcom_soc: Path) -> dict[str, Verified]:
     """What each ELF image of firmware-qcom-soc is, by every name that it has."""
-    root = firmware("firmware-qcom-soc")
+    root = firmware_qcom_soc
     counted(root, "firmware-qcom-soc")
     known: dict[Path, Verified] = {}
     found: dict[str, Verified] = {}
@@ -203,9 +217,9 @@ def test_hexagon_images_are_signed_in_six_schemes(hexagon: dict[str, Verified]) 
         "aic100/fw5.bin",
     ],
 )
-def test_no_changed_bit_of_a_hexagon_image_goes_unseen(name: str) -> None:
+def test_no_changed_bit_of_a_hexagon_image_goes_unseen(firmware_qcom_soc: Path, name: str) -> None:
     """It takes the state away, or it lies in what was padding and now is reported as bytes that nothing covers."""
-    data = (firmware("firmware-qcom-soc") / "qcom" / name).read_bytes()
+    data = (firmware_qcom_soc / "qcom" / name).read_bytes()
     before = verify(data)
     assert before.state in {State.TEST, State.PRODUCTION}
     assert read_envelope(Bytes(data)).uncovered == 0
@@ -224,17 +238,17 @@ def test_no_changed_bit_of_a_hexagon_image_goes_unseen(name: str) -> None:
 # --- Intel's manifests -------------------------------------------------------------------------------------------------------------------
 
 
-def test_sof_images_differ_in_their_key_alone() -> None:
-    root = firmware("firmware-sof-signed") / "intel/sof"
+def test_sof_images_differ_in_their_key_alone(firmware_sof_signed: Path) -> None:
+    root = firmware_sof_signed / "intel/sof"
     for signed_by, expected in (("intel-signed", State.PRODUCTION), ("community", State.TEST)):
         images = [path for path in sorted((root / signed_by).glob("*.ri")) if not path.is_symlink()]
         assert len(images) >= 5
         assert {verify(path.read_bytes()).state for path in images} == {expected}
 
 
-def test_no_part_of_a_sof_image_can_be_changed() -> None:
+def test_no_part_of_a_sof_image_can_be_changed(firmware_sof_signed: Path) -> None:
     """The signature covers the manifest alone; the payload hangs on it by two steps of digests."""
-    data = (firmware("firmware-sof-signed") / "intel/sof/intel-signed/sof-adl.ri").read_bytes()
+    data = (firmware_sof_signed / "intel/sof/intel-signed/sof-adl.ri").read_bytes()
     assert verify(data).state is State.PRODUCTION
     manifest = data.index(b"$MN2") - 0x1C
     parts = {
@@ -248,8 +262,8 @@ def test_no_part_of_a_sof_image_can_be_changed() -> None:
         assert state(flipped(data, at)) not in {State.PRODUCTION, State.UNKNOWN_ROOT, State.TEST}, part
 
 
-def test_an_ipu_manifest_is_signed_but_what_binds_its_module_is_not_understood() -> None:
-    found = verify((firmware("firmware-intel-graphics") / "intel/ipu/ipu6_fw.bin").read_bytes())
+def test_an_ipu_manifest_is_signed_but_what_binds_its_module_is_not_understood(firmware_intel_graphics: Path) -> None:
+    found = verify((firmware_intel_graphics / "intel/ipu/ipu6_fw.bin").read_bytes())
     assert (found.state, found.scheme) == (State.UNKNOWN_FORMAT, "Intel CSS, RSA-3072 PSS, sha384")
     assert found.remarks == ("no digest of 'iunit' that is understood",)
 
