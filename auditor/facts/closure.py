@@ -5,8 +5,8 @@ of shared objects among their bytes); last what only may be loaded: a name found
 those folders, since a name may be composed at run time (in a folder that others share, such as /usr/lib64, only files that fit a format
 among the driver's names). A folder is listed once, and names are looked up in memory.
 
-`ld.so.cache` is not read. It is what ldconfig made of the folders that are searched here (`ld.so.conf` and the defaults), so an image
-whose cache names files elsewhere gives a missing library, which is no pass.
+Between an object's own folders and the default ones the linker looks into `/etc/ld.so.cache`, and nowhere else: `ld.so.conf` only tells
+ldconfig what to put there. So does this module; in a tree without a cache (a package that was unpacked), ld.so.conf stands for it.
 
 Where a place that the linker would search before finding a name cannot be read, the name is unread: what lies behind might not be what
 is loaded. Whatever is found after that is not `certain`.
@@ -23,6 +23,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from auditor.facts import elf as elves
+from auditor.facts.linker_cache import BadCache, read_cache
 from auditor.facts.reading import FileStat, parse
 from auditor.facts.types import Closure, ElfObject, Missing, MissingFact, MissingLibrary, Ok
 from auditor.model import Evidence, Remedy, Status, printable
@@ -31,6 +32,7 @@ from auditor.sources import base
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from auditor.facts.linker_cache import LinkerCache
     from auditor.facts.reading import Device
     from auditor.facts.types import Fact, Plan
 
@@ -60,6 +62,10 @@ SETTINGS = (
 """Where a ChromeOS image names its stable delegate."""
 
 PRELOAD = "/etc/ld.so.preload"
+
+_CACHE = "/etc/ld.so.cache"
+MAX_CACHE = 16 << 20
+
 
 _TRIPLETS = {
     elves.X86_64: "x86_64-linux-gnu",
@@ -156,6 +162,7 @@ class _Search:
         self._variants: dict[str, list[str]] = {}
         self._elves: dict[str, Fact[elves.Elf | None]] = {}
         self._conf: Fact[tuple[str, ...]] | None = None
+        self._cache: Fact[LinkerCache | None] | None = None
 
     def names(self, folder: str) -> frozenset[str]:
         """The names in a folder; none where there is no such folder, which the linker passes over."""
@@ -244,18 +251,14 @@ class _Search:
                 raise _NotFound((path,))
             return [found]
         variants: list[_File] = []
-        for folder in self._places(loaded):
-            if not folder.startswith("/"):
-                raise MissingFact(_relative(loaded, folder))
-            for variant in self._hwcaps(folder):
-                found = self._usable(f"{variant}/{name}", loaded) if self.may_hold(variant, name) else None
-                variants += [found] if found else []
-            found = self._usable(f"{folder}/{name}", loaded) if self.may_hold(folder, name) else None
-            if found:
+        for path, varies in self._candidates(name, loaded):
+            found = self._usable(path, loaded)
+            if found and not varies:
                 return [*variants, found]
+            variants += [found] if found else []
         if variants:
             return variants
-        raise _NotFound(tuple(dict.fromkeys(self._places(loaded))))
+        raise _NotFound(self._searched(loaded))
 
     def _usable(self, path: str, loaded: _Loaded) -> _File | None:
         """The file at a path where the linker would take it; one that is no ELF file ends the linker's search with an error."""
@@ -264,22 +267,59 @@ class _Search:
             raise _Unusable(_not_elf(file))
         return file if file and file.elf and file.elf.kind == loaded.elf.kind else None
 
-    def _hwcaps(self, folder: str) -> list[str]:
-        """The folders that stand before a folder on some processors."""
+    def _candidates(self, name: str, loaded: _Loaded) -> Iterator[tuple[str, bool]]:
+        """Where a name may lie, in the linker's order, and whether only some processors take it from there."""
+        own, defaults = _own_folders(loaded), default_folders(loaded.elf.machine, loaded.elf.bits)
+        for folder in own:
+            if not folder.startswith("/"):
+                raise MissingFact(_relative(loaded, folder))
+            yield from self._in_folder(folder, name)
+        skipped = defaults if loaded.elf.no_default else ()
+        yield from (each for each in self._cached(name) if _folder(each[0]) not in skipped)
+        for folder in () if loaded.elf.no_default else defaults:
+            yield from self._in_folder(folder, name)
+
+    def _searched(self, loaded: _Loaded) -> tuple[str, ...]:
+        """The places that were searched for a name, for people."""
+        cached = (_CACHE,) if self.cache() else self.configured()
+        defaults = () if loaded.elf.no_default else default_folders(loaded.elf.machine, loaded.elf.bits)
+        return tuple(dict.fromkeys((*_own_folders(loaded), *cached, *defaults)))
+
+    def _in_folder(self, folder: str, name: str) -> Iterator[tuple[str, bool]]:
+        """A name in a folder, after those in its parts for some processors."""
         if folder not in self._variants:
             names = sorted(self.names(f"{folder}/glibc-hwcaps")) if self.may_hold(folder, "glibc-hwcaps") else []
-            self._variants[folder] = [f"{folder}/glibc-hwcaps/{name}" for name in names]
-        return self._variants[folder]
+            self._variants[folder] = [f"{folder}/glibc-hwcaps/{each}" for each in names]
+        for place in (*self._variants[folder], folder):
+            if self.may_hold(place, name):
+                yield f"{place}/{name}", place is not folder
 
-    def _places(self, loaded: _Loaded) -> Iterator[str]:
-        """The folders that the linker searches for what an object needs, in its order."""
-        yield from loaded.runpath if loaded.elf.runpath else loaded.rpath
-        defaults = default_folders(loaded.elf.machine, loaded.elf.bits)
-        if not loaded.elf.no_default:
-            yield from self.configured()
-            yield from defaults
-        else:
-            yield from (folder for folder in self.configured() if folder not in defaults)
+    def _cached(self, name: str) -> Iterator[tuple[str, bool]]:
+        """A name in the linker's cache, or in what the cache would be made of."""
+        cache = self.cache()
+        if cache is None:
+            for folder in self.configured():
+                yield from self._in_folder(folder, name)
+            return
+        try:
+            found = tuple(cache.paths(name))
+        except BadCache as error:
+            raise MissingFact(_limit(_CACHE, str(error))) from None
+        yield from ((path, varies) for path, varies in found if path.startswith("/"))
+
+    def by_name(self, name: str) -> Iterator[str]:
+        """Where a name may lie for an object of any kind."""
+        yield from (path for path, _ in self._cached(name))
+        for folder in dict.fromkeys(place for kind in _KINDS for place in default_folders(*kind)):
+            yield from (path for path, _ in self._in_folder(folder, name))
+
+    def cache(self) -> LinkerCache | None:
+        """The linker's cache; None where there is none."""
+        if self._cache is None:
+            data = self._device.data(_CACHE, 0, MAX_CACHE)
+            absent = isinstance(data, Missing) and data.status is Status.ABSENT
+            self._cache = Ok(None) if absent else parse(data, read_cache)
+        return self._cache.open()
 
     def expand(self, text: str, path: str, elf: elves.Elf) -> str:
         """A path with $ORIGIN (the folder that the object was found in, links and all), $LIB and $PLATFORM replaced."""
@@ -400,8 +440,8 @@ class _Walk:
 
     def _by_name(self, name: str) -> _File | None:
         """A library that is named without a folder, where the image's linker finds it, for whichever machine it is."""
-        for folder in (*self._search.configured(), *dict.fromkeys(place for kind in _KINDS for place in default_folders(*kind))):
-            file = self._search.file(f"{folder}/{name}") if self._search.may_hold(folder, name) else None
+        for path in self._search.by_name(name):
+            file = self._search.file(path)
             if file:
                 return file
         return None
@@ -558,6 +598,10 @@ def default_folders(machine: int, bits: int) -> tuple[str, ...]:
     triplet = _TRIPLETS.get(machine)
     multiarch = (f"/lib/{triplet}", f"/usr/lib/{triplet}") if triplet else ()
     return (*multiarch, *(("/lib64", "/usr/lib64") if bits == 64 else ()), "/lib", "/usr/lib")
+
+
+def _own_folders(loaded: _Loaded) -> tuple[str, ...]:
+    return loaded.runpath if loaded.elf.runpath else loaded.rpath
 
 
 def _in_system(folder: str, elf: elves.Elf) -> bool:

@@ -18,7 +18,7 @@ from auditor.model import Remedy, Status
 from auditor.sources import base
 from auditor.sources.filesystem import Tree
 from auditor.sources.recording import Recorder, Replay, pack, unpack
-from fixtures.elf import Shared
+from fixtures.elf import Shared, linker_cache
 
 AARCH64, HEXAGON = 183, 164
 DELEGATE = "/opt/npu/libdelegate.so"
@@ -196,6 +196,30 @@ def test_endless_includes_are_cut_and_said(tmp_path):
     files = {f"/etc/conf{number}": f"include /etc/conf{number + 1}\n" for number in range(20)}
     found = closure(tmp_path, {DELEGATE: Shared(needed=("liba.so",)), "/etc/ld.so.conf": "include conf0\n", **files})
     assert "includes" in found.unread[0].note
+
+
+def test_the_linkers_cache_stands_for_ld_so_conf(tmp_path):
+    """Evasion: a small library where ld.so.conf points, and another where the cache does, which is the one that is loaded."""
+    files = {
+        DELEGATE: Shared(needed=("liba.so", "libb.so", "libd.so")),
+        "/etc/ld.so.conf": "/conf\n",
+        **{f"/conf/{name}.so": Shared() for name in ("liba", "libb", "libd")},
+        "/hidden/liba.so": Shared(),
+        f"{LIB}/liba.so": Shared(),
+        f"{LIB}/libb.so": Shared(),
+    }
+    plant(tmp_path, files)
+    with open(tmp_path / "etc/ld.so.cache", "wb") as file:
+        file.write(linker_cache([("liba.so", "/hidden/liba.so", 0), ("libb.so", "/hidden/gone/libb.so", 0)]))
+    found = closure(tmp_path, {})
+    assert paths(found)[1:] == ["/hidden/liba.so", f"{LIB}/libb.so"]
+    assert [(each.name, each.searched[0]) for each in found.missing] == [("libd.so", "/etc/ld.so.cache")]
+
+
+def test_a_cache_that_is_not_understood_is_unread(tmp_path):
+    found = closure(tmp_path, {DELEGATE: Shared(needed=("liba.so",)), "/etc/ld.so.cache": "none", f"{LIB}/liba.so": Shared()})
+    assert paths(found) == [DELEGATE]
+    assert found.unread[0].evidence[0].path == "/etc/ld.so.cache"
 
 
 def test_missing_libraries_name_the_places_that_were_searched(tmp_path):
