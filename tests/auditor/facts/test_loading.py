@@ -1,0 +1,307 @@
+"""What the kernel lets itself load: verified boot, LoadPin and the rest, as they are read from files that lie, lack or are refused."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from auditor.facts.kernel import read_kernel
+from auditor.facts.loading import read_loading
+from auditor.facts.reading import Device
+from auditor.facts.types import Missing, Mount, Pin, mount_of
+from auditor.model import Status
+from auditor.sources import base
+from auditor.sources.base import Reply
+from auditor.sources.recording import Replay
+from fixtures.devices import ABSENT, absent, answered, denied, names, text
+from fixtures.laptop import COMMAND_LINE, CONFIG, LOG, MOUNTS, laptop
+
+COS = (
+    "BOOT_IMAGE=/syslinux/vmlinuz.A init=/usr/lib/systemd/systemd rootwait ro noresume loglevel=7 console=tty1 console=ttyS0,115200 "
+    "security=apparmor loadpin.exclude=kernel-module,firmware modules-load=loadpin_trigger firmware_class.path=/var/lib/nvidia/firmware "
+    "module.sig_enforce=1 dm_verity.error_behavior=3 dm_verity.max_bios=-1 dm_verity.dev_wait=1 i915.modeset=1 cros_efi root=/dev/dm-0 "
+    '"dm-mod.create=vroot,,,ro,0 4077568 verity 0 PARTUUID=33380AF5-AE20-B145-804B-0FA44521AF7F '
+    "PARTUUID=33380AF5-AE20-B145-804B-0FA44521AF7F "
+    "4096 4096 509696 509696 sha256 369788617d53fa637bc7245ad62cd9be0900ebff78243ea69cff567792de4f74 "
+    '9698505fe0b51565e3fe4f68ee69838dc0b0bb6143fd9784fdff1e7fdc76d530"'
+)
+"""The command line of a published GPU node of Container-Optimized OS: verity and module signing are on, and any firmware is taken."""
+
+
+def loading(record):
+    device = Device(Replay(record))
+    return read_loading(device, read_kernel(device))
+
+
+def started_with(line):
+    return loading(text(laptop(), "/proc/cmdline", line))
+
+
+def logged(log):
+    return loading(answered(laptop(), {base.kernel_log(): Reply(Status.OK, log.encode())}))
+
+
+def test_everything_in_place():
+    found = loading(laptop())
+    boot, pin = found.verified_boot, found.loadpin
+    assert (boot.verity.open(), boot.root_read_only.open(), boot.mode.open()) == (True, True, "normal")
+    assert (pin.enforcing.open(), pin.excluded.open(), pin.pinned.open()) == (True, frozenset(), Pin("253:0", read_only=True))
+    assert (found.search_path.open(), found.user_helper.open(), found.module_signatures_enforced.open()) == ("", False, False)
+    assert (found.lockdown.open(), found.ima_appraises_firmware.open()) == ("integrity", False)
+
+
+# --- verified boot -----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        COMMAND_LINE.replace("root=/dev/dm-0", "root=PARTUUID=a/PARTNROFF=1"),  # verification turned off: the table stays
+        COMMAND_LINE.replace("root=/dev/dm-0", ""),
+        f"{COMMAND_LINE} root=/dev/sda3",
+        "cros_secure root=/dev/dm-0",
+        COMMAND_LINE.replace("verity ", "linear "),
+        COMMAND_LINE.replace("error_behavior=3", "error_behavior=2"),
+        COMMAND_LINE.replace("error_behavior=3", "error_behavior=none"),
+        COMMAND_LINE.replace(" salt=", " error_behavior=none salt="),
+        "root=/dev/mapper/vg-root",
+        f"{COMMAND_LINE.replace('root=/dev/dm-0', '')} root=/dev/dm-999999",
+    ],
+)
+def test_a_root_that_nothing_verifies(line):
+    assert started_with(line).verified_boot.verity.open() is False
+
+
+def test_the_mainline_form_of_the_table_is_known():
+    assert started_with(COS).verified_boot.verity.open()
+    assert started_with(COS.replace("4f74 9698", "4f74 9698 1 ignore_corruption ")).verified_boot.verity.open() is False
+
+
+@pytest.mark.parametrize("change", ["overlay", "other", "denied", "no-dm", "roothash"])
+def test_a_root_of_which_nothing_can_be_said(change):
+    record = {
+        "overlay": lambda: text(laptop(), "/proc/self/mountinfo", MOUNTS.replace("253:0 / / ro", "0:42 / / ro")),
+        "other": lambda: text(laptop(), "/sys/block/dm-0/dev", "253:7\n"),
+        "denied": lambda: denied(laptop(), "/proc/self/mountinfo"),
+        "no-dm": lambda: absent(laptop(), "/sys/block/dm-0/dev"),
+        "roothash": lambda: text(laptop(), "/proc/cmdline", "root=/dev/dm-0 roothash=5e"),
+    }[change]()
+    assert isinstance(loading(record).verified_boot.verity, Missing)
+
+
+@pytest.mark.parametrize(
+    ("line", "mode"),
+    [
+        ("cros_secure", "normal"),
+        ("cros_secure console= cros_secure cros_debug", "developer"),
+        ("cros_efi", ""),
+        ("quiet cros_secured", ""),
+        ('"cros_debug"', "developer"),
+    ],
+)
+def test_the_mode_is_the_firmware_s_word(line, mode):
+    assert started_with(line).verified_boot.mode.open() == mode
+
+
+def test_a_very_long_table_does_not_hang():
+    assert started_with(f'root=/dev/dm-0 dm="{"verity " * 100_000}"').verified_boot.verity.open() is False
+
+
+# --- mounts ------------------------------------------------------------------------------------------------------------------------------
+
+
+def mount(number, parent, point):
+    return Mount(number, parent, point, f"0:{number}", "ext4", read_only=True)
+
+
+@pytest.mark.parametrize(
+    ("mounts", "path", "found"),
+    [
+        ([mount(1, 0, "/")], "/lib/firmware/a", 1),
+        ([mount(1, 0, "/"), mount(2, 1, "/lib")], "/lib/firmware/a", 2),
+        ([mount(1, 0, "/"), mount(2, 1, "/lib")], "/library/a", 1),
+        ([mount(1, 0, "/"), mount(2, 1, "/lib"), mount(3, 2, "/lib/firmware")], "/lib/firmware/a", 3),
+        # mounted over: what was mounted below before is hidden
+        ([mount(1, 0, "/"), mount(2, 1, "/lib/firmware"), mount(3, 1, "/lib")], "/lib/firmware/a", 3),
+        ([mount(1, 0, "/"), mount(2, 1, "/lib"), mount(3, 2, "/lib")], "/lib/firmware/a", 3),
+        ([mount(1, 0, "/"), mount(2, 1, "/")], "/lib/firmware/a", 2),
+        ([mount(2, 1, "/lib")], "/lib/firmware/a", None),
+        ([], "/", None),
+    ],
+)
+def test_the_file_system_that_a_path_leads_into(mounts, path, found):
+    holder = mount_of(tuple(mounts), path)
+    assert (holder.id if holder else None) == found
+
+
+def test_mounts_that_are_each_other_s_parents_end():
+    assert mount_of((mount(1, 2, "/"), mount(2, 1, "/")), "/a") is None
+
+
+def test_escapes_in_a_mount_point_are_undone():
+    found = loading(text(laptop(), "/proc/self/mountinfo", MOUNTS + "40 29 8:1 / /a\\040b rw - ext4 x rw\n")).mounts.open()
+    assert found[-1].point == "/a b"
+
+
+@given(st.text(max_size=200))
+def test_any_mountinfo_is_read_or_refused(content):
+    with contextlib.suppress(UnicodeEncodeError):
+        loading(text(laptop(), "/proc/self/mountinfo", content))
+
+
+# --- LoadPin -----------------------------------------------------------------------------------------------------------------------------
+
+
+def without_sysctl(record):
+    return answered(record, {base.read(f"/proc/sys/kernel/loadpin/{name}"): ABSENT for name in ("enforce", "enabled")})
+
+
+def test_a_kernel_without_loadpin():
+    record = without_sysctl(laptop())
+    found = loading(text(record, "/sys/kernel/security/lsm", "capability,landlock\n")).loadpin.enforcing
+    assert (found.status, found.note) == (Status.ABSENT, "this kernel has no LoadPin")
+
+
+def test_without_securityfs_the_configuration_says_whether_there_is_a_loadpin():
+    record = absent(text(laptop(), "/sys/kernel/security/lsm", ""), "/sys/kernel/security/lsm")
+    record = without_sysctl(record)
+    assert loading(record).loadpin.enforcing.open() is True  # by the log
+    (question,) = (each for each in record.answers if each.path.startswith("/boot/config-"))
+    assert loading(answered(record, {question: Reply(Status.OK, b"CONFIG_SECURITY=y\n")})).loadpin.enforcing.status is Status.ABSENT
+
+
+@pytest.mark.parametrize("name", ["enforce", "enabled"])
+@pytest.mark.parametrize("value", ["0", "1"])
+def test_both_names_of_the_sysctl(name, value):
+    record = without_sysctl(laptop())
+    assert loading(text(record, f"/proc/sys/kernel/loadpin/{name}", value)).loadpin.enforcing.open() is (value == "1")
+
+
+def test_an_old_kernel_says_so_in_its_log_alone():
+    record = without_sysctl(laptop())
+    assert loading(text(record, "/sys/kernel/security/lsm", "loadpin")).loadpin.enforcing.open()
+    quoted = LOG.replace("LoadPin: load", "evil: LoadPin: load")
+    record = answered(record, {base.kernel_log(): Reply(Status.OK, quoted.encode())})
+    assert loading(text(record, "/sys/kernel/security/lsm", "loadpin")).loadpin.enforcing.status is Status.FAILED
+
+
+def test_a_refused_sysctl_is_not_looked_around():
+    assert loading(denied(laptop(), "/proc/sys/kernel/loadpin/enforce")).loadpin.enforcing.status is Status.DENIED
+
+
+@pytest.mark.parametrize(
+    ("line", "excluded"),
+    [
+        ("loadpin.exclude=kernel-module,firmware", {"kernel-module", "firmware"}),
+        ("loadpin.exclude=firmware loadpin.exclude=kexec-image", {"firmware", "kexec-image"}),
+        ("loadpin-exclude=firmware", set()),
+        ("quiet", set()),
+    ],
+)
+def test_what_loadpin_leaves_out(line, excluded):
+    assert started_with(line).loadpin.excluded.open() == excluded
+
+
+@pytest.mark.parametrize(
+    ("log", "pin"),
+    [
+        ("LoadPin: nvme0n1p3 (259:3): writable\nLoadPin: enforcement can be disabled.", Pin("259:3", read_only=False)),
+        ("[    8.17] LoadPin: sda2 (8:2): read-only", Pin("8:2", read_only=True)),
+        ("[   20.59][    T1] LoadPin: sda2 (8:2): read-only", Pin("8:2", read_only=True)),
+        ("LoadPin: mnt_sb lacks block device, treating as: writable", None),
+        ("systemd: LoadPin: dm-0 (253:0): read-only", None),
+        ("", None),
+    ],
+)
+def test_what_the_log_says_is_pinned(log, pin):
+    found = logged(log).loadpin.pinned
+    assert found == Missing(found.status, found.evidence, found.note, found.remedy) if pin is None else found.open() == pin
+
+
+def test_without_a_log_nothing_is_known_to_be_pinned():
+    assert loading(answered(laptop(), {base.kernel_log(): Reply(Status.UNASKED)})).loadpin.pinned.status is Status.UNASKED
+
+
+# --- the rest ----------------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_published_gpu_node_takes_any_firmware():
+    found = started_with(COS)
+    assert found.verified_boot.verity.open()
+    assert "firmware" in found.loadpin.excluded.open()
+    assert found.verified_boot.mode.open() == ""
+    assert loading(absent(text(laptop(), "/proc/cmdline", COS), "/sys/module/firmware_class/parameters/path")).search_path.open() == (
+        "/var/lib/nvidia/firmware"
+    )
+
+
+def test_the_search_path_is_the_one_in_force():
+    record = text(laptop(), "/proc/cmdline", "firmware_class.path=/var/fw")
+    assert loading(record).search_path.open() == ""
+    assert loading(text(record, "/sys/module/firmware_class/parameters/path", "/tmp/fw\n")).search_path.open() == "/tmp/fw"
+    assert loading(denied(record, "/sys/module/firmware_class/parameters/path")).search_path.status is Status.DENIED
+
+
+def test_the_helper_is_where_its_switches_are():
+    record = names(laptop(), "/proc/sys/kernel", "firmware_config", "loadpin")
+    assert isinstance(loading(record).user_helper, Missing)
+    for forced, ignored, asks in (("1", "0", True), ("1", "1", False), ("0", "0", False)):
+        with_both = text(record, "/proc/sys/kernel/firmware_config/force_sysfs_fallback", forced)
+        assert loading(text(with_both, "/proc/sys/kernel/firmware_config/ignore_sysfs_fallback", ignored)).user_helper.open() is asks
+
+
+def test_without_proc_the_configuration_says_whether_there_is_a_helper():
+    record = absent(laptop(), "/proc/sys/kernel")
+    (question,) = (each for each in record.answers if each.path.startswith("/boot/config-"))
+    assert loading(record).user_helper.open() is False
+    asks = answered(record, {question: Reply(Status.OK, b"CONFIG_FW_LOADER_USER_HELPER=y\n")})
+    assert loading(asks).user_helper.status is Status.ABSENT
+
+
+@pytest.mark.parametrize(
+    ("config", "enforced"),
+    [("CONFIG_MODULES=y", False), ("CONFIG_MODULE_SIG=y\nCONFIG_MODULE_SIG_FORCE=y", True), ("CONFIG_MODULE_SIG=y", None)],
+)
+def test_module_signatures_by_the_configuration(config, enforced):
+    record = absent(laptop(), "/sys/module/module/parameters/sig_enforce")
+    (question,) = (each for each in record.answers if each.path.startswith("/boot/config-"))
+    found = loading(answered(record, {question: Reply(Status.OK, config.encode())})).module_signatures_enforced
+    assert found.status is Status.ABSENT if enforced is None else found.open() is enforced
+
+
+IMA = f"{CONFIG}CONFIG_IMA_APPRAISE=y\n"
+
+
+@pytest.mark.parametrize(
+    ("config", "line", "policy", "appraises"),
+    [
+        (IMA, "", "appraise func=FIRMWARE_CHECK appraise_type=imasig\n", True),
+        (IMA, "", "appraise func=FIRMWARE_CHECK\n", False),  # a digest will do
+        (IMA, "", "dont_appraise fsmagic=0x9fa0\nappraise func=MODULE_CHECK appraise_type=imasig\n", False),
+        (IMA, "ima_appraise=log", "appraise func=FIRMWARE_CHECK appraise_type=imasig\n", False),
+        (IMA, "ima_policy=tcb|secure_boot", None, True),
+        (IMA, "ima_policy=tcb", None, None),
+        (f"{IMA}CONFIG_IMA_APPRAISE_REQUIRE_FIRMWARE_SIGS=y\n", "", None, True),
+        (CONFIG, "ima_policy=secure_boot", None, False),
+    ],
+)
+def test_what_ima_appraises(config, line, policy, appraises):
+    record = text(laptop(), "/proc/cmdline", line)
+    (question,) = (each for each in record.answers if each.path.startswith("/boot/config-"))
+    record = answered(record, {question: Reply(Status.OK, config.encode())})
+    path = "/sys/kernel/security/ima/policy"
+    record = text(record, path, policy) if policy is not None else answered(record, {base.read(path): Reply(Status.DENIED, errno=13)})
+    found = loading(record).ima_appraises_firmware
+    assert found.status is Status.DENIED if appraises is None else found.open() is appraises
+
+
+def test_a_machine_of_which_nothing_is_known():
+    """A container, or an unpacked image: nothing here is false, it is not known."""
+    found = loading(answered(laptop(), dict.fromkeys(laptop().answers, Reply(Status.ABSENT, errno=2))))
+    facts = [found.mounts, found.search_path, found.user_helper, found.module_signatures_enforced, found.lockdown]
+    facts += [found.ima_appraises_firmware, found.verified_boot.verity, found.verified_boot.mode, found.loadpin.excluded]
+    assert not [each for each in facts if not isinstance(each, Missing)]
+    assert "this kernel" not in found.loadpin.enforcing.note
