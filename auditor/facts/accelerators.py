@@ -192,11 +192,14 @@ def _identity(device: Device, sysfs: str) -> _Identity | Missing:
     uevent = device.text(f"{sysfs}/uevent")
     if isinstance(uevent, Missing):
         return uevent
-    properties = dict(line.split("=", 1) for line in uevent.value.splitlines() if "=" in line)
+    properties = dict(line.split("=", 1) for line in uevent.value.split("\n") if "=" in line)
     parent, _, name = sysfs.rpartition("/")
     address = parent.rpartition("/")[2]
     if "PCI_SLOT_NAME" in properties:
-        return _Identity(_function(device, sysfs), sysfs, "pci", f"pci:{properties['PCI_SLOT_NAME']}", properties)
+        function = _function(device, sysfs)
+        if isinstance(function, Missing):
+            return function
+        return _Identity(function.value, sysfs, "pci", f"pci:{properties['PCI_SLOT_NAME']}", properties)
     if "OF_FULLNAME" in properties:
         return _Identity(sysfs, sysfs, "platform", f"of:{properties['OF_FULLNAME']}", properties)
     if name.startswith("virtio") and address.count(":") == 2:  # a virtio device is the PCI function that carries it
@@ -204,14 +207,12 @@ def _identity(device: Device, sysfs: str) -> _Identity | Missing:
     return _Identity(sysfs, sysfs, "platform", f"platform:{printable(name)}", properties)
 
 
-def _function(device: Device, sysfs: str) -> str:
+def _function(device: Device, sysfs: str) -> Fact[str]:
     """The path of the device that a driver for the work is bound to: below a virtio transport, the virtio device that it carries."""
     driver = device.link_name(f"{sysfs}/driver")
-    if isinstance(driver, Ok) and driver.value == "virtio-pci":
-        children = device.names(sysfs)
-        carried = [name for name in children.value if name.startswith("virtio")] if isinstance(children, Ok) else []
-        return f"{sysfs}/{carried[0]}" if carried else sysfs
-    return sysfs
+    if isinstance(driver, Missing) or driver.value != "virtio-pci":
+        return Ok(sysfs)
+    return parse(device.names(sysfs), lambda names: next((f"{sysfs}/{name}" for name in names if name.startswith("virtio")), sysfs))
 
 
 def _accelerator(device: Device, kernel: Kernel, identity: _Identity, seen: list[_Sighting]) -> Accelerator:
