@@ -2,7 +2,8 @@
 
 The manifest header holds an RSA key and a signature over the header's first 0x80 bytes and the extensions after it. The extensions hold
 the digests of the folder's metadata files (`.met`), and those hold the digests of its modules, some with their bytes reversed; only so does
-the signature reach the payload. Layout as in coreboot's and Sound Open Firmware's rimage; measured on linux-firmware's images.
+the signature reach the payload. The folder itself is not signed: it says where things are, and they are then held against their digests.
+Layout as in coreboot's and Sound Open Firmware's rimage; measured on linux-firmware's images.
 """
 
 from __future__ import annotations
