@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from auditor.model import Answer, Outcome, Owner, Remedy, check
+from auditor.model import Answer, Level, Outcome, Owner, Remedy, check
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -15,6 +15,7 @@ LIMIT = 64 * 10**6
 """64 MB. The page says just MB, which is 10^6 bytes (IEC 80000-13); 64 MiB would be 67.1 MB."""
 
 MEBIBYTES = 64 << 20
+SWOLLEN = 16 * 10**6
 SHOWN = 5
 
 
@@ -40,10 +41,9 @@ def closure(facts: Facts) -> Iterator[Answer]:
     load. It fails only by what is certain. Between, and where a needed library is missing or a file cannot be read, it is unknown.
 
     The page says "64 MB" without a definition: 64·10^6 bytes decides, and between that and 64 MiB the finding says so. Code that is
-    downloaded, or unpacked from data files, is not seen. Source: ChromeOS, ML accelerator requirements; glibc elf/dl-load.c.
+    downloaded is not seen; what may be unpacked is the next check's. Source: ChromeOS, ML accelerator requirements; glibc elf/dl-load.c.
     """
-    found = facts.closure.open()
-    counted = [each for each in found.objects if not (each.base or each.runtime or each.path in facts.settings.base_image)]
+    found, counted = facts.closure.open(), _counted(facts)
     certain = sum(each.size for each in counted if each.certain)
     possible = sum(each.size for each in counted)
     observed = _observed(found, counted, certain, possible)
@@ -63,6 +63,44 @@ def closure(facts: Facts) -> Iterator[Answer]:
         yield Answer(Outcome.UNKNOWN, observed, facts.closure.evidence, because, remedy=Remedy.VENDOR, remediation=how)
     else:
         yield Answer(Outcome.PASS, observed, facts.closure.evidence)
+
+
+@check(
+    "misc-1.packed",
+    level=Level.SHOULD,
+    needs=("closure",),
+    expected="libraries that lie on the disk as they are loaded: none packed, no archives beside the driver",
+    passes="The driver's files are no packed form of something larger.",
+    fails="Unpacked, the driver and what it loads take 64 MB or more.",
+    unknown="The driver may be larger than its files.",
+    remediation="Ship the driver's libraries unpacked.",
+    owner=Owner.VENDOR,
+)
+def packed(facts: Facts) -> Iterator[Answer]:
+    """The driver's size on the disk is its size once loaded.
+
+    A packed executable (UPX) maps few bytes of its file and takes many in memory: more than twice as many, and 16 MB more. It fails
+    where the certain files so take 64 MB or more, and is unknown below that, since large zeroed buffers look the same. An archive or a
+    compressed image beside the driver (zip, gzip, xz, zstd, lz4, 7z, squashfs, ar) may hold libraries, which makes it unknown. Packed data
+    inside a library is not seen.
+    """
+    found, counted = facts.closure.open(), _counted(facts)
+    for place in found.unread:
+        place.open()
+    swollen = [each for each in counted if each.memory > max(2 * each.loaded, each.loaded + SWOLLEN)]
+    archives = [f"{each.path.rpartition('/')[2]} ({each.format}, {_mb(each.size)})" for each in found.archives]
+    unpacked = sum(max(each.size, each.memory) for each in counted if each.certain)
+    parts = [f"{each.path.rpartition('/')[2]} maps {_mb(each.loaded)} into {_mb(each.memory)}" for each in swollen]
+    observed = _some([*parts, *archives]) or f"{_mb(unpacked)} once loaded"
+    outcome = Outcome.FAIL if swollen and unpacked >= LIMIT else Outcome.UNKNOWN if swollen or archives else Outcome.PASS
+    remedy = Remedy.VENDOR if outcome is Outcome.UNKNOWN else None
+    yield Answer(outcome, observed, facts.closure.evidence, remedy=remedy)
+
+
+def _counted(facts: Facts) -> list[ElfObject]:
+    """What of the closure is the vendor's."""
+    objects = facts.closure.open().objects
+    return [each for each in objects if not (each.base or each.runtime or each.path in facts.settings.base_image)]
 
 
 def _observed(found: Closure, counted: list[ElfObject], certain: int, possible: int) -> str:

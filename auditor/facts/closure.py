@@ -18,14 +18,14 @@ import fnmatch
 import json
 import re
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from auditor.facts import elf as elves
 from auditor.facts.linker_cache import BadCache, read_cache
 from auditor.facts.reading import FileStat, parse
-from auditor.facts.types import Closure, ElfObject, Missing, MissingFact, MissingLibrary, Ok
+from auditor.facts.types import Archive, Closure, ElfObject, Missing, MissingFact, MissingLibrary, Ok
 from auditor.model import Evidence, Remedy, Status, printable
 from auditor.sources import base
 
@@ -67,6 +67,19 @@ _CACHE = "/etc/ld.so.cache"
 MAX_CACHE = 16 << 20
 
 
+_ARCHIVES = {
+    b"PK\3\4": "zip",
+    b"\x1f\x8b\x08\0": "gzip",
+    b"\x1f\x8b\x08\x08": "gzip",
+    b"\xfd7zX": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"\x04\x22\x4d\x18": "lz4",
+    b"7z\xbc\xaf": "7z",
+    b"hsqs": "squashfs",
+    b"!<ar": "ar",
+}
+"""First bytes of packed files."""
+
 _TRIPLETS = {
     elves.X86_64: "x86_64-linux-gnu",
     elves.AARCH64: "aarch64-linux-gnu",
@@ -84,7 +97,8 @@ _DELEGATE_PATH = re.compile(r"""["']?delegate_path["']?\s*:\s*("(?:[^"\\\n]|\\.)
 def read_closure(device: Device, plan: Plan) -> Fact[Closure]:
     """The closure of the plan's delegate; what the device's own settings and its preload list name may be loaded beside it.
 
-    Missing where no delegate is named, or where the delegate itself cannot be read. The evidence is the `stat` of every certain object.
+    Missing where no delegate is named, or where the delegate itself cannot be read. The evidence is the `stat` of every object, which shows
+    what brought it in.
     """
     if plan.delegate is None:
         return Missing(Status.UNASKED, note="no delegate was named", remedy=Remedy.DELEGATE)
@@ -96,11 +110,14 @@ def read_closure(device: Device, plan: Plan) -> Fact[Closure]:
     for path, edge in walk.further_roots():
         walk.attempt(partial(walk.root, path, edge, certain=False))
     objects = tuple(walk.objects.values())
-    evidence = tuple(walk.evidence[each.inode] for each in objects if each.certain)
-    return Ok(
-        Closure(tuple(walk.roots), objects, tuple(dict.fromkeys(walk.missing)), tuple(dict.fromkeys(walk.unread))),
-        evidence,
+    found = Closure(
+        roots=tuple(walk.roots),
+        objects=objects,
+        missing=tuple(dict.fromkeys(walk.missing)),
+        archives=tuple(dict.fromkeys(walk.archives)),
+        unread=tuple(dict.fromkeys(walk.unread)),
     )
+    return Ok(found, tuple(walk.evidence[each.inode] for each in objects))
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,15 +236,16 @@ class _Search:
             raise MissingFact(_limit(folder, f"{len(names)} files beside the driver"))
         return [f"{folder}/{name}" for name in names]
 
-    def beside(self, path: str) -> _File | None:
-        """The ELF file at a path that nothing names; None for all else. Of other files no more than four bytes are asked for."""
+    def beside(self, path: str) -> _File | Archive | None:
+        """The ELF file or the archive at a path that nothing names; None for all else. Of other files four bytes are asked for, no more."""
         found = self._device.stat(path)
         if isinstance(found, Missing) and found.status is Status.ABSENT:
             return None
         stat = found.open()
-        if stat.kind != "file" or self._device.piece(stat.real, 0, 4) != elves.MAGIC:
-            return None
-        file = self.file(path)
+        magic = self._device.piece(stat.real, 0, 4) if stat.kind == "file" else b""
+        if magic in _ARCHIVES:
+            return Archive(printable(stat.real), stat.size, _ARCHIVES[magic])
+        file = self.file(path) if magic == elves.MAGIC else None
         return file if file and file.elf and file.elf.type in elves.LOADABLE else None
 
     def sonames(self, path: str) -> tuple[str, ...]:
@@ -400,6 +418,7 @@ class _Walk:
         self.objects: dict[tuple[int, int], ElfObject] = {}
         self.evidence: dict[tuple[int, int], Evidence] = {}
         self.missing: list[MissingLibrary] = []
+        self.archives: list[Archive] = []
         self.unread: list[Missing] = []
 
     def attempt(self, step: Callable[[], None]) -> None:
@@ -529,8 +548,10 @@ class _Process:
             self._perhaps.extend(_Edge(edge.loader, "beside", (path,)) for path in self._search.files(name))
             return
         if edge.kind == "beside":
-            file = self._search.beside(name)
-            self._take([file] if file else [], name, edge)
+            found = self._search.beside(name)
+            if isinstance(found, Archive):
+                self._walk.archives.append(found)
+            self._take([found] if isinstance(found, _File) else [], name, edge)
             return
         try:
             self._take(self._search.find(name if name.startswith("/") else _last(name), edge.loader), name, edge)
@@ -556,6 +577,7 @@ class _Process:
             soname=printable(elf.soname),
             size=file.stat.size,
             loaded=elf.loaded,
+            memory=elf.memory,
             inode=file.inode,
             machine=elf.machine,
             bits=elf.bits,
@@ -565,7 +587,8 @@ class _Process:
             certain=alone and self._certain and len(self._walk.unread) == self._unread,
         )
         self._walk.objects.setdefault(file.inode, item)
-        self._walk.evidence.setdefault(file.inode, file.evidence)
+        by = f"{kind}, from {item.needed_by}" if item.needed_by else kind
+        self._walk.evidence.setdefault(file.inode, replace(file.evidence, excerpt=f"{item.size:,} bytes: {by}"))
         if elf.kind == self._elf.kind:
             self._expect(self._search.loaded(file, elf, loader), item)
 

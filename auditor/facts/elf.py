@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import struct
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -79,6 +80,8 @@ class Elf:
     type: int
     loaded: int
     """Bytes of the file that PT_LOAD segments map."""
+    memory: int
+    """Bytes of memory that they take."""
     soname: str = ""
     needed: tuple[str, ...] = ()
     filters: tuple[Need, ...] = ()
@@ -102,6 +105,7 @@ class _Segment(NamedTuple):
     offset: int
     address: int
     size: int
+    memory: int
 
 
 def read_elf(read: Read, size: int) -> Elf:
@@ -131,21 +135,18 @@ def read_elf(read: Read, size: int) -> Elf:
             raise BadElf(f"PT_LOAD at {each.offset} + {each.size}, beyond the file's {size} bytes (truncated?)")
     entries = _dynamic(segments, loads, bits, order, piece)
     strings = _strings(entries, loads, piece)
-
-    def named(*tags: int) -> Iterator[tuple[int, str]]:
-        return ((tag, strings[value]) for tag, value in entries if tag in tags)
-
-    last = dict(named(_DT_SONAME, _DT_RPATH, _DT_RUNPATH))
-    values = dict(entries)
+    named = [(tag, strings[value]) for tag, value in entries if tag in _NAMING]
+    last, values = dict(named), dict(entries)
     return Elf(
         bits=bits,
         little=little,
         machine=machine,
         type=kind,
         loaded=sum(each.size for each in loads),
+        memory=sum(each.memory for each in loads),
         soname=last.get(_DT_SONAME, ""),
-        needed=tuple(name for _, name in named(_DT_NEEDED)),
-        filters=tuple(Need((name,), tag == _DT_AUXILIARY) for tag, name in named(_DT_FILTER, _DT_AUXILIARY)),
+        needed=tuple(name for tag, name in named if tag == _DT_NEEDED),
+        filters=tuple(Need((name,), tag == _DT_AUXILIARY) for tag, name in named if tag in {_DT_FILTER, _DT_AUXILIARY}),
         dlopen=tuple(_dlopen_notes(segments, order, piece)),
         rpath="" if _DT_RUNPATH in values else last.get(_DT_RPATH, ""),
         runpath=last.get(_DT_RUNPATH, ""),
@@ -165,14 +166,9 @@ def _segments(head: bytes, bits: int, order: str, piece: Callable[[int, int, str
         raise BadElf(f"e_phentsize is {entry_size}, not {entry.size}")
     if count > MAX_SEGMENTS:
         raise BadElf(f"{count} program headers; at most {MAX_SEGMENTS} are read")
-    found: list[_Segment] = []
-    for fields in entry.iter_unpack(piece(offset, count * entry.size, "program headers")):
-        if bits == 64:
-            kind, _, at, address, _, size, _, _ = fields
-        else:
-            kind, at, address, _, size, _, _, _ = fields
-        found.append(_Segment(kind, at, address, size))
-    return found
+    chosen = itemgetter(0, 2, 3, 5, 6) if bits == 64 else itemgetter(0, 1, 2, 4, 5)
+    found = map(chosen, entry.iter_unpack(piece(offset, count * entry.size, "program headers")))
+    return [_Segment(*fields) for fields in found if fields[0] in {_PT_LOAD, _PT_DYNAMIC, _PT_NOTE}]
 
 
 def _offset(loads: Sequence[_Segment], address: int) -> tuple[int, int] | None:

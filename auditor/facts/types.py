@@ -396,12 +396,16 @@ RUNTIME_LIBRARIES = frozenset({"libtensorflowlite.so", "libtensorflowlite_c.so",
 
 @dataclass(frozen=True, slots=True)
 class ElfObject:
-    """An ELF file in a closure. `inode` is (device, inode); Sizes in bytes: `size` apparent, `loaded` of PT_LOAD segments."""
+    """An ELF file in a closure; `inode` is (device, inode), `size` its apparent size in bytes.
+
+    `loaded` and `memory` are the bytes that PT_LOAD segments take in the file, and once they are loaded.
+    """
 
     path: str
     soname: str
     size: int
     loaded: int
+    memory: int
     inode: tuple[int, int]
     machine: int
     bits: int
@@ -446,12 +450,22 @@ class MissingLibrary:
 
 
 @dataclass(frozen=True, slots=True)
+class Archive:
+    """A packed file beside a driver; `format` is by its first bytes."""
+
+    path: str
+    size: int
+    format: str
+
+
+@dataclass(frozen=True, slots=True)
 class Closure:
     """The files that a driver's user space loads: breadth first from `roots`."""
 
     roots: tuple[str, ...]
     objects: tuple[ElfObject, ...]
     missing: tuple[MissingLibrary, ...]
+    archives: tuple[Archive, ...]
     unread: tuple[Missing, ...]
 
 

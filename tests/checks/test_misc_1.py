@@ -15,7 +15,7 @@ from auditor.model import Level, Outcome, Remedy, Requirement, Status
 from auditor.sources.base import Reply
 from auditor.sources.filesystem import Tree
 from auditor.sources.recording import Recorder, Replay
-from checks.misc_1 import LIMIT, closure
+from checks.misc_1 import LIMIT, closure, packed
 from fixtures.elf import Shared
 
 DELEGATE = "/opt/npu/libdelegate.so"
@@ -32,8 +32,8 @@ class Given:
         self.settings = Settings(base_image=frozenset(base_image))
 
 
-def judge(source, delegate=DELEGATE, base_image=()):
-    (found,) = engine._findings(Given(source, delegate, base_image), [closure], REQUIREMENT, engine.Selection())
+def judge(source, delegate=DELEGATE, base_image=(), check=closure):
+    (found,) = engine._findings(Given(source, delegate, base_image), [check], REQUIREMENT, engine.Selection())
     return found
 
 
@@ -225,6 +225,26 @@ def test_a_decoy_in_a_processors_folder_does_not_hide_the_large_library(tmp_path
     assert audit(tmp_path, files).outcome is Outcome.UNKNOWN
 
 
+PACKED = {
+    "plain": (SMALL, Outcome.PASS, "6.00 MB once loaded"),
+    "swollen": ({DELEGATE: Shared(memory=20 * MB)}, Outcome.UNKNOWN, "libdelegate.so maps 0.00 MB into 20.00 MB"),
+    "upx": ({DELEGATE: Shared(memory=LIMIT)}, Outcome.FAIL, "64,000,000 bytes"),
+    "zip": ({DELEGATE: Shared(), "/opt/npu/libs.apk": "PK\3\4..."}, Outcome.UNKNOWN, "libs.apk (zip, 0.00 MB)"),
+    "squashfs": ({DELEGATE: Shared(), "/opt/npu/dlc.img": "hsqs..."}, Outcome.UNKNOWN, "dlc.img (squashfs"),
+    "unread": ({DELEGATE: Shared(needed=("liba.so",)), f"{LIB}/liba.so": "none"}, Outcome.UNKNOWN, "not an ELF file"),
+}
+
+
+@pytest.mark.parametrize("case", PACKED)
+def test_packed_libraries_and_archives(tmp_path, case):
+    """Evasion: UPX; libraries in data files."""
+    files, outcome, says = PACKED[case]
+    found = audit(tmp_path, files, check=packed)
+    assert found.outcome is outcome
+    assert says in found.observed
+    assert found.level is Level.SHOULD
+
+
 # --- no degraded answer improves the outcome ---------------------------------------------------------------------------------------------
 
 TREES = {
@@ -245,29 +265,26 @@ TREES = {
 }
 
 
-OUTCOMES = {
-    "small": Outcome.PASS,
-    "large": Outcome.FAIL,
-    "shadowed": Outcome.PASS,
-    "missing": Outcome.UNKNOWN,
-    "possible": Outcome.UNKNOWN,
-}
+OUTCOMES = {"small": Outcome.PASS, "large": Outcome.FAIL, "shadowed": Outcome.PASS, "missing": Outcome.UNKNOWN, "possible": Outcome.UNKNOWN}
 
 
 @pytest.mark.parametrize("tree", TREES)
+@pytest.mark.parametrize("check", [closure, packed], ids=lambda check: check.word)
 @pytest.mark.parametrize("status", [Status.DENIED, Status.UNASKED, Status.FAILED])
-def test_no_degraded_answer_improves_the_outcome(tmp_path, tree, status):
+def test_no_degraded_answer_improves_the_outcome(tmp_path, tree, check, status):
     plant(tmp_path, TREES[tree])
     recorder = Recorder(Tree(str(tmp_path)))
-    before = judge(recorder)
+    before = judge(recorder, check=check)
     record = recorder.record("test", "now")
-    assert before.outcome is OUTCOMES[tree]
+    assert check is packed or before.outcome is OUTCOMES[tree]
+    cited = {(each.path, each.sha256) for each in before.evidence}
     taken = 0
     for question, reply in record.answers.items():
         answers = {**record.answers, question: Reply(status, errno=5 if status is Status.FAILED else 0)}
-        after = judge(Replay(replace(record, answers=answers)))
+        after = judge(Replay(replace(record, answers=answers)), check=check)
         assert after.outcome in {before.outcome, Outcome.UNKNOWN}, question
-        if before.outcome is Outcome.PASS and evidence(question, reply) in before.evidence:
+        here = evidence(question, reply)
+        if before.outcome is Outcome.PASS and (here.path, here.sha256) in cited:
             assert after.outcome is Outcome.UNKNOWN, question
             taken += 1
-    assert taken >= len(before.evidence) * (before.outcome is Outcome.PASS)
+    assert taken >= len(cited) * (before.outcome is Outcome.PASS)
