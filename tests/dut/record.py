@@ -10,17 +10,15 @@ import sys
 import tempfile
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-REPOSITORY = HERE.parents[1]
-sys.path.insert(0, str(HERE))
-sys.path.insert(0, str(REPOSITORY))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import machine
 from configurations import CONFIGURATIONS
 
 from auditor.cli import app
 
-DEMO = REPOSITORY / "auditor" / "data" / "demo.snapshot"
+DEMO = Path(__file__).resolve().parents[2] / "auditor" / "data" / "demo.snapshot"
 LIMIT = 1 << 20
 
 

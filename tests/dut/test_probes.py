@@ -1,0 +1,250 @@
+"""The probes on the virtual device: what they find, and that they leave nothing behind.
+
+The program goes over as the ssh source sends it: a zip in memory.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import shlex
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from auditor.facts import dma_buf, tracing
+from auditor.sources.ssh import agent_zip
+
+if TYPE_CHECKING:
+    import machine
+
+pytestmark = pytest.mark.dut
+
+EDU, GPU = "pci:0000:00:05.0", "pci:0000:00:06.0"
+
+BOOT = """
+import os, sys
+memory = os.memfd_create("program")
+with os.fdopen(os.dup(memory), "wb") as file:
+    file.write(sys.stdin.buffer.read())
+sys.dont_write_bytecode = True
+sys.path.insert(0, f"/proc/self/fd/{memory}")
+"""
+
+ASK = """
+import json
+from auditor.probes import answer
+from auditor.sources.base import probe
+reply = answer(probe(*sys.argv[1:]))
+print(json.dumps([reply.status.value, reply.errno, json.loads(reply.data or "null")]))
+"""
+
+# What a probe may change: trace settings, instances, drivers bound, buffers that are still there.
+STATE = """
+find /sys/kernel/tracing/events -name enable -exec cat {} + | sort | uniq -c
+find /sys/kernel/tracing/instances -maxdepth 1
+cat /sys/kernel/tracing/tracing_on /sys/kernel/tracing/current_tracer /sys/kernel/tracing/buffer_size_kb
+for each in /sys/bus/*/devices/*/driver; do echo "$each $(readlink $each)"; done
+grep '^Total' /sys/kernel/debug/dma_buf/bufinfo
+"""
+
+
+def inside(dut: machine.Machine, script: str, *arguments: str, user: str | None = None) -> str:
+    return dut.run(f"python3 -c {shlex.quote(BOOT + script)} {shlex.join(arguments)}", user=user, stdin=agent_zip())
+
+
+def ask(dut: machine.Machine, *question: str, user: str | None = None) -> tuple[str, int, Any]:
+    status, number, document = json.loads(inside(dut, ASK, *question, user=user))
+    return status, number, document
+
+
+def document_of(dut: machine.Machine, *question: str) -> Any:
+    status, number, document = ask(dut, *question)
+    assert (status, number) == ("ok", 0)
+    assert document["conditions"]["uid"] == 0
+    assert document["probe"] == question[0]
+    return document
+
+
+def shown(trials: list[dict[str, str]]) -> dict[tuple[str, str], str]:
+    """Each trial's error, or proof, or nothing."""
+    return {(each["exporter"], each["importer"]): each["error"] or each["proof"] for each in trials}
+
+
+@pytest.mark.parametrize("dut", ["in-place"], indirect=True)
+def test_buffers_are_shared_with_proof_or_refused_with_an_errno(dut):
+    document = document_of(dut, "dma-buf")
+    edu, gpu = document["accelerators"]
+    assert (edu["accelerator"], edu["driver"], edu["claimed"], edu["note"]) == (EDU, "edu_accel", 3, "")
+    assert shown(edu["exports"]) == {(EDU, ""): "", (EDU, GPU): "ENODEV", (EDU, "vgem"): "device-copy", (EDU, "v4l2:vivid"): ""}
+    sources = ("dma_heap:system", "udmabuf", "v4l2:vivid", "vgem")
+    assert shown(edu["imports"]) == dict.fromkeys([(each, EDU) for each in (*sources, GPU)], "device-copy")
+    assert (gpu["accelerator"], gpu["driver"], gpu["claimed"], gpu["note"]) == (GPU, "virtio_gpu", 3, "")
+    assert shown(gpu["exports"]) == {(GPU, ""): "", (GPU, EDU): "same-inode", (GPU, "vgem"): "same-inode", (GPU, "v4l2:vivid"): ""}
+    assert shown(gpu["imports"]) == dict.fromkeys([(each, GPU) for each in (*sources, EDU)], "ENODEV")
+    read = dma_buf._results(document["accelerators"], {EDU, GPU})
+    assert [each.accelerator for each in read] == [EDU, GPU]
+
+
+@pytest.mark.parametrize("dut", ["virtio-gpu"], indirect=True)
+def test_a_claimed_import_is_refused(dut):
+    (gpu,) = document_of(dut, "dma-buf")["accelerators"]
+    assert gpu["claimed"] == 3
+    assert shown(gpu["imports"]) == {(each, GPU): "ENODEV" for each in ("dma_heap:system", "udmabuf", "vgem")}
+    assert shown(gpu["exports"]) == {(GPU, ""): "", (GPU, "vgem"): "same-inode"}
+
+
+@pytest.mark.parametrize("dut", ["no-iommu", "passthrough"], indirect=True)
+def test_buffers_are_shared_without_translation_too(dut):
+    (edu,) = document_of(dut, "dma-buf")["accelerators"]
+    assert shown(edu["imports"]) == {("dma_heap:system", EDU): "device-copy", ("udmabuf", EDU): "device-copy"}
+    assert shown(edu["exports"]) == {(EDU, ""): ""}
+
+
+@pytest.mark.parametrize("dut", ["in-place"], indirect=True)
+def test_events_are_counted_while_the_device_works(dut):
+    document = document_of(dut, "tracing")
+    counts = tracing._counts(document)
+    assert document["work"] == [
+        {"accelerator": EDU, "driver": "edu_accel", "work": "device-copy"},
+        {"accelerator": GPU, "driver": "virtio_gpu", "work": "exchange"},
+    ]
+    assert counts["edu_accel:edu_copy"] == 6  # five imports, one export
+    assert counts["virtio_gpu:virtio_gpu_cmd_queue"] > 0
+    assert counts["iommu:map"] > 0
+    assert document["samples"]["edu_accel:edu_copy"].startswith("edu_copy: 0000:00:05.0 ")
+
+
+@pytest.mark.parametrize("dut", ["in-place"], indirect=True)
+def test_probes_leave_the_device_as_it_was(dut):
+    before = dut.run(STATE)
+    for question in (["dma-buf"], ["tracing"], ["vfio"], ["vfio", "dma"]):
+        document_of(dut, *question)
+    assert dut.run(STATE) == before
+
+
+# Starts the tracing probe, whose work then hangs; says when its events are enabled, ends processes, and waits for what they leave.
+HALF_WAY = """
+import signal, time
+from auditor.probes import answer, tracing, dma_buf
+from auditor.sources.base import probe
+place = "/sys/kernel/tracing/instances/crosml-audit"
+dma_buf.run = lambda: time.sleep(600)
+
+def children(process):
+    return [int(each) for each in open(f"/proc/{process}/task/{process}/children").read().split()]
+
+def until(condition):
+    for _ in range(1000):
+        if condition():
+            return "yes"
+        time.sleep(0.01)
+    return "no"
+
+def enabled():
+    try:
+        return open(f"{place}/events/edu_accel/edu_copy/enable").read().startswith("1")
+    except OSError:
+        return False
+
+caller = os.fork()
+if caller == 0:
+    answer(probe("tracing"))
+    os._exit(0)
+print("enabled:", until(enabled))
+keeper, = children(caller)
+worker, = children(keeper)
+for name in sys.argv[1:]:
+    os.kill({"caller": caller, "keeper": keeper, "worker": worker}[name], signal.SIGKILL)
+print("removed:", until(lambda: not os.path.exists(place)))
+"""
+
+
+@pytest.mark.parametrize("killed", [["caller"], ["worker"], ["keeper", "worker"]], ids="-".join)
+@pytest.mark.parametrize("dut", ["in-place"], indirect=True)
+def test_a_probe_that_is_killed_half_way_leaves_the_device_as_it_was(dut, killed):
+    before = dut.run(STATE)
+    assert inside(dut, HALF_WAY, *killed) == "enabled: yes\nremoved: yes\n"
+    assert dut.run(STATE) == before
+
+
+@pytest.mark.parametrize("dut", ["in-place"], indirect=True)
+def test_what_a_probe_left_behind_that_was_killed_with_all_its_processes_is_removed_by_the_next(dut):
+    before = dut.run(STATE)
+    assert inside(dut, HALF_WAY, "caller", "keeper", "worker") == "enabled: yes\nremoved: no\n"
+    assert document_of(dut, "tracing")["counts"]["edu_accel:edu_copy"] == 6
+    assert dut.run(STATE) == before
+
+
+@pytest.mark.parametrize("dut", ["in-place"], indirect=True)
+def test_two_probes_at_a_time_do_not_undo_each_other(dut):
+    script = HALF_WAY[: HALF_WAY.index("keeper, = ")] + (
+        "print(answer(probe('tracing')))\nprint(enabled())\nos.kill(caller, signal.SIGKILL)\nprint(until(lambda: not os.path.exists(place)))\n"
+    )
+    assert inside(dut, script).splitlines() == [
+        "enabled: yes",
+        f"Reply(status=<Status.FAILED: 'failed'>, data=b'', errno={errno.EBUSY})",
+        "True",
+        "yes",
+    ]
+
+
+@pytest.mark.parametrize("dut", ["unprivileged"], indirect=True)
+def test_an_ordinary_user_is_denied(dut):
+    assert ask(dut, "dma-buf") == ("denied", errno.EACCES, None)
+    assert ask(dut, "tracing") == ("denied", errno.EACCES, None)
+
+
+@pytest.mark.parametrize("dut", ["vfio"], indirect=True)
+def test_vfio_finds_the_group_viable_and_the_iommu_stops_what_is_not_mapped(dut):
+    before = dut.run(STATE)
+    document = document_of(dut, "vfio", "dma")
+    assert document["container"] == {"error": "", "api": 0, "type1": True, "type1v2": True, "noiommu": False}
+    (group,) = document["groups"]
+    assert group == {
+        "node": group["node"],
+        "error": "",
+        "viable": True,
+        "in_use": False,
+        "devices": [{"device": EDU, "driver": "vfio-pci"}],
+    }
+    (moved,) = document["dma"]
+    assert {**moved, "faults": []} == {
+        "accelerator": EDU,
+        "error": "",
+        "mapped": True,
+        "unmapped": False,
+        "unmapped_read": "00" * 8,
+        "faults": [],
+        "log_error": "",
+    }
+    assert any("DMA Read" in line and "00:05.0" in line and "0x900000" in line for line in moved["faults"])
+    assert dut.run(STATE) == before
+
+
+@pytest.mark.parametrize("dut", ["vfio"], indirect=True)
+def test_vfio_says_what_an_ordinary_user_may_not_open(dut):
+    status, _, document = ask(dut, "vfio", user="tester")
+    assert status == "ok"
+    (group,) = document["groups"]
+    assert (group["error"], group["viable"], group["in_use"]) == ("EACCES", None, None)
+    assert group["devices"] == [{"device": EDU, "driver": "vfio-pci"}]
+
+
+@pytest.mark.parametrize("dut", ["not-viable"], indirect=True)
+def test_vfio_finds_a_group_not_viable_that_a_kernel_driver_shares(dut):
+    document = document_of(dut, "vfio", "dma")
+    (group,) = document["groups"]
+    assert group["viable"] is False
+    assert {each["device"]: each["driver"] for each in group["devices"]} == {
+        "pci:0000:01:00.0": "",
+        "pci:0000:02:01.0": "vfio-pci",
+        "pci:0000:02:02.0": "virtio-pci",
+    }
+    assert document["dma"] == []
+
+
+@pytest.mark.parametrize("dut", ["no-driver"], indirect=True)
+def test_a_device_without_a_node_is_not_tried(dut):
+    assert document_of(dut, "dma-buf")["accelerators"] == []
+    assert ask(dut, "tracing") == ("failed", errno.ENODEV, None)
