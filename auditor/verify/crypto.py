@@ -83,11 +83,16 @@ def read_chain(certificates: Iterable[bytes]) -> list[Certificate]:
 
 
 def broken_link(chain: list[Certificate]) -> str:
-    """What in a chain does not verify, in words; empty where each was signed by the next, and a root by itself."""
+    """What in a chain does not verify, in words; empty where each was signed by the next, which may, and a root by itself."""
     pairs = list(itertools.pairwise(chain))
     if chain[-1].issuer == chain[-1].subject:
         pairs.append((chain[-1], chain[-1]))
-    return next((f"{issuer.subject} did not sign {each.subject}" for each, issuer in pairs if not _signed_by(each, issuer)), "")
+    for each, issuer in pairs:
+        if not _signed_by(each, issuer):
+            return f"{issuer.subject} did not sign {each.subject}"
+        if not _is_authority(issuer):
+            return f"{issuer.subject} is no authority, and signed {each.subject}"
+    return ""
 
 
 def named(certificates: Iterable[bytes], name: str) -> Certificate | None:
@@ -150,6 +155,13 @@ def _signed_by(each: Certificate, issuer: Certificate) -> bool:
     except _FAILURES:
         return False
     return True
+
+
+def _is_authority(found: Certificate) -> bool:
+    try:
+        return found.x509.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+        return False
 
 
 def _key_identifier(found: Certificate) -> str:

@@ -162,6 +162,14 @@ def test_a_chain_whose_root_did_not_sign_it():
     assert "did not sign" in found.remarks[0]
 
 
+def test_a_certificate_signed_by_a_leaf_is_worth_nothing():
+    leaf, root = chain()
+    below = certify("one more", ec.generate_private_key(ec.SECP384R1()), leaf)
+    found = verify(qualcomm_mbn(signers=(below, leaf, root)))
+    assert found.state is State.BAD
+    assert "is no authority" in found.remarks[0]
+
+
 def test_a_leaf_without_its_root_has_an_unknown_one():
     assert state(qualcomm_mbn(signers=chain()[:1])) is State.UNKNOWN_ROOT
 
