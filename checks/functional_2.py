@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from auditor.model import Answer, Outcome, Owner, Remedy, check
+from checks.wording import some
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -90,7 +91,7 @@ def _decide(facts: Facts, tried: DmaBuf | None, bit: int, trials: Iterable[Buffe
 
 
 def _shown(trials: Iterable[BufferTrial]) -> str:
-    return ", ".join(f"{each.exporter} to {each.importer or 'a descriptor'}: {_result(each)}" for each in trials)
+    return some(f"{each.exporter} to {each.importer or 'a descriptor'}: {_result(each)}" for each in trials)
 
 
 def _result(trial: BufferTrial) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from auditor.facts.types import Ok
 from auditor.model import Answer, Level, Outcome, Owner, check
+from checks.wording import some
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,7 +78,7 @@ def emitted(facts: Facts, accelerator: Accelerator) -> Iterator[Answer]:
     systems = own.open().systems
     counted = {event: count for event, count in counts.open().items() if event.partition(":")[0] in systems}
     evidence = (*own.evidence, *counts.evidence)
-    shown = ", ".join(f"{event} {count}" for event, count in counted.items()) or "none of the driver's events was recorded"
+    shown = some(f"{event} {count}" for event, count in counted.items()) or "none of the driver's events was recorded"
     if any(counted.values()):
         yield Answer(Outcome.PASS, shown, evidence)
     elif counted:

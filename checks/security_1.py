@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from auditor.facts.types import Missing, Ok
 from auditor.model import Answer, Level, Outcome, Owner, Remedy, check, visible
 from checks.confinement import lets_every_ioctl_through, shows_all_devices
+from checks.wording import some
 from checks.zoo_runs import DELEGATED_SHARE, cited
 
 if TYPE_CHECKING:
@@ -74,10 +75,10 @@ def confined_run(facts: Facts) -> Iterator[Answer]:
     escaped = sorted({f"{name}: {how}" for run in delegated for name, how in _escapes(run).items() if how != "refused"})
     confined = all(_is_confined(run) and _escapes(run) for run in delegated)
     if escaped:
-        yield Answer(Outcome.FAIL, visible("; ".join(escaped)), evidence)
+        yield Answer(Outcome.FAIL, visible(some(escaped, "; ")), evidence)
     elif confined and any((run.delegated_macs or 0) >= DELEGATED_SHARE for run in delegated):
         tried = sorted({name for run in delegated for name in _escapes(run)})
-        yield Answer(Outcome.PASS, visible(f"{len(delegated)} confined runs; refused: {', '.join(tried)}"), evidence)
+        yield Answer(Outcome.PASS, visible(f"{len(delegated)} confined runs; refused: {some(tried)}"), evidence)
     else:
         yield Answer(Outcome.UNKNOWN, f"{len(delegated)} runs through the delegate", evidence, remedy=Remedy.DELEGATE)
 
@@ -164,7 +165,7 @@ def _capabilities(mask: int) -> str:
 def _unread(listing: Listing[Any]) -> Answer:
     """There is more that could not be looked at."""
     first = listing.unread[0]
-    where = "; ".join(f"{item.path}: {item.status.value}" for each in listing.unread for item in each.evidence)
+    where = some((f"{item.path}: {item.status.value}" for each in listing.unread for item in each.evidence), "; ")
     observed = f"not all could be looked at: {where or first.note}"
     return Answer(Outcome.UNKNOWN, observed, tuple(item for each in listing.unread for item in each.evidence), remedy=first.remedy)
 
@@ -225,7 +226,7 @@ def _definition(facts: Facts, definition: SandboxDefinition) -> Answer:
         return Answer(Outcome.UNKNOWN, f"{where}: no seccomp policy that can be read", evidence, remedy=Remedy.VENDOR)
     if isinstance(policy, Missing):
         return Answer(Outcome.UNKNOWN, f"{where}: {definition.policy} ({policy.status.value})", evidence, remedy=policy.remedy)
-    devices = ", ".join(path for path in definition.binds if path.startswith("/dev")) or "none bound"
+    devices = some(path for path in definition.binds if path.startswith("/dev")) or "none bound"
     return Answer(Outcome.PASS, f"{where}: ioctl filtered by {definition.policy}; devices: {devices}", evidence)
 
 
@@ -257,7 +258,7 @@ def reaching_definitions(facts: Facts) -> Iterator[Answer]:
     if written.unread:
         yield _unread(written)
     elif vague:
-        observed = f"not understood: {', '.join(sorted({each.subject for each in vague}))}"
+        observed = f"not understood: {some(sorted({each.subject for each in vague}))}"
         yield Answer(Outcome.UNKNOWN, observed, facts.sandbox.definitions.evidence, remedy=Remedy.EVIDENCE)
     elif not complete:
         yield Answer(Outcome.NOT_APPLICABLE, f"none of {len(written.items)} definitions", facts.sandbox.definitions.evidence)

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 from auditor.facts.types import Missing, Ok
 from auditor.model import Answer, Level, Outcome, Owner, Remedy, Status, check, printable
+from checks.wording import some
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from auditor.facts.types import Accelerator, Facts, GroupMate
 
@@ -99,7 +100,7 @@ def reserved(facts: Facts, accelerator: Accelerator) -> Iterator[Answer]:
     group = accelerator.group.open()
     regions = group.reserved.open()
     evidence = (*accelerator.group.evidence, *group.reserved.evidence)
-    shown = ", ".join(f"{each.kind} {each.start:#x}-{each.end:#x}" for each in regions) or "none"
+    shown = some(f"{each.kind} {each.start:#x}-{each.end:#x}" for each in regions) or "none"
     direct = any(each.kind == "direct" for each in regions)
     yield Answer(Outcome.FAIL if direct else Outcome.PASS, f"reserved regions: {shown}", evidence)
 
@@ -134,8 +135,9 @@ def group(facts: Facts, accelerator: Accelerator) -> Iterator[Answer]:
     yield Answer(Outcome.PASS, observed, (*evidence, *(item for each in bridges for item in each.is_bridge.evidence)))
 
 
-def _named(mates: Iterable[GroupMate]) -> str:
-    return ", ".join(f"{each.subject} ({each.driver.value if isinstance(each.driver, Ok) else 'no driver known'})" for each in mates)
+def _named(mates: Sequence[GroupMate]) -> str:
+    drivers = (printable(each.driver.value) if isinstance(each.driver, Ok) else "no driver known" for each in mates)
+    return some(f"{each.subject} ({driver})" for each, driver in zip(mates, drivers, strict=True))
 
 
 @check(
@@ -159,7 +161,7 @@ def command_line(facts: Facts) -> Iterator[Answer]:
     weak = [each for each in parameters if _weakens(each)]
     evidence = facts.kernel.command_line.evidence
     if weak:
-        yield Answer(Outcome.FAIL, " ".join(weak), evidence, subject="kernel")
+        yield Answer(Outcome.FAIL, some(weak, " "), evidence, subject="kernel")
     else:
         yield Answer(Outcome.PASS, "no parameter that weakens an IOMMU", evidence, subject="kernel")
 
@@ -192,7 +194,7 @@ def units(facts: Facts) -> Iterator[Answer]:
     names = facts.iommu.units.open()
     evidence = facts.iommu.units.evidence
     if names:
-        yield Answer(Outcome.PASS, ", ".join(map(printable, names)), evidence, subject="kernel")
+        yield Answer(Outcome.PASS, some(map(printable, names)), evidence, subject="kernel")
     else:
         yield Answer(Outcome.FAIL, "/sys/class/iommu is empty", evidence, subject="kernel")
 

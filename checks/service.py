@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from auditor.facts.types import Missing
 from auditor.model import Answer, Outcome, Owner, Status, check
 from checks.confinement import OWN_ROOT, lets_every_ioctl_through
+from checks.wording import some
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,7 +77,7 @@ def definition(facts: Facts) -> Iterator[Answer]:
         *(item for each in (*own, *policies) for item in each.evidence),
     )
     if faults:
-        yield Answer(Outcome.FAIL, "; ".join(faults), evidence)
+        yield Answer(Outcome.FAIL, some(faults, "; "), evidence)
     elif trouble or not own:
         yield Answer(Outcome.UNKNOWN, "; ".join(trouble) or "no job that starts it through minijail", evidence)
     else:
@@ -120,9 +121,9 @@ def switches(facts: Facts) -> Iterator[Answer]:
     evidence = (*facts.ml_service.executable.evidence, *facts.ml_service.switches.evidence)
     tests = [each for each in found if each.endswith("-for-test") or "disable-seccomp" in each]
     if tests:
-        yield Answer(Outcome.FAIL, " ".join(tests), evidence)
+        yield Answer(Outcome.FAIL, some(tests, " "), evidence)
     elif found:
-        yield Answer(Outcome.PASS, " ".join(found), evidence)
+        yield Answer(Outcome.PASS, some(found, " "), evidence)
     else:
         yield Answer(Outcome.NOT_APPLICABLE, "the service does not run", evidence)
 
@@ -152,7 +153,7 @@ def models(facts: Facts) -> Iterator[Answer]:
     covered = (boot.verity, boot.root_read_only, boot.mode)
     evidence += tuple(item for fact in covered for item in fact.evidence)
     if elsewhere:
-        yield Answer(Outcome.FAIL, f"not on the root: {', '.join(elsewhere)}", evidence)
+        yield Answer(Outcome.FAIL, f"not on the root: {some(elsewhere)}", evidence)
         return
     for place in listing.unread:
         place.open()

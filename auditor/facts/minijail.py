@@ -25,6 +25,9 @@ LIMIT = 1 << 18
 INCLUDES = 16
 """Policies that one policy may include, each once."""
 
+WORD = 4096
+"""Characters of an option's value; a path has no more (PATH_MAX)."""
+
 _OPTSTRING = "a:b:c:de::f:g:hik:lm::nprst::u:vwyzB:C:GHIK::LM::NP:R:S:T:UV:Y"
 _LETTERS = {letter: len(colons) for letter, colons in re.findall(r"([A-Za-z])(:*)", _OPTSTRING)}
 """By letter how many colons follow: 0 without a value, 1 with one, 2 with one that may be left out."""
@@ -51,8 +54,10 @@ class Jail:
     variables: list[str] = field(default_factory=list)
 
     def add(self, name: str, value: str | None) -> None:
-        """Add an option by its letter or long name, with its value."""
+        """Add an option by its letter or long name, with its value; raises ValueError for one that is too long."""
         values = self.options.setdefault(_NAMED_LETTERS.get(name, name), [])
+        if value and len(value) > WORD:
+            raise ValueError(f"a value of more than {WORD} characters")
         if value:
             values.append(value)
 
@@ -123,7 +128,7 @@ def parse_policy(text: str) -> tuple[dict[str, list[str]], tuple[str, ...]]:
         if line.startswith("@"):
             directive, _, value = line.partition(" ")
             if directive == "@include":
-                includes.append(value.strip())
+                includes.append(_included(value.strip()))
             else:
                 rules.setdefault(directive, []).append(value.strip())
             continue
@@ -149,7 +154,7 @@ def read_policy(device: Device, path: str) -> Fact[SeccompPolicy]:
         for name, filters in own.items():
             rules.setdefault(visible(name), []).extend(map(visible, filters))
         folder = at.rpartition("/")[0]
-        paths += [each for each in (f"{folder}/{name}" if name.startswith("./") else name for name in includes) if each not in paths]
+        paths += [each for each in (f"{folder}/{name[2:]}" if name.startswith("./") else name for name in includes) if each not in paths]
         if len(paths) > INCLUDES + 1:
             return Missing(Status.FAILED, found.evidence, f"more than {INCLUDES} policies are included", Remedy.EVIDENCE)
     return Ok(SeccompPolicy(visible(path), {name: tuple(filters) for name, filters in sorted(rules.items())}), tuple(evidence))
@@ -195,14 +200,24 @@ def _letters(jail: Jail, words: list[str], letters: str, rest: Iterator[int]) ->
 
 def _statements(text: str) -> Iterable[str]:
     """The statements of a policy: lines without comments; one whose braces are open goes on."""
-    held = ""
+    held: list[str] = []
+    depth = 0
     for line in joined_lines("\n".join(each.partition("#")[0] for each in text.split("\n"))):
-        held = f"{held} {line.strip()}".strip()
-        if held and held.count("{") <= held.count("}"):
-            yield held
-            held = ""
-    if held:
+        held.append(line.strip())
+        depth += line.count("{") - line.count("}")
+        if depth <= 0:
+            statement = " ".join(filter(None, held))
+            held, depth = [], 0
+            if statement:
+                yield statement
+    if depth:
         raise ValueError("a brace that is not closed")
+
+
+def _included(path: str) -> str:
+    if not path.startswith(("/", "./")):
+        raise ValueError(f"@include: expected a path that begins with / or ./, found {path[:80]!r}")
+    return path
 
 
 def _system_call(name: str) -> str:

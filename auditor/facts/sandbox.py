@@ -19,7 +19,7 @@ from auditor.facts.types import Accelerator, Fact, Holder, Listing, Missing, Ok,
 from auditor.model import Evidence, Remedy, Status, visible
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from auditor.facts.reading import Device
 
@@ -35,11 +35,14 @@ THREADS = 4096
 FILES = 4096
 """Jobs, and configurations, above which the rest is not looked at."""
 
+CALLS = 64
+"""Calls of minijail0 in a job, and words that it gathers for them, above which it is not understood."""
+
 NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
 
 _PATH = re.compile(r"(?<![\w/.$}])/[\w.+-]+(?:/[\w.+-]+)+")
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
-_ENVIRONMENT = re.compile(r"^\s*env\s+(\w+)=(\S*)\s*(?:#.*)?$", re.MULTILINE)
+_ENVIRONMENT = re.compile(r"^[ \t]*env[ \t]+(\w+)=(\S{0,256})[ \t]*(?:#.*)?$", re.MULTILINE)
 
 
 def read_sandbox(device: Device, accelerators: Fact[Listing[Accelerator]]) -> Sandbox:
@@ -252,7 +255,10 @@ def _configuration(device: Device, path: str, text: Ok[str]) -> list[SandboxDefi
 
 def _job(device: Device, path: str, text: Ok[str]) -> list[SandboxDefinition] | Missing:
     found: list[SandboxDefinition] = []
-    for call in _calls(text.value):
+    calls = parse(text, _calls)
+    if isinstance(calls, Missing):
+        return calls
+    for call in calls.value:
         jail = Jail()
         try:
             command, facts = _command(device, call, jail)
@@ -289,7 +295,7 @@ def _command(device: Device, words: list[str], jail: Jail) -> tuple[str, list[Fa
 
 def _trouble(jail: Jail, facts: list[Fact[Jail]]) -> str:
     unknown = [*jail.variables, *(value for values in jail.options.values() for value in values if "$" in value)]
-    parts = [f"{visible(each)} is known to the shell only" for each in unknown]
+    parts = [f"{visible(each[:80])} is known to the shell only" for each in unknown[:3]]
     parts += [f"{each.evidence[0].path} could not be read" for each in facts if isinstance(each, Missing) and each.evidence]
     return "; ".join(parts)
 
@@ -307,33 +313,36 @@ def _definition(path: str, command: str, jail: Jail, trouble: str, evidence: tup
     )
 
 
-def _calls(text: str) -> Iterator[list[str]]:
-    """The words behind each `minijail0` of an upstart job, with its `env` variables and what `set -- "$@" …` gathered in their places."""
+def _calls(text: str) -> list[list[str]]:
+    """The words behind each `minijail0` of an upstart job, with its `env` variables and what `set -- "$@" …` gathered in their places.
+
+    Raises ValueError for a job with too many.
+    """
     environment = dict(_ENVIRONMENT.findall(text))
     gathered: list[str] = []
+    found: list[list[str]] = []
     for line in joined_lines(text):
         calls, gathers = "minijail0" in line, "set --" in line
         if line.lstrip().startswith("#") or not (calls or gathers):
             continue
         try:
-            words = _words(line, environment)
+            commands = _commands(line, environment)
         except ValueError:
-            words = None
-        if words is None:
             # a quote that ends in another line: no option of minijail begins so, and every path in it counts as mentioned
-            gathered = [*gathered, "$@"] if gathers else gathered
-            if calls:
-                yield [f"--{line}"]
-            continue
-        for command in words:
+            commands = [["minijail0", f"--{line}"]] if calls else []
+            gathered = [*gathered, "$@"]
+        for command in commands:
             if command[:2] == ["set", "--"]:
                 gathered = [*(gathered if "$@" in command else []), *(word for word in command[2:] if word != "$@")]
             at = next((at for at, word in enumerate(command) if word.rpartition("/")[2] == "minijail0"), None)
             if at is not None:
-                yield [each for word in command[at + 1 :] for each in (gathered if word == "$@" else [word])]
+                found.append([each for word in command[at + 1 :] for each in (gathered if word == "$@" else [word])])
+            if len(found) > CALLS or len(gathered) > CALLS:
+                raise ValueError("more calls of minijail0, or more words in them, than are looked at")
+    return found
 
 
-def _words(line: str, environment: Mapping[str, str]) -> list[list[str]]:
+def _commands(line: str, environment: Mapping[str, str]) -> list[list[str]]:
     """The commands in a line of shell, each as its words; raises ValueError for an open quote."""
     lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
     lexer.whitespace_split = True
