@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from auditor.probes import dma_buf
+from auditor.probes import dma_buf, tracing, vfio
 from auditor.probes.child import supervised
 from auditor.sources.base import UNASKED, Question, Reply
 
@@ -36,6 +36,9 @@ def _nothing() -> None:
 
 PROBES: Mapping[tuple[str | int, ...], Probe] = {
     ("dma-buf",): Probe(dma_buf.run, _nothing, 60, dma_buf.CHANGES),
+    ("tracing",): Probe(tracing.run, tracing.restore, 90, tracing.CHANGES),
+    ("vfio",): Probe(vfio.run, _nothing, 20, vfio.CHANGES),
+    ("vfio", "dma"): Probe(vfio.run_dma, _nothing, 60, vfio.DMA_CHANGES),
 }
 """By name and arguments."""
 

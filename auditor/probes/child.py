@@ -46,12 +46,14 @@ def supervised(work: Callable[[], dict[str, Any]], restore: Callable[[], None], 
     wait, alive = os.pipe()
     keeper = _fork()
     if keeper == 0:
+        status = 1
         try:
             os.setsid()
             _forget({give, wait})
             _keep(work, restore, give, wait, seconds)
+            status = 0
         finally:
-            os._exit(0)
+            os._exit(status)
     os.close(give)
     os.close(wait)
     try:

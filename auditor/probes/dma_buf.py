@@ -123,7 +123,7 @@ def _peers(accelerator: Hardware, found: Iterable[Hardware]) -> list[Peer]:
 
 def _results(accelerator: Hardware, peers: Sequence[Peer], shared: Sequence[Heap | Udmabuf | Capture]) -> dict[str, Any]:
     trials = _Trials(accelerator.subject)
-    trials.driver = _bound(accelerator)
+    trials.driver = bound(accelerator)
     sources: tuple[Source, ...] = (*shared, *peers)
     receivers: tuple[Receiver, ...] = (*peers, *(each for each in shared if isinstance(each, Capture)))
     for path in (*accelerator.drm[:1], *accelerator.other):
@@ -301,7 +301,7 @@ def _inode(line: str) -> int:
     return int(columns[5]) if len(columns) > 5 and columns[5].isdecimal() else -1
 
 
-def _bound(accelerator: Hardware) -> str:
+def bound(accelerator: Hardware) -> str:
     """The driver that is bound to a device, by its name in sysfs."""
     try:
         return os.path.basename(os.readlink(f"{accelerator.sysfs}/driver"))

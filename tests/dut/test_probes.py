@@ -160,6 +160,15 @@ print("removed:", until(lambda: not os.path.exists(place)))
 """
 
 
+# Instead of the end of HALF_WAY.
+TWO_AT_A_TIME = """
+print(answer(probe("tracing")))
+print(enabled())
+os.kill(caller, signal.SIGKILL)
+print(until(lambda: not os.path.exists(place)))
+"""
+
+
 @pytest.mark.parametrize("killed", [["caller"], ["worker"], ["keeper", "worker"]], ids="-".join)
 @pytest.mark.parametrize("dut", ["in-place"], indirect=True)
 def test_a_probe_that_is_killed_half_way_leaves_the_device_as_it_was(dut, killed):
@@ -178,9 +187,7 @@ def test_what_a_probe_left_behind_that_was_killed_with_all_its_processes_is_remo
 
 @pytest.mark.parametrize("dut", ["in-place"], indirect=True)
 def test_two_probes_at_a_time_do_not_undo_each_other(dut):
-    script = HALF_WAY[: HALF_WAY.index("keeper, = ")] + (
-        "print(answer(probe('tracing')))\nprint(enabled())\nos.kill(caller, signal.SIGKILL)\nprint(until(lambda: not os.path.exists(place)))\n"
-    )
+    script = HALF_WAY.partition("keeper, = ")[0] + TWO_AT_A_TIME
     assert inside(dut, script).splitlines() == [
         "enabled: yes",
         f"Reply(status=<Status.FAILED: 'failed'>, data=b'', errno={errno.EBUSY})",
