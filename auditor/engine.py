@@ -269,7 +269,10 @@ def _missing(fact: Missing) -> Answer:
     where = fact.evidence[0].path
     how = _HOW_MISSING.get(fact.status, "could not be read")
     observed = f"{where} {how}" + (f": {fact.note}" if fact.note else "")
-    return Answer(Outcome.UNKNOWN, observed, fact.evidence, f"{where} {how}, so this cannot be decided.", remedy=fact.remedy)
+    advice = None if fact.remedy else f"Audit the running device, or evidence that has {where}."
+    return Answer(
+        Outcome.UNKNOWN, observed, fact.evidence, f"{where} {how}, so this cannot be decided.", remedy=fact.remedy, remediation=advice
+    )
 
 
 def counts(results: Iterable[RequirementResult]) -> dict[str, int]:

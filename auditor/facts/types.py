@@ -307,7 +307,7 @@ class FirmwareImage:
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """A line of mountinfo (Documentation/filesystems/proc.rst); `device` is `major:minor`, `read_only` is said of the file system itself."""
+    """A line of mountinfo (Documentation/filesystems/proc.rst); `device` is `major:minor`, `read_only` that of the file system."""
 
     id: int
     parent: int
@@ -318,7 +318,7 @@ class Mount:
 
 
 def mount_of(mounts: tuple[Mount, ...], path: str) -> Mount | None:
-    """The file system that a resolved path leads into: from the root down, as the kernel walks, so that what is mounted over stays hidden."""
+    """The file system that a resolved path leads into: from the root down, as the kernel walks; what is mounted over stays hidden."""
     children: dict[int, list[Mount]] = {}
     for mount in mounts:
         children.setdefault(mount.parent, []).append(mount)
@@ -610,8 +610,11 @@ class MlService:
 
 @dataclass(frozen=True, slots=True)
 class ModelResult:
-    """The runs of one zoo model, each in fresh processes. `latency` and `bracket` are Student intervals over the processes' means, in
-    microseconds: of the worker's own times, and of the controller's clock around them less what an honest worker's exchange costs."""
+    """The runs of one zoo model, each in fresh processes.
+
+    `latency` and `bracket` are Student intervals over the processes' means, in microseconds: of the worker's own times, and of the
+    controller's clock around them less what an honest worker's exchange costs.
+    """
 
     model: str
     sha256: str
