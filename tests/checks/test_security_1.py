@@ -203,6 +203,17 @@ def test_an_accelerator_without_nodes_is_unknown() -> None:
         assert Outcome.PASS not in {each.outcome for each in judged(record, check).values()}
 
 
+def test_an_accelerator_without_a_node_says_that_its_driver_is_missing() -> None:
+    facts = collected(recorded())
+    (npu, *_) = facts.accelerators.open().items
+    listing = Ok(Listing((replace(npu, nodes=()),)))
+    without = replace(facts, accelerators=listing, sandbox=replace(facts.sandbox, holders=Ok(Listing(()))))
+    for check in (security_1.holders, security_1.node_mode):
+        found = judged(without, check)[NPU]
+        assert (found.outcome, found.remedy) == (Outcome.UNKNOWN, Remedy.DRIVER)
+    assert judged(without, security_1.definition)[NPU].outcome is Outcome.UNKNOWN
+
+
 # --- definitions -----------------------------------------------------------------------------------------------------------------------
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
+from auditor.facts.types import Listing, Node, Ok
 from auditor.model import Outcome, Status
 from auditor.sources import base
 from auditor.sources.base import Reply
 from checks import security_3
 from fixtures.devices import ABSENT, DENIED, absent, answered, denied, linked, names, recorded, text, where
-from fixtures.judging import judged
+from fixtures.judging import collected, judged
 
 if TYPE_CHECKING:
     from auditor.sources.recording import Record
@@ -73,6 +75,15 @@ def test_a_group_that_vfio_made_up_is_no_iommu() -> None:
     assert outcome(made_up, security_3.domain) is Outcome.FAIL
     named = text(recorded(), f"{GROUP}/name", "something else\n")
     assert outcome(named, security_3.domain) is Outcome.PASS
+
+
+def test_a_node_of_the_no_iommu_mode_fails_where_the_domain_does_not_say_otherwise() -> None:
+    for kind, expected in (("unknown", Outcome.FAIL), ("DMA", Outcome.PASS)):
+        facts = collected(text(recorded(), f"{GROUP}/type", kind))
+        (npu, *_) = facts.accelerators.open().items
+        node = Node("/dev/vfio/noiommu-1", "vfio", 240, 0, Ok(0o600), Ok(0), Ok(0))
+        bound = replace(facts, accelerators=Ok(Listing((replace(npu, nodes=(node,)),))))
+        assert judged(bound, security_3.domain)[NPU].outcome is expected
 
 
 def test_a_name_file_that_is_listed_and_not_there_is_unknown() -> None:

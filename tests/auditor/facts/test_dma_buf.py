@@ -45,7 +45,7 @@ def test_a_document_is_read_as_it_is() -> None:
     "changes",
     [
         {"accelerator": None}, {"driver": 7}, {"claimed": "3"}, {"claimed": True}, {"claimed": 4}, {"claimed": -1}, {"exports": {}},
-        {"imports": None}, {"imports": ["x"]}, {"note": "x" * 401}, {"imports": [{**TRIAL, "error": "EWHATEVER"}]},
+        {"imports": None}, {"imports": ["x"]}, {"note": "x" * 401}, {"imports": [{**TRIAL, "error": "no thanks", "proof": ""}]},
         {"imports": [{**TRIAL, "proof": "trust me"}]}, {"imports": [{**TRIAL, "error": "ENODEV"}]},
         {"exports": [{**TRIAL, "importer": ""}]},
         {"imports": [{"exporter": "vgem"}]}, {"imports": [TRIAL] * (LIMIT + 1)},

@@ -81,6 +81,13 @@ def test_too_many_descriptors_are_not_looked_at(monkeypatch) -> None:
     assert Status.FAILED in {each.status for each in holders(recorded()).unread}
 
 
+def test_too_many_jobs_are_not_looked_at(monkeypatch) -> None:
+    monkeypatch.setattr(sandbox, "FILES", 1)
+    found = collected(chromebook()).sandbox.definitions.open()
+    assert [each.note for each in found.unread] == ["more than 1 files"]
+    assert {each.subject for each in found.items} == {"file:/etc/init/ml-service.conf", "file:/usr/share/minijail/npud.conf"}
+
+
 def test_too_many_threads_are_not_looked_at(monkeypatch) -> None:
     monkeypatch.setattr(sandbox, "THREADS", 1)
     record = running(recorded(), Process(8120, DAEMON, (), (NODE,), (CONFINED, CONFINED)))
