@@ -20,6 +20,7 @@ import re
 from collections import deque
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from auditor.facts import elf as elves
@@ -64,7 +65,7 @@ SETTINGS = (
 PRELOAD = "/etc/ld.so.preload"
 
 _CACHE = "/etc/ld.so.cache"
-MAX_CACHE = 16 << 20
+MAX_CACHE = 4 << 20
 
 
 _ARCHIVES = {
@@ -320,9 +321,11 @@ class _Search:
                 yield from self._in_folder(folder, name)
             return
         try:
-            found = tuple(cache.paths(name))
+            found = tuple(islice(cache.paths(name), MAX_FOLDERS + 1))
         except BadCache as error:
             raise MissingFact(_limit(_CACHE, str(error))) from None
+        if len(found) > MAX_FOLDERS:
+            raise MissingFact(_limit(_CACHE, f"more than {MAX_FOLDERS} paths of {printable(name)}"))
         yield from ((path, varies) for path, varies in found if path.startswith("/"))
 
     def by_name(self, name: str) -> Iterator[str]:

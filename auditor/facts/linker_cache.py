@@ -14,7 +14,7 @@ _MAGIC = b"glibc-ld.so.cache1.1"
 _OLD_MAGIC = b"ld.so-1.7.0\0"
 _OLD_ENTRY = 12
 _HEADER = 48
-_ENTRY = struct.Struct("<iIIIQ")
+_WORDS = 6
 _BIG_ENDIAN = 3
 _ALIGNMENT = 8
 
@@ -28,10 +28,12 @@ class BadCache(ValueError):  # noqa: N818  # what is wrong is the file
 
 @dataclass(frozen=True, slots=True)
 class LinkerCache:
-    """A cache: its bytes, and by the place of a name in them the places of its paths, each with whether only some processors take it."""
+    """A cache: its bytes, the words of its entries, and the first entry by the place of its name in the bytes."""
 
     data: bytes
-    entries: Mapping[int, Sequence[tuple[int, bool]]]
+    words: Sequence[int]
+    """Flags, place of the name, place of the path, kernel version, and the two halves of hwcap; entries of one name follow each other."""
+    first: Mapping[int, int]
 
     def paths(self, name: str) -> Iterator[tuple[str, bool]]:
         """The paths of a name in the cache's order, and whether only some processors take them. Raises BadCache."""
@@ -40,13 +42,20 @@ class LinkerCache:
         for _ in range(MAX_TAILS):
             if at < 0:
                 return
-            for place, hwcaps in self.entries.get(at, ()):
-                end = self.data.find(b"\0", place)
-                if end < 0:
-                    raise BadCache(f"the path at {place} has no end")
-                yield self.data[place:end].decode("utf-8", "surrogateescape"), hwcaps
+            yield from self._at(at)
             at = self.data.find(wanted, at + 1)
         raise BadCache(f"more than {MAX_TAILS} strings end in one name")
+
+    def _at(self, name: int) -> Iterator[tuple[str, bool]]:
+        """The paths of the entries whose name is at one place."""
+        for at in range(self.first.get(name, len(self.words)), len(self.words), _WORDS):
+            _, key, path, _, low, high = self.words[at : at + _WORDS]
+            if key != name:
+                return
+            end = self.data.find(b"\0", path)
+            if end < 0:
+                raise BadCache(f"the path at {path} has no end")
+            yield self.data[path:end].decode("utf-8", "surrogateescape"), bool(low or high)
 
 
 def read_cache(data: bytes) -> LinkerCache:
@@ -57,9 +66,8 @@ def read_cache(data: bytes) -> LinkerCache:
     if not data.startswith(_MAGIC) or len(data) < _HEADER:
         raise BadCache("expected glibc-ld.so.cache1.1")
     count = struct.unpack_from("<I", data, 20)[0]
-    if data[28] & 3 == _BIG_ENDIAN or _HEADER + count * _ENTRY.size > len(data):
+    if data[28] & 3 == _BIG_ENDIAN or _HEADER + 4 * _WORDS * count > len(data):
         raise BadCache(f"{count} entries do not fit, or are big-endian")
-    entries: dict[int, list[tuple[int, bool]]] = {}
-    for _, key, value, _, hwcap in _ENTRY.iter_unpack(data[_HEADER : _HEADER + count * _ENTRY.size]):
-        entries.setdefault(key, []).append((value, hwcap != 0))
-    return LinkerCache(data, entries)
+    words = struct.unpack_from(f"<{_WORDS * count}I", data, _HEADER)
+    names = words[1::_WORDS]
+    return LinkerCache(data, words, dict(zip(reversed(names), range(_WORDS * (count - 1), -1, -_WORDS), strict=True)))

@@ -222,6 +222,16 @@ def test_a_cache_that_is_not_understood_is_unread(tmp_path):
     assert found.unread[0].evidence[0].path == "/etc/ld.so.cache"
 
 
+def test_a_cache_of_many_paths_of_one_name_is_cut_and_said(tmp_path):
+    plant(tmp_path, {DELEGATE: Shared(needed=("liba.so",)), f"{LIB}/liba.so": Shared()})
+    data = bytearray(linker_cache([("liba.so", "/a", 0)] * 400))
+    for number in range(400):
+        data[48 + 24 * number : 72 + 24 * number] = data[48:72]
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/ld.so.cache").write_bytes(data)
+    assert "paths of liba.so" in closure(tmp_path, {}).unread[0].note
+
+
 def test_missing_libraries_name_the_places_that_were_searched(tmp_path):
     files = {DELEGATE: Shared(needed=("libgone.so",), runpath="/a:/b"), "/etc/ld.so.conf": "/c\n"}
     (missing,) = closure(tmp_path, files).missing
