@@ -26,6 +26,9 @@ ESCAPES = {16: "CAP_SYS_MODULE", 17: "CAP_SYS_RAWIO", 19: "CAP_SYS_PTRACE", 21: 
 """Capabilities by bit (include/uapi/linux/capability.h) with which a process leaves any sandbox: by code in the kernel, by memory, by
 another process, by mounts and namespaces."""
 
+REFUSALS = frozenset({"EACCES", "EPERM", "ENOSYS"})
+"""How a confinement refuses: Landlock, seccomp, and calls that it takes for unknown."""
+
 OTHERS_WRITE = 0o002
 """The mode bit that lets everyone write."""
 
@@ -57,12 +60,15 @@ DEVICES = (
 def confined_run(facts: Facts) -> Iterator[Answer]:
     """The zoo's models were run through the delegate inside the auditor's confinement, and attempts to get out of it were refused.
 
-    A driver supports sandboxing if it works in a sandbox. A run records under `confinement` the state it was in (`confined`: no new
-    privileges, no capabilities, Landlock, seccomp, limits) and under `escapes` what became of each attempt that is made beside the
-    delegate (network, files, other devices, other processes): `refused`, or how far it came. It passes where every run ended well and
-    was confined, nothing escaped, and a run had 95 % of its multiply-accumulates taken by the delegate: one that computes on the CPU
-    shows nothing about the accelerator's driver. Runs of a demonstration are not the device's. Confinement is applied before the first
-    byte of the vendor's is loaded, and recorded by the process outside of it. Source: seccomp(2), landlock(7).
+    A driver supports sandboxing if it works in a sandbox. A run's conditions record under `confinement` the `state` it was in
+    (`confined`: no new privileges, no capabilities, Landlock, seccomp, limits), and under `escapes` what became of each attempt to get
+    out (network, files, other devices, other processes): the errno it was `refused` with, null where it succeeded. It passes where every
+    run ended well and was confined, each attempt was refused as a confinement refuses, and a run had 95 % of its multiply-accumulates
+    taken by the delegate: one that computes on the CPU shows nothing about the accelerator's driver. An attempt that succeeded fails; one
+    that ended otherwise decides nothing. Runs of a demonstration are not the device's.
+
+    The confinement is applied, and the attempts are made, before the first byte of the vendor's is loaded, so neither can be faked by
+    it. Source: seccomp(2), landlock(7).
     """
     results = facts.models.open()
     runs = [run.open() for each in results for run in each.runs]
@@ -72,12 +78,13 @@ def confined_run(facts: Facts) -> Iterator[Answer]:
         observed = "no model was run through a delegate on an accelerator of this device"
         yield Answer(Outcome.UNKNOWN, observed, evidence, remedy=Remedy.DELEGATE)
         return
-    escaped = sorted({f"{name}: {how}" for run in delegated for name, how in _escapes(run).items() if how != "refused"})
-    confined = all(_is_confined(run) and _escapes(run) for run in delegated)
+    attempts = [_attempts(run) for run in delegated]
+    escaped = sorted({name for each in attempts for name, refusal in each.items() if refusal is None})
+    confined = all(map(_is_confined, delegated)) and all(each and REFUSALS.issuperset(each.values()) for each in attempts)
     if escaped:
-        yield Answer(Outcome.FAIL, visible(some(escaped, "; ")), evidence)
+        yield Answer(Outcome.FAIL, visible(f"not refused: {some(escaped)}"), evidence)
     elif confined and any((run.delegated_macs or 0) >= DELEGATED_SHARE for run in delegated):
-        tried = sorted({name for run in delegated for name in _escapes(run)})
+        tried = sorted({name for each in attempts for name in each})
         yield Answer(Outcome.PASS, visible(f"{len(delegated)} confined runs; refused: {some(tried)}"), evidence)
     else:
         yield Answer(Outcome.UNKNOWN, f"{len(delegated)} runs through the delegate", evidence, remedy=Remedy.DELEGATE)
@@ -88,9 +95,12 @@ def _is_confined(run: ModelRun) -> bool:
     return run.status == "completed" and isinstance(confinement, dict) and confinement.get("state") == "confined"
 
 
-def _escapes(run: ModelRun) -> dict[str, str]:
+def _attempts(run: ModelRun) -> dict[str, str | None]:
+    """What each attempt to get out was refused with; nothing where that was not recorded, or not in this shape."""
     escapes = run.conditions.get("escapes")
-    return {str(name): str(how) for name, how in escapes.items()} if isinstance(escapes, dict) else {}
+    if not isinstance(escapes, list) or not all(isinstance(each, dict) and {"attempt", "refused"} <= each.keys() for each in escapes):
+        return {}
+    return {str(each["attempt"]): None if each["refused"] is None else str(each["refused"]) for each in escapes}
 
 
 @check(

@@ -40,7 +40,14 @@ def measured(
     )  # fmt: skip
 
 
-CONDITIONS = {"confinement": {"state": "confined"}, "escapes": {"network": "refused", "files": "refused"}}
+STATE = {"state": "confined"}
+
+
+def tried(**attempts: str | None) -> list[dict[str, str | None]]:
+    return [{"attempt": name, "refused": refused} for name, refused in attempts.items()]
+
+
+CONDITIONS = {"confinement": STATE, "escapes": tried(network="EPERM", files="EACCES")}
 
 
 def with_runs(*runs: ModelRun | Missing, **changes: Any) -> Facts:
@@ -62,20 +69,23 @@ def test_confined_runs_with_refused_escapes_pass() -> None:
 
 
 def test_an_escape_fails() -> None:
-    escaped = measured(confinement={"state": "confined"}, escapes={"network": "connected", "files": "refused"})
+    escaped = measured(confinement=STATE, escapes=tried(network=None, files="EACCES"))
     found = confined(with_runs(measured(**CONDITIONS), escaped))
-    assert (found.outcome, found.observed) == (Outcome.FAIL, "network: connected")
+    assert (found.outcome, found.observed) == (Outcome.FAIL, "not refused: network")
 
 
 @pytest.mark.parametrize(
     "run",
     [
         measured(),
-        measured(confinement={"state": "confined"}),
-        measured(confinement={"state": "confined"}, escapes={}),
-        measured(confinement={"state": "unconfined"}, escapes={"network": "refused"}),
-        measured(confinement="confined", escapes={"network": "refused"}),
-        measured(confinement={"state": "confined"}, escapes=["refused"]),
+        measured(confinement=STATE),
+        measured(confinement=STATE, escapes=[]),
+        measured(confinement=STATE, escapes=tried(network="EINVAL")),
+        measured(confinement=STATE, escapes=["refused"]),
+        measured(confinement=STATE, escapes=[{"attempt": "network"}]),
+        measured(confinement=STATE, escapes={"network": "EPERM"}),
+        measured(confinement={"state": "unconfined"}, escapes=tried(network="EPERM")),
+        measured(confinement="confined", escapes=tried(network="EPERM")),
         measured(status="died", **CONDITIONS),
         measured(macs=0.5, **CONDITIONS),
         measured(macs=None, **CONDITIONS),
