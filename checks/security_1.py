@@ -79,12 +79,12 @@ def confined_run(facts: Facts) -> Iterator[Answer]:
         yield Answer(Outcome.UNKNOWN, observed, evidence, remedy=Remedy.DELEGATE)
         return
     attempts = [_attempts(run) for run in delegated]
-    escaped = sorted({name for each in attempts for name, refusal in each.items() if refusal is None})
-    confined = all(map(_is_confined, delegated)) and all(each and REFUSALS.issuperset(each.values()) for each in attempts)
+    escaped = sorted({name for each in attempts for name, refusal in each if refusal is None})
+    confined = all(map(_is_confined, delegated)) and all(each and REFUSALS.issuperset(how for _, how in each) for each in attempts)
     if escaped:
         yield Answer(Outcome.FAIL, visible(f"not refused: {some(escaped)}"), evidence)
     elif confined and any((run.delegated_macs or 0) >= DELEGATED_SHARE for run in delegated):
-        tried = sorted({name for each in attempts for name in each})
+        tried = sorted({name for each in attempts for name, _ in each})
         yield Answer(Outcome.PASS, visible(f"{len(delegated)} confined runs; refused: {some(tried)}"), evidence)
     else:
         yield Answer(Outcome.UNKNOWN, f"{len(delegated)} runs through the delegate", evidence, remedy=Remedy.DELEGATE)
@@ -95,12 +95,12 @@ def _is_confined(run: ModelRun) -> bool:
     return run.status == "completed" and isinstance(confinement, dict) and confinement.get("state") == "confined"
 
 
-def _attempts(run: ModelRun) -> dict[str, str | None]:
+def _attempts(run: ModelRun) -> list[tuple[str, str | None]]:
     """What each attempt to get out was refused with; nothing where that was not recorded, or not in this shape."""
     escapes = run.conditions.get("escapes")
     if not isinstance(escapes, list) or not all(isinstance(each, dict) and {"attempt", "refused"} <= each.keys() for each in escapes):
-        return {}
-    return {str(each["attempt"]): None if each["refused"] is None else str(each["refused"]) for each in escapes}
+        return []
+    return [(str(each["attempt"]), None if each["refused"] is None else str(each["refused"])) for each in escapes]
 
 
 @check(

@@ -72,6 +72,8 @@ def test_an_escape_fails() -> None:
     escaped = measured(confinement=STATE, escapes=tried(network=None, files="EACCES"))
     found = confined(with_runs(measured(**CONDITIONS), escaped))
     assert (found.outcome, found.observed) == (Outcome.FAIL, "not refused: network")
+    twice = measured(confinement=STATE, escapes=[*tried(network=None), *tried(network="EPERM")])
+    assert confined(with_runs(twice)).outcome is Outcome.FAIL
 
 
 @pytest.mark.parametrize(
