@@ -86,7 +86,7 @@ def _output(runs: tuple[Any, ...], requirement: Requirement) -> Answer:
     if not (within(spread.mean, average) and within(spread.deviation, deviation)):
         return Answer(Outcome.FAIL, observed)
     distance = min(run["two_input_distance"] or 0.0 for run in runs)
-    if spread.mean > 0 and spread.mean >= distance:
+    if spread.mean >= distance:
         because = f"Answers to two different inputs differ by {distance:.3g} only: an error of this size proves nothing."
         return Answer(Outcome.UNKNOWN, observed, because=because, remedy=Remedy.ZOO)
     return Answer(Outcome.PASS, observed)

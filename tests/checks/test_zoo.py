@@ -1,0 +1,421 @@
+"""The zoo's checks: every outcome of latency, accuracy and memory, from runs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from auditor.facts.types import Missing, MissingFact, ModelResult, Ok, Plan, Settings
+from auditor.model import Evidence, Level, Outcome, Remedy, Requirement, Status, ZooModelUsed
+from auditor.statistics import Interval
+from checks import zoo_accuracy, zoo_latency, zoo_memory
+from checks.zoo_runs import DELEGATED_SHARE, RUN_BROKE, RUN_REFUSED
+from fixtures.facts import facts as no_facts
+from fixtures.report import run as any_run
+
+SHA, OTHER = "ab" * 32, "cd" * 32
+OUTPUT = {"index": 0, "avg_error": 1e-8, "std_dev": 2e-9, "reference_nan_runs": 0, "test_nan_runs": 0, "two_input_distance": 0.25}
+LATENCY = Requirement("zoo-m-latency", "", "", "", Level.MUST, "zoo-latency", "m", {"latency_ms": 6.0})
+ACCURACY = Requirement("zoo-m-accuracy", "", "", "", Level.MUST, "zoo-accuracy", "m", {"avg_error": 1e-4, "std_dev": 1e-5})
+MEMORY = Requirement("zoo-m-memory", "", "", "", Level.MUST, "zoo-memory", "m", {"memory_bytes": 100e6, "memory_fail_bytes": 100 * 2.0**20})
+CHECKS = {
+    "latency": (zoo_latency.baseline, zoo_latency.stand_in, LATENCY),
+    "accuracy": (zoo_accuracy.baseline, zoo_accuracy.stand_in, ACCURACY),
+    "memory": (zoo_memory.baseline, zoo_memory.stand_in, MEMORY),
+}
+EVERY = pytest.mark.parametrize("what", CHECKS)
+
+
+def run(**changes):
+    """A run of the zoo's own model that went well, on an accelerator that was seen working."""
+    given = {
+        "sha256": SHA,
+        "origin": "given",
+        "status": "completed",
+        "delegated_macs": 0.99,
+        "accuracy": (OUTPUT,),
+        "memory": {"before_bytes": 30_000_000, "peak_bytes": 60_000_000, "device_bytes": 1_000_000},
+        "conditions": {"accelerator_busy": True},
+        "identity": "pinned",
+        **changes,
+    }
+    return any_run("m", **given)
+
+
+def evidence(index):
+    return Evidence(f"run:m {index}", Status.OK, f"{index:064x}")
+
+
+def measured(*runs, own=(4000.0, 100.0), outside=(4100.0, 100.0), **changes):
+    """Facts with these runs of the model; latencies (mean, half width) in microseconds."""
+    recorded = tuple(Ok(each, (evidence(index),)) for index, each in enumerate(runs or (run(), run(), run())))
+    latency, bracket = (Ok(Interval(*each, count=3)) for each in (own, outside))
+    given = {
+        "plan": Plan(delegate="/lib.so", models=(ZooModelUsed("m", SHA, "given"),), runs=(("m", len(recorded)),)),
+        "models": Ok((ModelResult("m", SHA, recorded, latency, bracket),)),
+        **changes,
+    }
+    return no_facts(**given)
+
+
+def ask(what, facts):
+    """The baseline's one answer."""
+    baseline, _, requirement = CHECKS[what]
+    (answer,) = baseline.judge(facts, requirement)
+    assert answer.outcome in {Outcome.PASS, Outcome.FAIL, Outcome.UNKNOWN}
+    return answer
+
+
+# --- what they share ---------------------------------------------------------------------------------------------------------------------
+
+
+@EVERY
+def test_a_good_run_passes_and_cites_every_run(what):
+    answer = ask(what, measured())
+    assert answer.outcome is Outcome.PASS
+    assert answer.evidence == tuple(evidence(index) for index in range(3))
+    assert all(item.necessary for item in answer.evidence)
+
+
+@EVERY
+def test_no_model_was_run(what):
+    baseline, _, requirement = CHECKS[what]
+    missing = Missing(Status.UNASKED, remedy=Remedy.DELEGATE)
+    with pytest.raises(MissingFact) as caught:
+        list(baseline.judge(no_facts(models=missing), requirement))
+    assert caught.value.missing is missing
+
+
+@EVERY
+@pytest.mark.parametrize("note", ["", "The measurement was interrupted."])
+def test_this_model_was_not_run(what, note):
+    baseline, _, requirement = CHECKS[what]
+    empty = ModelResult("m", "", (), Missing(Status.FAILED), Missing(Status.FAILED))
+    for models in ((), (empty,), (replace(empty, model="other", runs=(Ok(run()),)),)):
+        with pytest.raises(MissingFact) as caught:
+            list(baseline.judge(no_facts(models=Ok(models), plan=Plan(delegate="/lib.so", zoo_note=note)), requirement))
+        assert caught.value.missing.remedy is Remedy.ZOO
+        assert caught.value.missing.note == "no run of m" + (f": {note}" if note else "")
+
+
+@EVERY
+@pytest.mark.parametrize("status", [Status.DENIED, Status.UNASKED, Status.FAILED])
+def test_a_run_that_cannot_be_read(what, status):
+    baseline, _, requirement = CHECKS[what]
+    facts = measured()
+    (result,) = facts.models.value
+    unread = replace(result, runs=(*result.runs[:2], Missing(status)))
+    with pytest.raises(MissingFact):
+        list(baseline.judge(replace(facts, models=Ok((unread,))), requirement))
+
+
+@EVERY
+def test_a_run_without_a_delegate_says_nothing_of_the_accelerator(what):
+    answer = ask(what, measured(plan=Plan(runs=(("m", 3),))))
+    assert (answer.outcome, answer.remedy) == (Outcome.UNKNOWN, Remedy.DELEGATE)
+
+
+@EVERY
+@pytest.mark.parametrize("identity", ["pinned", "same-graph"])
+def test_a_file_that_is_the_zoos_is_judged(what, identity):
+    assert ask(what, measured(run(identity=identity))).outcome is Outcome.PASS
+
+
+@EVERY
+@pytest.mark.parametrize("identity", ["other", "", "PINNED", "nonsense"])
+def test_any_other_file_is_not_judged(what, identity):
+    answer = ask(what, measured(run(identity=identity, identity_reason="small")))
+    assert (answer.outcome, answer.because, answer.remedy) == (Outcome.UNKNOWN, "small", Remedy.ZOO)
+    assert SHA in answer.observed
+
+
+@EVERY
+@pytest.mark.parametrize("identity", ["other", "same-graph", "stand-in", "pinned"])
+def test_the_manifest_decides_before_the_record(what, identity):
+    runs = [run(identity=identity)] * 2
+    assert ask(what, measured(*runs, settings=Settings(manifest={"m": SHA}))).outcome is Outcome.PASS
+    answer = ask(what, measured(*runs, settings=Settings(manifest={"m": OTHER})))
+    assert (answer.outcome, answer.remedy) == (Outcome.UNKNOWN, Remedy.ZOO)
+    assert OTHER in answer.because
+    unrelated = ask(what, measured(*runs, settings=Settings(manifest={"n": OTHER})))
+    assert unrelated.outcome is (Outcome.PASS if identity in {"pinned", "same-graph"} else Outcome.UNKNOWN)
+
+
+@EVERY
+@pytest.mark.parametrize("changes", [{"sha256": OTHER}, {"identity": "other"}])
+def test_runs_of_several_files_are_not_judged(what, changes):
+    answer = ask(what, measured(run(), run(**changes)))
+    assert (answer.outcome, answer.because) == (Outcome.UNKNOWN, "The runs are not all of one file.")
+
+
+# --- stand-ins ---------------------------------------------------------------------------------------------------------------------------
+
+STAND_IN_PLAN = Plan(delegate="/lib.so", models=(ZooModelUsed("m", SHA, "stand-in"),), runs=(("m", 1),))
+
+
+@EVERY
+def test_a_stand_in_never_decides_the_baseline(what):
+    answer = ask(what, measured(run(identity="stand-in", identity_reason="random weights"), plan=STAND_IN_PLAN))
+    assert (answer.outcome, answer.because, answer.remedy) == (Outcome.UNKNOWN, "random weights", Remedy.MANIFEST)
+
+
+@EVERY
+def test_a_stand_in_is_measured_beside_it(what):
+    _, stand_in, requirement = CHECKS[what]
+    assert stand_in.level is Level.SHOULD
+    (answer,) = stand_in.judge(measured(run(identity="stand-in"), plan=STAND_IN_PLAN), requirement)
+    assert answer.outcome is Outcome.PASS
+    died = run(identity="stand-in", status="delegate-create-failed", process="test")
+    (answer,) = stand_in.judge(measured(died, plan=STAND_IN_PLAN), requirement)
+    assert answer.outcome is (Outcome.UNKNOWN if what == "memory" else Outcome.FAIL)
+
+
+@EVERY
+def test_what_is_no_stand_in_or_is_pinned_has_no_such_finding(what):
+    _, stand_in, requirement = CHECKS[what]
+    assert list(stand_in.judge(measured(), requirement)) == []
+    assert list(stand_in.judge(measured(run(), plan=STAND_IN_PLAN), requirement)) == []
+    pinned = measured(run(identity="stand-in"), plan=STAND_IN_PLAN, settings=Settings(manifest={"m": SHA}))
+    assert list(stand_in.judge(pinned, requirement)) == []
+    assert ask(what, pinned).outcome is Outcome.PASS
+
+
+# --- validity ----------------------------------------------------------------------------------------------------------------------------
+
+
+@EVERY
+@pytest.mark.parametrize("status", sorted(RUN_BROKE | RUN_REFUSED))
+@pytest.mark.parametrize("process", ["test", "memory", ""])
+@pytest.mark.parametrize("index", [0, 2])
+def test_a_delegate_that_ends_badly_fails(what, status, process, index):
+    runs = [run(), run(), run()]
+    runs[index] = run(status=status, message="signal 11", process=process)
+    answer = ask(what, measured(*runs))
+    assert answer.outcome is (Outcome.UNKNOWN if what == "memory" else Outcome.FAIL)
+    assert answer.observed == f"{status}: signal 11"
+    assert ("ended the inference process" in answer.because) is (status in RUN_BROKE)
+
+
+@EVERY
+def test_a_delegate_that_ends_badly_fails_whatever_else_went_wrong(what):
+    reference = run(status="died", process="reference")
+    answer = ask(what, measured(reference, run(status="died", process="test")))
+    assert answer.outcome is (Outcome.UNKNOWN if what == "memory" else Outcome.FAIL)
+    assert answer.because == "The delegate ended the inference process."
+
+
+@EVERY
+@pytest.mark.parametrize(
+    ("status", "process"),
+    [
+        ("died", "reference"),
+        ("timed-out", "reference"),
+        ("runtime-missing", "reference"),
+        ("load-failed", "test"),
+        ("delegate-missing", ""),
+        ("ok", ""),
+    ],
+)
+def test_a_run_that_did_not_come_to_its_end_is_unknown(what, status, process):
+    answer = ask(what, measured(run(), run(status=status, process=process)))
+    assert (answer.outcome, answer.observed, answer.remedy) == (Outcome.UNKNOWN, status, Remedy.EVIDENCE)
+
+
+@EVERY
+def test_a_share_that_is_not_known_is_unknown(what):
+    answer = ask(what, measured(run(), run(delegated_macs=None)))
+    assert (answer.outcome, answer.remedy) == (Outcome.UNKNOWN, Remedy.VENDOR)
+
+
+@EVERY
+@pytest.mark.parametrize(("share", "outcome"), [(0.0, "unknown"), (0.9499, "unknown"), (DELEGATED_SHARE, "pass"), (1.0, "pass")])
+def test_a_delegate_must_take_the_graph_in_every_run(what, share, outcome):
+    answer = ask(what, measured(run(), run(delegated_macs=share, delegated_nodes=3, total_nodes=62), run()))
+    assert answer.outcome is Outcome(outcome)
+    if outcome == "unknown":
+        assert answer.observed.startswith("3 of 62 operators, ")
+        assert answer.remedy is Remedy.VENDOR
+
+
+# --- latency -----------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("own", "outside", "outcome"),
+    [
+        ((4000.0, 100.0), (4100.0, 100.0), "pass"),
+        ((5900.0, 50.0), (5900.0, 100.0), "pass"),  # the limit itself is met
+        ((5900.0, 50.0), (5900.0, 101.0), "unknown"),
+        ((4000.0, 100.0), (6500.0, 100.0), "unknown"),  # it says one thing, the auditor's clock another
+        ((4000.0, 100.0), (4100.0, 3000.0), "unknown"),
+        ((4000.0, math.inf), (4100.0, math.inf), "unknown"),
+        ((6050.0, 100.0), (6100.0, 100.0), "unknown"),
+        ((6100.0, 100.0), (6200.0, 100.0), "unknown"),
+        ((6101.0, 100.0), (6200.0, 100.0), "fail"),
+        ((9000.0, 10.0), (9100.0, 10.0), "fail"),
+    ],
+)
+def test_latency(own, outside, outcome):
+    answer = ask("latency", measured(own=own, outside=outside))
+    assert answer.outcome is Outcome(outcome)
+    assert answer.remedy is (Remedy.MORE_RUNS if outcome == "unknown" else None)
+    assert "limit 6 ms" in answer.observed
+
+
+@pytest.mark.parametrize("busy", [None, False, 1, "true"])
+def test_no_pass_unless_the_accelerator_was_seen_working_in_every_run(busy):
+    conditions = {} if busy is None else {"accelerator_busy": busy}
+    answer = ask("latency", measured(run(), run(conditions=conditions)))
+    assert (answer.outcome, answer.remedy) == (Outcome.UNKNOWN, Remedy.LIVE)
+    assert ask("latency", measured(run(conditions=conditions), own=(9000.0, 1.0), outside=(9000.0, 1.0))).outcome is Outcome.FAIL
+
+
+@pytest.mark.parametrize("which", ["latency", "bracket"])
+def test_without_both_clocks_nothing_is_decided(which):
+    facts = measured()
+    (result,) = facts.models.value
+    for field in (which,):
+        without = replace(result, **{field: Missing(Status.FAILED, remedy=Remedy.MORE_RUNS)})
+        with pytest.raises(MissingFact):
+            list(zoo_latency.baseline.judge(replace(facts, models=Ok((without,))), LATENCY))
+
+
+@given(st.floats(0, 1e5), st.floats(0, 1e5), st.floats(0, 1e5), st.floats(0, 1e5))
+def test_the_workers_own_word_never_makes_a_pass(own, own_width, outside, outside_width):
+    outcome = ask("latency", measured(own=(own, own_width), outside=(outside, outside_width))).outcome
+    assert (outcome is Outcome.FAIL) is (own - own_width > 6000)
+    if outcome is Outcome.PASS:
+        assert outside + outside_width <= 6000
+
+
+# --- accuracy ----------------------------------------------------------------------------------------------------------------------------
+
+
+def accuracy(*outputs):
+    """The answer about a model with these outputs, the same in three runs."""
+    return ask("accuracy", measured(*[run(accuracy=tuple({**OUTPUT, "index": index, **each} for index, each in enumerate(outputs)))] * 3))
+
+
+@pytest.mark.parametrize(
+    ("output", "outcome"),
+    [
+        ({}, "pass"),
+        ({"avg_error": 1e-4, "std_dev": 1e-5}, "pass"),
+        ({"avg_error": 0.0, "std_dev": 0.0}, "pass"),
+        # the reference gives the same for every input: so does a delegate that computes nothing
+        ({"avg_error": 0.0, "std_dev": 0.0, "two_input_distance": 0.0}, "unknown"),
+        ({"avg_error": 1.1e-4}, "fail"),
+        ({"std_dev": 1.1e-5}, "fail"),
+        ({"avg_error": 1e30, "std_dev": 1e30}, "fail"),
+        ({"avg_error": 1.1e-4, "two_input_distance": 0.0}, "fail"),
+        ({"two_input_distance": 1e-8}, "unknown"),
+        ({"two_input_distance": 0.0}, "unknown"),
+        ({"two_input_distance": None}, "unknown"),
+        ({"reference_nan_runs": 1, "avg_error": None, "std_dev": None}, "unknown"),
+        ({"reference_nan_runs": 1, "test_nan_runs": 1, "avg_error": None, "std_dev": None}, "unknown"),
+        ({"test_nan_runs": 1, "avg_error": None, "std_dev": None}, "fail"),
+    ],
+)
+def test_accuracy(output, outcome):
+    answer = accuracy(output)
+    assert answer.outcome is Outcome(outcome)
+    assert answer.remedy is (Remedy.ZOO if outcome == "unknown" else None)
+    assert answer.observed.startswith("output 0: ")
+
+
+@pytest.mark.parametrize(
+    ("outputs", "outcome"),
+    [
+        (({}, {}), "pass"),
+        (({}, {"avg_error": 1.0}), "fail"),
+        (({"avg_error": 1.0}, {}), "fail"),
+        (({}, {"two_input_distance": 0.0}), "unknown"),
+        (({"two_input_distance": 0.0}, {"test_nan_runs": 1}), "fail"),
+        (({"reference_nan_runs": 1}, {}), "unknown"),
+    ],
+)
+def test_every_output_counts(outputs, outcome):
+    answer = accuracy(*outputs)
+    assert answer.outcome is Outcome(outcome)
+    assert "output 0: " in answer.observed
+    assert "; output 1: " in answer.observed
+
+
+def test_errors_are_pooled_over_runs():
+    def with_error(average):
+        return run(accuracy=({**OUTPUT, "avg_error": average, "std_dev": 0.0},))
+
+    assert ask("accuracy", measured(with_error(0.99e-4), with_error(1.01e-4))).outcome is Outcome.PASS
+    assert ask("accuracy", measured(with_error(1e-5), with_error(1.8e-4))).outcome is Outcome.FAIL  # by its deviation between runs
+    assert ask("accuracy", measured(with_error(1e-4), with_error(3e-4))).outcome is Outcome.FAIL
+
+
+def test_a_nan_in_one_run_is_enough():
+    assert ask("accuracy", measured(run(), run(accuracy=({**OUTPUT, "test_nan_runs": 1},)))).outcome is Outcome.FAIL
+
+
+@pytest.mark.parametrize("index", [0, 1, 2])
+@pytest.mark.parametrize("compared", [None, (), (OUTPUT, {**OUTPUT, "index": 1, "avg_error": 1.0})])
+def test_outputs_that_were_not_compared_in_every_run(index, compared):
+    runs = [run(), run(), run()]
+    runs[index] = run(accuracy=compared)
+    answer = ask("accuracy", measured(*runs))
+    assert (answer.outcome, answer.remedy) == (Outcome.UNKNOWN, Remedy.MORE_RUNS)
+
+
+# --- memory ------------------------------------------------------------------------------------------------------------------------------
+
+
+def memory(before, peak, device=0):
+    sizes = {"before_bytes": before * 10**6, "peak_bytes": peak * 10**6}
+    return run(memory=sizes if device is None else {**sizes, "device_bytes": device * 10**6})
+
+
+@pytest.mark.parametrize(
+    ("given_run", "outcome"),
+    [
+        (memory(30, 60), "pass"),
+        (memory(30, 100), "pass"),
+        (memory(30, 60, 40), "pass"),
+        (memory(30, 60, 41), "unknown"),
+        (memory(30, 101), "unknown"),
+        (memory(30, 134), "unknown"),
+        (memory(30, 135), "fail"),
+        (memory(0, 104), "unknown"),  # between 100 MB and 100 MiB nobody decides
+        (memory(0, 105), "fail"),
+        (memory(30, 60, 80), "fail"),
+        (memory(30, 60, None), "unknown"),
+        (memory(30, 120, None), "unknown"),
+        (memory(30, 135, None), "fail"),
+    ],
+)
+def test_memory(given_run, outcome):
+    answer = ask("memory", measured(given_run))
+    assert answer.outcome is Outcome(outcome)
+    assert answer.remedy is (Remedy.LIVE if outcome == "unknown" else None)
+    assert "limit 100 MB" in answer.observed
+
+
+def test_device_memory_that_was_not_read_is_named():
+    assert "device itself" in ask("memory", measured(memory(30, 60, None))).because
+    assert "interpreter" in ask("memory", measured(memory(30, 101))).because
+
+
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_the_worst_run_decides(index):
+    runs = [memory(30, 60)] * 3
+    for worse, outcome in ((memory(30, 135), "fail"), (memory(30, 101), "unknown"), (memory(30, 60, None), "unknown")):
+        runs[index] = worse
+        assert ask("memory", measured(*runs)).outcome is Outcome(outcome)
+
+
+@pytest.mark.parametrize("index", [0, 2])
+def test_a_peak_that_was_not_read(index):
+    runs = [run(), run(), run()]
+    runs[index] = run(memory=None)
+    answer = ask("memory", measured(*runs))
+    assert (answer.outcome, answer.remedy) == (Outcome.UNKNOWN, Remedy.MORE_RUNS)
