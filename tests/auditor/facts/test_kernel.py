@@ -87,7 +87,7 @@ def test_options():
 
 
 def test_a_configuration_in_proc(read):
-    found = read(packed=gzip.compress(CONFIG), release=b"6.12.0\n", plain=b"CONFIG_A=n\n")
+    found = read(packed=gzip.compress(CONFIG, mtime=0), release=b"6.12.0\n", plain=b"CONFIG_A=n\n")
     assert found.config.open() == OPTIONS
     assert found.config.evidence[0].path == "/proc/config.gz"
 
@@ -107,13 +107,13 @@ BOMB = gzip.compress(b"CONFIG_A=y\n" * (CONFIG_LIMIT // 10))
         b"",
         b"not gzip",
         b"\x1f\x8b",
-        gzip.compress(CONFIG)[:-1],
-        gzip.compress(CONFIG)[:30],
-        gzip.compress(b""),
-        gzip.compress(b"# CONFIG_A is not set\n"),
-        gzip.compress(b"\0" * 100),
+        gzip.compress(CONFIG, mtime=0)[:-1],
+        gzip.compress(CONFIG, mtime=0)[:30],
+        gzip.compress(b"", mtime=0),
+        gzip.compress(b"# CONFIG_A is not set\n", mtime=0),
+        gzip.compress(b"\0" * 100, mtime=0),
         BOMB,
-        gzip.compress(CONFIG)[:-5] + b"\0\0\0\0\0",
+        gzip.compress(CONFIG, mtime=0)[:-5] + b"\0\0\0\0\0",
     ],
 )
 def test_a_configuration_that_is_not_whole_is_none(read, packed):
@@ -125,11 +125,11 @@ def test_a_configuration_that_is_not_whole_is_none(read, packed):
 def test_as_much_as_the_limit_is_unpacked_and_no_more():
     line = b"CONFIG_A=y\n"
     whole = line + b"#" * (CONFIG_LIMIT - len(line))
-    assert kernel._inflate(gzip.compress(whole)) == whole
+    assert kernel._inflate(gzip.compress(whole, mtime=0)) == whole
     with pytest.raises(ValueError, match="more than"):
-        kernel._text(kernel._inflate(gzip.compress(whole + b"#")))
+        kernel._text(kernel._inflate(gzip.compress(whole + b"#", mtime=0)))
     with pytest.raises(ValueError, match="cut short"):
-        kernel._inflate(gzip.compress(whole + b"#" * 2))
+        kernel._inflate(gzip.compress(whole + b"#" * 2, mtime=0))
 
 
 @pytest.mark.parametrize("plain", [b"", b"nothing\n", CONFIG + b"#" * CONFIG_LIMIT])
