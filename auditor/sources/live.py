@@ -44,7 +44,10 @@ class Live(Tree):
 
 
 def _kernel_log() -> Reply:
-    """The records of /dev/kmsg, one a line, without their prefixes."""
+    """The kernel's own records of /dev/kmsg, one a line, without their prefixes: what user space wrote there is left out.
+
+    The kernel marks that with the facility, above bit 3 of the priority (Documentation/ABI/testing/dev-kmsg); 0 cannot be claimed.
+    """
     try:
         descriptor = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
@@ -59,9 +62,11 @@ def _kernel_log() -> Reply:
                 continue
             if not record:  # the kernel's log has no end: this is something else in its place
                 return Reply(Status.FAILED, errno=errno.EIO)
-            line = record.partition(b";")[2].split(b"\n", 1)[0]
-            lines.append(line)
-            size += len(line) + 1
+            prefix, _, text = record.partition(b";")
+            priority = prefix.partition(b",")[0]
+            if priority.isdigit() and int(priority) >> 3 == 0:
+                lines.append(text.split(b"\n", 1)[0])
+                size += len(lines[-1]) + 1
     except BlockingIOError:
         pass
     except OSError as error:

@@ -145,6 +145,12 @@ def test_the_log_is_one_message_a_line(kmsg):
         os.fstat(reader)
 
 
+def test_what_user_space_wrote_into_the_log_is_left_out(kmsg):
+    """Otherwise anything could say `LoadPin: dm-0 (253:0): read-only`."""
+    kmsg(b"14,1,0,-;LoadPin: forged\n", b"6,2,0,-;LoadPin: real\n", b"30,3,0,-;daemon\n", b"odd;odd\n")
+    assert Live().ask(base.kernel_log()).data == b"LoadPin: real"
+
+
 def test_an_empty_log(kmsg):
     kmsg()
     assert Live().ask(base.kernel_log()) == Reply(Status.OK)
