@@ -30,6 +30,7 @@ def collect(source: Source, settings: Settings) -> Facts:
     kernel = read_kernel(device)
     accelerators = read_accelerators(device, kernel, plan.accelerators)
     loading = read_loading(device, kernel)
+    closure = read_closure(device, plan)
     return Facts(
         plan=plan,
         settings=settings,
@@ -38,9 +39,9 @@ def collect(source: Source, settings: Settings) -> Facts:
         iommu=read_iommu(device),
         loading=loading,
         firmware=read_firmware(device, kernel, loading, accelerators),
-        closure=read_closure(device, plan),
+        closure=closure,
         sandbox=read_sandbox(device, accelerators),
-        tracing=read_tracing(device, accelerators, plan),
+        tracing=read_tracing(device, accelerators, closure),
         dma_buf=read_dma_buf(device, accelerators),
         ml_service=read_ml_service(device),
         models=read_models(device, plan),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 EXCERPT = 160
 """Characters of a file that are shown beside a finding."""
 
-_OF_FILES = frozenset({"read", "list", "link", "stat", "xattr", "digest"})
+_OF_FILES = frozenset({"read", "list", "link", "stat", "xattr", "digest", "sonames", "holds"})
 _SHA256 = re.compile(rb"[0-9a-f]{64}")
 _REMEDIES = {Status.DENIED: Remedy.ROOT, Status.UNASKED: Remedy.LIVE, Status.FAILED: Remedy.EVIDENCE}
 

@@ -14,12 +14,13 @@ from auditor.facts.probing import read_probe, text
 from auditor.facts.reading import all_of, parse
 from auditor.facts.types import Accelerator, DriverEvents, Fact, Listing, Missing, Ok, Tracing
 from auditor.model import Remedy, Status, printable
+from auditor.sources import base
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from auditor.facts.reading import Device
-    from auditor.facts.types import Plan
+    from auditor.facts.types import Closure
 
 _SYSTEMS: Mapping[str, tuple[str, ...]] = {
     "adreno": ("drm_msm_gpu",),
@@ -46,11 +47,17 @@ _FOLDERS = ("/sys/kernel/tracing/events", "/sys/kernel/debug/tracing/events")
 _EVENTS_SECTION = "_ftrace_events"
 """The section of a module that lists the trace events it defines (include/linux/trace_events.h, TRACE_EVENT)."""
 
+PERFETTO = "PERFETTO_PRODUCER_SOCK_NAME"
+"""The environment variable that Perfetto's client library reads, so a file that holds the library holds its name (perfetto's SDK)."""
+
+_SEARCHED = 64
+"""Files of a driver's user space that are searched."""
+
 COUNTS = 4096
 """Events in a probe's document."""
 
 
-def read_tracing(device: Device, accelerators: Fact[Listing[Accelerator]], plan: Plan) -> Tracing:
+def read_tracing(device: Device, accelerators: Fact[Listing[Accelerator]], closure: Fact[Closure]) -> Tracing:
     """What the kernel traces of the accelerators' drivers, and what a probe counted."""
     items = accelerators.value.items if isinstance(accelerators, Ok) else ()
     folder, listed = _events(device)
@@ -58,7 +65,7 @@ def read_tracing(device: Device, accelerators: Fact[Listing[Accelerator]], plan:
     return Tracing(
         systems=parse(listed, lambda names: _systems(device, folder, sorted(wanted.intersection(names)))),
         own={each.subject: _own(device, each, listed) for each in items},
-        perfetto=_perfetto(plan),
+        perfetto=_perfetto(device, closure),
         emitted=read_probe(device, "tracing", _counts),
     )
 
@@ -116,11 +123,15 @@ def _own(device: Device, accelerator: Accelerator, listed: Fact[tuple[str, ...]]
     return Ok(DriverEvents((), ""), all_of(driver, systems, defines))
 
 
-def _perfetto(plan: Plan) -> Missing:
-    """Not looked for yet: searching a library of 100 MB for names takes a question that answers without the file itself."""
-    if plan.delegate is None:
-        return Missing(Status.UNASKED, (), "no user-space driver was named", Remedy.DELEGATE)
-    return Missing(Status.UNASKED, (), "the user-space driver was not searched for Perfetto's names", Remedy.VENDOR)
+def _perfetto(device: Device, closure: Fact[Closure]) -> Fact[tuple[str, ...]]:
+    """The files of the driver's user space that can connect to Perfetto's daemon; Missing where one of them could not be searched."""
+    if isinstance(closure, Missing):
+        return Missing(Status.UNASKED, closure.evidence, "no user-space driver was named", Remedy.DELEGATE)
+    own = [each.path for each in closure.value.objects if not each.system][:_SEARCHED]
+    answers = {path: device.ask(base.holds(path, PERFETTO)) for path in own}
+    found = tuple(printable(path) for path, answer in answers.items() if isinstance(answer, Ok) and answer.value)
+    unread = [answer for answer in answers.values() if isinstance(answer, Missing)]
+    return unread[0] if unread and not found else Ok(found, all_of(*(answers[path] for path in own)))
 
 
 def _counts(document: dict[str, Any]) -> dict[str, int]:

@@ -12,6 +12,7 @@ Paths are `str` with surrogate escapes for bytes that are not UTF-8 (`os.fsdecod
 | xattr | the value of the extended attribute |
 | digest | the hexadecimal digest of the ranges (of the whole file where there are none) |
 | sonames | the sorted names of shared objects that the file's bytes spell (`libx.so`, `dir/libx.so.1`), each ended by a NUL: what it may |
+| holds | those of the words in the question that the file's bytes hold, each ended by a NUL |
 | | dlopen, without the file itself in the record |
 | udev | JSON: `[{"sys": path, "properties": {…}}]` of a subsystem, properties as the kernel gives them in `uevent` |
 | kernel_log | the kernel's messages, one a line |
@@ -102,6 +103,11 @@ def digest(path: str, algorithm: str = "sha256", ranges: tuple[tuple[int, int], 
 def sonames(path: str) -> Question:
     """The names of shared objects in the bytes of a file."""
     return Question("sonames", path)
+
+
+def holds(path: str, *words: str) -> Question:
+    """Which of some words (ASCII, at most 64 characters each) the bytes of a file hold."""
+    return Question("holds", path, words)
 
 
 def udev(subsystem: str) -> Question:

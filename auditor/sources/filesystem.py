@@ -68,6 +68,7 @@ class Tree:
             "xattr": self._xattr,
             "digest": self._digest,
             "sonames": self._sonames,
+            "holds": self._holds,
             "udev": self._udev,
         }
 
@@ -219,6 +220,22 @@ class Tree:
         finally:
             os.close(descriptor)
         return Reply(Status.OK, b"".join(name + b"\0" for name in sorted(found)))
+
+    def _holds(self, question: Question) -> Reply:
+        words = [str(word).encode("ascii") for word in question.args]
+        found: set[bytes] = set()
+        end = b""
+        descriptor = self._open(question.path)
+        try:
+            if os.fstat(descriptor).st_size > SCAN_LIMIT:
+                return Reply(Status.FAILED, errno=errno.EFBIG)
+            for piece in _pieces(descriptor, 0, SCAN_LIMIT):
+                seen = end + piece
+                found.update(word for word in words if word in seen)
+                end = seen[-64:]
+        finally:
+            os.close(descriptor)
+        return Reply(Status.OK, b"".join(word + b"\0" for word in words if word in found))
 
     def _udev(self, question: Question) -> Reply:
         """The devices of a class or bus; some names are both (`mei`, `nd`)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -10,14 +10,19 @@ from hypothesis import strategies as st
 
 from auditor.facts.probing import PROBE_SCHEMA
 from auditor.facts.reading import Device
-from auditor.facts.tracing import COUNTS, read_tracing
-from auditor.facts.types import DriverEvents, Listing, Missing, Ok, Plan
+from auditor.facts.tracing import COUNTS, PERFETTO, read_tracing
+from auditor.facts.types import Closure, DriverEvents, ElfObject, Listing, Missing, Ok
 from auditor.model import Remedy, Status
 from auditor.sources import base
+from auditor.sources.filesystem import Tree
 from auditor.sources.recording import Recorder, Replay
 from fixtures.devices import absent, denied, document, names, recorded
 from fixtures.judging import collected
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NO_CLOSURE = Missing(Status.UNASKED, (), "no delegate was named", Remedy.DELEGATE)
 NPU = "pci:0000:00:05.0"
 EVENTS = "/sys/kernel/tracing/events"
 
@@ -32,7 +37,7 @@ def test_the_recorded_device_traces_its_driver_and_what_it_uses() -> None:
 
 def test_systems_of_nobody_here_are_not_listed() -> None:
     source = Recorder(Replay(recorded()))
-    read_tracing(Device(source), collected(recorded()).accelerators, Plan())
+    read_tracing(Device(source), collected(recorded()).accelerators, NO_CLOSURE)
     listed = {question.path for question in source.record("t", "").answers if question.kind == "list"}
     assert f"{EVENTS}/block" not in listed
     assert f"{EVENTS}/edu_accel" in listed
@@ -52,24 +57,41 @@ def test_tracefs_that_is_not_there_or_not_readable_is_missing(record, status: St
 
 def test_without_accelerators_only_generic_systems_are_read() -> None:
     for accelerators in (Ok(Listing(())), Missing(Status.DENIED)):
-        found = read_tracing(Device(Replay(recorded())), accelerators, Plan())
+        found = read_tracing(Device(Replay(recorded())), accelerators, NO_CLOSURE)
         assert found.own == {}
         assert "edu_accel" not in found.systems.open()
 
 
-def test_perfetto_is_not_claimed_to_have_been_looked_for() -> None:
+def closure(*paths: str) -> Ok[Closure]:
+    objects = tuple(ElfObject(path, "", 1, 1, (1, number), 62, 64, "", "root", system=False) for number, path in enumerate(paths))
+    return Ok(Closure(paths, objects, (), (), ()))
+
+
+def test_without_a_user_space_driver_perfetto_is_not_looked_for() -> None:
     found = collected(recorded()).tracing.perfetto
     assert isinstance(found, Missing)
     assert (found.status, found.remedy) == (Status.UNASKED, Remedy.DELEGATE)
-    named = read_tracing(Device(Replay(recorded())), Ok(Listing(())), Plan(delegate="/usr/lib64/libnpu.so")).perfetto
-    assert isinstance(named, Missing)
-    assert named.remedy is Remedy.VENDOR
+
+
+def test_perfetto_is_found_in_the_files_of_the_user_space_driver(tmp_path: Path) -> None:
+    border = (1 << 20) - 5  # the name lies on the border of two reads
+    (tmp_path / "libnpu.so").write_bytes(b"\0" * border + PERFETTO.encode() + b"\0" * 10)
+    (tmp_path / "libother.so").write_bytes(b"PERFETTO_PRODUCER" * 3)
+    device = Device(Tree(str(tmp_path)))
+    assert read_tracing(device, Ok(Listing(())), closure("/libnpu.so", "/libother.so")).perfetto.open() == ("/libnpu.so",)
+    assert read_tracing(device, Ok(Listing(())), closure("/libother.so")).perfetto.open() == ()
+
+
+def test_a_file_that_could_not_be_searched_may_hold_perfetto(tmp_path: Path) -> None:
+    (tmp_path / "libother.so").write_bytes(b"x")
+    found = read_tracing(Device(Tree(str(tmp_path))), Ok(Listing(())), closure("/libother.so", "/gone.so")).perfetto
+    assert isinstance(found, Missing)
 
 
 def emitted(counts: Any):
     content = {"schema": PROBE_SCHEMA, "probe": "tracing", "counts": counts}
     record = document(recorded(), base.probe("tracing"), content)
-    return read_tracing(Device(Replay(record)), Ok(Listing(())), Plan()).emitted
+    return read_tracing(Device(Replay(record)), Ok(Listing(())), NO_CLOSURE).emitted
 
 
 def test_counts_are_read_as_they_are() -> None:
