@@ -199,6 +199,36 @@ def signature(facts: Facts, image: FirmwareImage) -> Iterator[Answer]:
 
 
 @check(
+    "security-2.strength",
+    level=Level.SHOULD,
+    each="firmware",
+    expected="keys and digests that are strong enough for a signature today",
+    passes="The keys and the digest of the image's signature are strong enough.",
+    fails="A key or the digest of the image's signature is too weak to tell who made it.",
+    unknown="No signature of the image verifies, so its strength is not known.",
+    not_applicable="The image carries no signature that is understood, or is not installed.",
+    remediation="Sign with RSA-2048 or more, or ECDSA on a curve of 224 bits or more, and SHA-256 or better.",
+    owner=Owner.VENDOR,
+)
+def strength(facts: Facts, image: FirmwareImage) -> Iterator[Answer]:
+    """No key of the chain is RSA below 2048 bits or on a curve below 224, and the signature is not over SHA-1 (NIST SP 800-131A).
+
+    ChromeOS's page asks for no sizes; this is advice.
+    """
+    if _is_left_out(image):
+        yield _not_there(image)
+        return
+    if not image.envelope.open().signatures:
+        yield Answer(Outcome.NOT_APPLICABLE, f"format {image.envelope.open().format}, no signature", _read(image))
+        return
+    found = verify_image(image.envelope.open(), facts.settings)
+    if found.state is State.BAD or not found.root:
+        yield Answer(Outcome.UNKNOWN, found.state.value, _read(image), remedy=Remedy.VENDOR)
+        return
+    yield Answer(Outcome.FAIL if found.weak else Outcome.PASS, ", ".join(found.weak) or found.scheme, _read(image))
+
+
+@check(
     "security-2.coverage",
     level=Level.SHOULD,
     each="firmware",

@@ -6,7 +6,7 @@ Nothing here asks a device, and `cryptography` is imported when the first signat
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from auditor.verify import roots
@@ -48,6 +48,8 @@ class Verified:
     signer: str = ""
     root: str = ""
     remarks: tuple[str, ...] = ()
+    weak: tuple[str, ...] = ()
+    """What is too weak in how it is signed, in words."""
 
 
 def verify_image(envelope: Envelope, settings: Settings) -> Verified:
@@ -60,7 +62,7 @@ def verify_image(envelope: Envelope, settings: Settings) -> Verified:
         return Verified(State.UNKNOWN_FORMAT, remarks=(envelope.unchecked or f"format {envelope.format}",))
     found = min((_verify(each, settings) for each in envelope.signatures), key=_order)
     if envelope.unchecked and found.state in {State.PRODUCTION, State.UNKNOWN_ROOT, State.TEST}:
-        return Verified(State.UNKNOWN_FORMAT, found.scheme, found.signer, found.root, (*found.remarks, envelope.unchecked))
+        return replace(found, state=State.UNKNOWN_FORMAT, remarks=(*found.remarks, envelope.unchecked))
     return found
 
 
@@ -74,9 +76,8 @@ def verify_module(signature: Signature, certificates: Iterable[bytes]) -> Verifi
     if named is None:
         return Verified(State.UNKNOWN_KEY, signature.scheme, signature.signer, remarks=("no certificate of the kernel has this number",))
     scheme = crypto.scheme_of(named.key, signature.value, signature.digests)
-    remarks = crypto.weaknesses(named.key, scheme)
     state = State.PRODUCTION if scheme else State.BAD
-    return Verified(state, scheme or signature.scheme, named.subject, named.sha256, remarks)
+    return Verified(state, scheme or signature.scheme, named.subject, named.sha256, weak=crypto.weaknesses(named.key, scheme))
 
 
 def _order(found: Verified) -> int:
@@ -105,8 +106,8 @@ def _by_chain(signature: Signature, settings: Settings) -> Verified:
     if broken:
         return Verified(State.BAD, signature.scheme, leaf.subject, remarks=(broken,))
     state = _root_state(root.sha256, root.subject if root.issuer == root.subject else "", settings)
-    remarks = (*crypto.weaknesses(leaf.key, scheme), *crypto.validity(chain))
-    return Verified(state, f"{signature.scheme}, {scheme}", root.subject, root.sha256, remarks)
+    weak = tuple(dict.fromkeys(item for each in chain for item in crypto.weaknesses(each.key, scheme)))
+    return Verified(state, f"{signature.scheme}, {scheme}", root.subject, root.sha256, crypto.validity(chain), weak)
 
 
 def _by_key(signature: Signature, settings: Settings) -> Verified:
@@ -123,7 +124,8 @@ def _by_key(signature: Signature, settings: Settings) -> Verified:
     if scheme is None:
         return Verified(State.BAD, signature.scheme, signature.signer, fingerprint, ("the signature does not verify",))
     state = _root_state(fingerprint, "", settings) if signature.key else State.PRODUCTION
-    return Verified(state, f"{signature.scheme}, {scheme}", signature.signer, fingerprint, crypto.weaknesses(key, scheme))
+    weak = crypto.weaknesses(key, scheme)
+    return Verified(state, f"{signature.scheme}, {scheme}", signature.signer, fingerprint, weak=weak)
 
 
 def _root_state(sha256: str, subject: str, settings: Settings) -> State:

@@ -34,6 +34,7 @@ _HASHES: dict[str, hashes.HashAlgorithm] = {
     "sha3_512": hashes.SHA3_512(),
 }
 _WEAK_BITS = 2048
+_WEAK_CURVE = 224
 _FAILURES = (InvalidSignature, UnsupportedAlgorithm, ValueError, TypeError)
 
 Key = Any
@@ -139,6 +140,8 @@ def weaknesses(key: Key, scheme: str | None) -> tuple[str, ...]:
     found = []
     if isinstance(key, rsa.RSAPublicKey) and key.key_size < _WEAK_BITS:
         found.append(f"weak key: RSA-{key.key_size}")
+    if isinstance(key, ec.EllipticCurvePublicKey) and key.key_size < _WEAK_CURVE:
+        found.append(f"weak key: {key.curve.name}")
     if scheme and scheme.endswith("sha1"):
         found.append("weak digest: SHA-1")
     return tuple(found)

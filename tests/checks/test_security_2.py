@@ -239,7 +239,22 @@ def test_bytes_that_nothing_covers(image, outcome):
     assert found(with_image(image), security_2.coverage, IMAGE).outcome is outcome
 
 
-@pytest.mark.parametrize("check", [security_2.signature, security_2.coverage, security_2.origin, security_2.shadowed])
+@pytest.mark.parametrize(
+    ("image", "outcome"),
+    [(intel_css(), Outcome.PASS), (qualcomm_mbn(), Outcome.PASS), (amd_psp(), Outcome.UNKNOWN), (npu_firmware(), Outcome.NOT_APPLICABLE)],
+)
+def test_the_strength_of_a_signature(image, outcome):
+    assert found(with_image(image), security_2.strength, IMAGE).outcome is outcome
+
+
+def test_a_weak_key():
+    image = bytearray(intel_css(bits=1024))
+    assert found(with_image(bytes(image)), security_2.strength, IMAGE).outcome is Outcome.FAIL
+    image[image.index(b"extensions")] ^= 1
+    assert found(with_image(bytes(image)), security_2.strength, IMAGE).outcome is Outcome.UNKNOWN
+
+
+@pytest.mark.parametrize("check", [security_2.signature, security_2.coverage, security_2.strength, security_2.origin, security_2.shadowed])
 def test_images_that_are_not_there_or_cannot_be_looked_at(check):
     absent_one = "file:/lib/firmware/intel/vpu/vpu_40xx_v1.bin"
     assert found(laptop(), check, absent_one).outcome is Outcome.NOT_APPLICABLE
