@@ -63,7 +63,7 @@ def test_without_accelerators_only_generic_systems_are_read() -> None:
 
 
 def closure(*paths: str) -> Ok[Closure]:
-    objects = tuple(ElfObject(path, "", 1, 1, (1, number), 62, 64, "", "root", system=False) for number, path in enumerate(paths))
+    objects = tuple(ElfObject(path, "", 1, 1, 1, (1, number), 62, 64, "", "root", False, True) for number, path in enumerate(paths))
     return Ok(Closure(paths, objects, (), (), ()))
 
 
