@@ -8,15 +8,15 @@ from __future__ import annotations
 import contextlib
 import datetime
 import enum
+import io
 import os
 import shutil
 import sys
-import tempfile
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from auditor import __version__
+from auditor import __version__, files
 from auditor.errors import AuditError, UsageError
 from auditor.model import EXIT_CODES, EXIT_FAILED, EXIT_USAGE, printable, visible
 
@@ -111,6 +111,7 @@ def device(
         from auditor.sources.recording import pack
 
         forms = _formats(format)
+        _outputs(save_snapshot, *(path for _, path in forms))
         request = audit.Request(
             host=host,
             root=root,
@@ -135,7 +136,7 @@ def device(
         with _progress() as progress:
             audited = audit.audit(request, progress)
         if save_snapshot is not None:
-            _write(save_snapshot, pack(audited.record))
+            files.write(save_snapshot, pack(audited.record))
         for form, path in forms:
             _give(form, audited.report, path)
     raise typer.Exit(EXIT_CODES[audited.report.verdict])
@@ -166,6 +167,7 @@ def snapshot_main(
 
         if output is None:
             raise UsageError("snapshot: --output FILE: expected, but it is not there")
+        _outputs(output)
         request = audit.Request(
             host=host,
             root=root,
@@ -182,7 +184,7 @@ def snapshot_main(
         )
         with _progress() as progress:
             record = audit.gather(request, progress)
-        _write(output, pack(record))
+        files.write(output, pack(record))
 
 
 @snapshot_app.command("show")
@@ -254,10 +256,10 @@ def zoo_generate(folder: Annotated[str, typer.Argument(metavar="DIR")], requirem
             raise UsageError(f"zoo generate: {printable(folder)}: {error.strerror}") from None
         for name in stand_ins(sets.load(requirements).zoo.version):
             content = generate(name)
-            _write(os.path.join(folder, f"{name}.tflite"), content)
+            files.write(os.path.join(folder, f"{name}.tflite"), content)
             lines.append(f"{hashlib.sha256(content).hexdigest()}  {name}.tflite\n")
             print(lines[-1], end="")
-        _write(os.path.join(folder, "sha256sums"), "".join(lines).encode())
+        files.write(os.path.join(folder, "sha256sums"), "".join(lines).encode())
 
 
 @zoo_app.command("run")
@@ -274,10 +276,10 @@ def zoo_run(
         import json
 
         from auditor import requirements as sets
-        from auditor.zoo.measure import BenchTime, Delegate, measure_zoo, model_files
+        from auditor.zoo.measure import BenchTime, measure_zoo, model_files, shared_library
 
         files = model_files(sets.load(requirements).zoo, zoo)
-        library = Delegate(delegate, _pairs(delegate_option)) if delegate else None
+        library = shared_library(delegate, _pairs(delegate_option)) if delegate is not None else None
         with _progress() as progress:
             for _name, document in measure_zoo(files, library, BenchTime(bench_time.value), tflite, progress):
                 print(json.dumps(document, sort_keys=True, allow_nan=False), flush=True)
@@ -298,8 +300,10 @@ def report_convert(
     with _errors():
         from auditor.reporting import load_report
 
+        forms = _formats(format)
+        _outputs(*(path for _, path in forms))
         report = load_report(file)
-        for form, path in _formats(format):
+        for form, path in forms:
             _give(form, report, path)
 
 
@@ -317,27 +321,38 @@ def report_diff(
 
 def main() -> NoReturn:
     """Run the command line; typer's own usage errors already end in 2."""
-    try:
-        app()
-    except BrokenPipeError:  # the reader of our output went away, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started us; what is printed to no stderr would go to stdout
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  # as long as the process
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that has no … gets \\u2026
+    app()
     sys.exit(EXIT_FAILED)
 
 
 @contextlib.contextmanager
 def _errors() -> Iterator[None]:
-    """Usage and audit errors become one line on stderr and their exit code."""
+    """Usage and audit errors become one line on stderr and their exit code; so does output that cannot be written."""
     try:
         yield
+        sys.stdout.flush()
     except UsageError as error:
-        print(f"crosml-audit: {visible(str(error))}", file=sys.stderr)
-        raise typer.Exit(EXIT_USAGE) from None
+        _end(str(error), EXIT_USAGE)
     except AuditError as error:
-        print(f"crosml-audit: {visible(str(error))}", file=sys.stderr)
-        raise typer.Exit(EXIT_FAILED) from None
+        _end(str(error), EXIT_FAILED)
     except KeyboardInterrupt:
-        print("crosml-audit: interrupted", file=sys.stderr)
-        raise typer.Exit(EXIT_FAILED) from None
+        _end("interrupted", EXIT_FAILED)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still buffered for it goes nowhere
+        broken = isinstance(error, BrokenPipeError)
+        _end("" if broken else f"{error.filename or 'standard output'}: {error.strerror or error}", EXIT_FAILED)
+
+
+def _end(message: str, code: int) -> NoReturn:
+    """End with one line on stderr; with none where the reader of our output went away, as `head` does."""
+    if message:
+        print(f"crosml-audit: {visible(message)}", file=sys.stderr)
+    raise typer.Exit(code) from None
 
 
 @contextlib.contextmanager
@@ -368,37 +383,26 @@ def _formats(wanted: Sequence[str]) -> list[tuple[Format, str | None]]:
     return found
 
 
+def _outputs(*paths: str | None) -> None:
+    """Refuse now what could not be written once a long audit is done, and two outputs to one file."""
+    named = [path for path in paths if path is not None]
+    for path in named:
+        wrong = files.why_not_written(path)
+        if wrong:
+            raise UsageError(f"{printable(path)}: cannot be written: {wrong}")
+    if len({os.path.realpath(path) for path in named}) < len(named):
+        raise UsageError("--format, --save-snapshot: expected another file for each of them")
+
+
 def _give(form: Format, report: Report, path: str | None) -> None:
     if path is not None:
-        _write(path, form.render(report).encode())
+        files.write(path, form.render(report).encode())
     elif form.name == "text":
         width = shutil.get_terminal_size((80, 24)).columns if sys.stdout.isatty() else 80
         colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
         sys.stdout.write(form.render(report, colour=colour, width=max(40, min(width, 120))))
     else:
-        sys.stdout.write(form.render(report))
-
-
-def _write(path: str, data: bytes) -> None:
-    """Write a file by way of a temporary one beside it, so that nothing half-written is ever there."""
-    folder = os.path.dirname(path) or "."
-    try:
-        descriptor, temporary = tempfile.mkstemp(prefix=".crosml-audit-", dir=folder)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{printable(path)}: {getattr(error, 'strerror', None) or error}") from None
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except OSError as error:
-        os.unlink(temporary)
-        raise AuditError(f"{printable(path)}: {error.strerror}") from None
-    except BaseException:
-        os.unlink(temporary)
-        raise
+        sys.stdout.buffer.write(form.render(report).encode())
 
 
 def _pairs(options: Sequence[str]) -> tuple[tuple[str, str], ...]:
@@ -412,7 +416,8 @@ def _pairs(options: Sequence[str]) -> tuple[tuple[str, str], ...]:
 def _date(text: str | None) -> datetime.date:
     if text is None:
         return datetime.datetime.now(datetime.timezone.utc).date()
-    try:
-        return datetime.date.fromisoformat(text)
-    except ValueError:
-        raise UsageError(f"--today {visible(text)}: expected a date, YYYY-MM-DD") from None
+    with contextlib.suppress(ValueError):
+        date = datetime.date.fromisoformat(text)
+        if date.isoformat() == text:  # later Pythons also read 20261122 and 2026-W47-7
+            return date
+    raise UsageError(f"--today {visible(text)}: expected a date, YYYY-MM-DD")

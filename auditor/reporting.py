@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from auditor import engine
+from auditor import engine, files
 from auditor.codec import decode_json
 from auditor.errors import AuditError
 from auditor.model import REPORT_SCHEMA, Level, Outcome, Report, visible
@@ -27,13 +27,7 @@ class _Header:
 
 def load_report(path: str) -> Report:
     """The report in a JSON file. Raises AuditError with one line where it cannot be read, is no report, or contradicts itself."""
-    try:
-        with open(path, "rb") as file:
-            data = file.read(SIZE_LIMIT + 1)
-    except (OSError, ValueError) as error:
-        raise AuditError(visible(f"{path}: {getattr(error, 'strerror', None) or error}")) from None
-    if len(data) > SIZE_LIMIT:
-        raise AuditError(visible(f"{path}: expected a report of at most {SIZE_LIMIT} bytes"))
+    data = files.read(path, SIZE_LIMIT, path, AuditError)
     schema = decode_json(data, _Header, path).schema
     if schema != REPORT_SCHEMA:
         raise AuditError(visible(f"{path}: schema: expected {REPORT_SCHEMA}, got {schema[:80]!r}"))

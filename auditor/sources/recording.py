@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote_to_bytes
 
+from auditor import files
 from auditor.errors import AuditError
 from auditor.model import Status, printable, visible
 from auditor.sources.base import UNASKED, Question, Reply
@@ -148,14 +149,7 @@ def unpack(data: bytes, label: str) -> Record:
 
 def load(path: str) -> Record:
     """The record in the snapshot file at `path`."""
-    try:
-        with open(path, "rb") as file:
-            data = file.read(MAX_FILE + 1)
-    except (OSError, ValueError) as error:
-        raise AuditError(visible(f"{path}: {getattr(error, 'strerror', None) or error}")) from None
-    if len(data) > MAX_FILE:
-        raise AuditError(visible(f"{path}: a snapshot has at most {MAX_FILE} bytes"))
-    return unpack(data, visible(path))
+    return unpack(files.read(path, MAX_FILE, path, AuditError), visible(path))
 
 
 def _members(archive: zipfile.ZipFile, label: str) -> dict[str, zipfile.ZipInfo]:

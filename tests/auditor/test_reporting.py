@@ -52,7 +52,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
 def test_a_file_that_is_too_large_is_refused(path):
     with path.open("wb") as file:
         file.truncate(SIZE_LIMIT + 1)
-    with pytest.raises(AuditError, match="expected a report of at most"):
+    with pytest.raises(AuditError, match="expected at most"):
         load_report(str(path))
 
 

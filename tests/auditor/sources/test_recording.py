@@ -416,7 +416,7 @@ def test_a_file_that_is_not_there(tmp_path):
 def test_a_file_that_is_too_large(tmp_path, monkeypatch):
     monkeypatch.setattr(recording, "MAX_FILE", 10)
     (tmp_path / "f").write_bytes(b"x" * 11)
-    with pytest.raises(AuditError, match="a snapshot has at most 10 bytes"):
+    with pytest.raises(AuditError, match="expected at most 10 bytes"):
         load(str(tmp_path / "f"))
 
 
