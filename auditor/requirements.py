@@ -5,12 +5,14 @@ A set is a TOML file with `name`, `clauses` and `zoo`; the two name files shippe
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import Counter
 from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING
 
+from auditor import files
 from auditor.codec import decode_toml
 from auditor.errors import UsageError
 from auditor.model import Level, Requirement, visible
@@ -26,7 +28,10 @@ SIZE_LIMIT = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class RequirementSet:
-    """What a device is judged by; `name` is pinned in every report."""
+    """What a device is judged by; `name` is in every report.
+
+    A set that is not shipped could call itself as one that is: its name ends in the sha256 of its set, clauses and zoo, one after another.
+    """
 
     name: str
     requirements: tuple[Requirement, ...]
@@ -64,10 +69,12 @@ def names() -> tuple[str, ...]:
 
 def load(name: str = DEFAULT) -> RequirementSet:
     """A shipped set by its name, or one from a path that ends in .toml. Raises UsageError with one line."""
-    found = decode_toml(_read(name, ""), _Set, name)
-    folder = os.path.dirname(name) if name.endswith(".toml") else ""
-    clauses = decode_toml(_read(found.clauses, folder), _Clauses, found.clauses)
-    zoo = decode_toml(_read(found.zoo, folder), ZooVersion, found.zoo)
+    own = name.endswith(".toml")
+    folder = os.path.dirname(name) if own else ""
+    texts = [_read(name, "")]
+    found = decode_toml(texts[0], _Set, name)
+    texts += (_read(found.clauses, folder), _read(found.zoo, folder))
+    clauses, zoo = decode_toml(texts[1], _Clauses, found.clauses), decode_toml(texts[2], ZooVersion, found.zoo)
     requirements = (
         *(Requirement(each.id, each.title, each.text, each.source, each.level, family=each.id) for each in clauses.requirements),
         *(requirement for model in zoo.models for requirement in _of_model(model, zoo)),
@@ -76,7 +83,8 @@ def load(name: str = DEFAULT) -> RequirementSet:
     if repeated or not requirements:
         wrong = f"{repeated[0]} is there twice" if repeated else "expected at least one"
         raise UsageError(visible(f"{name}: requirements: {wrong}"))
-    return RequirementSet(found.name, requirements, zoo)
+    pinned = f" (not a shipped set: its three files have sha256 {hashlib.sha256(b''.join(texts)).hexdigest()})" if own else ""
+    return RequirementSet(found.name + pinned, requirements, zoo)
 
 
 def _read(name: str, folder: str) -> bytes:
@@ -86,14 +94,7 @@ def _read(name: str, folder: str) -> bytes:
             return file.read_bytes()
         raise UsageError(visible(f"{name}: no such requirement set; expected a path ending in .toml, or one of {', '.join(names())}"))
     path = os.path.join(folder, name)
-    try:
-        with open(path, "rb") as opened:
-            data = opened.read(SIZE_LIMIT + 1)
-    except (OSError, ValueError) as error:
-        raise UsageError(visible(f"{path}: {getattr(error, 'strerror', None) or error}")) from None
-    if len(data) > SIZE_LIMIT:
-        raise UsageError(visible(f"{path}: a requirement file has at most {SIZE_LIMIT} bytes"))
-    return data
+    return files.read(path, SIZE_LIMIT, path, UsageError)
 
 
 def _of_model(model: ZooModel, zoo: ZooVersion) -> Iterator[Requirement]:
