@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import hashlib
 import os
 import re
 import ssl
@@ -12,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from auditor import __version__, registry, requirements
+from auditor import __version__, files, registry, requirements
 from auditor.codec import decode_json, decode_waivers
 from auditor.engine import Context, Selection, judge
 from auditor.errors import AuditError, UsageError
@@ -27,7 +26,7 @@ from auditor.sources.filesystem import Tree
 from auditor.sources.live import Live
 from auditor.sources.recording import Record, Recorder, Replay
 from auditor.sources.ssh import Order, Ssh
-from auditor.zoo.measure import BenchTime, Delegate, measure_zoo, model_files
+from auditor.zoo.measure import BenchTime, measure_zoo, model_files, shared_library
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -118,8 +117,8 @@ def audit(request: Request, progress: Callable[[str], None]) -> Audited:
 def gather(request: Request, progress: Callable[[str], None]) -> Record:
     """The record that an audit is judged from: an earlier one, or one made now by asking everything the facts ask."""
     if request.snapshot is not None:
-        if request.delegate or request.zoo or request.accelerators:
-            raise UsageError("--snapshot: holds its own delegate, zoo and accelerators; nothing is run under it")
+        if request.accelerators or not request.run_zoo or {request.delegate, request.zoo} != {None}:
+            raise UsageError("--snapshot: holds its own delegate, zoo and accelerators; nothing is run under it, or left out of it")
         return recording.load(request.snapshot)
     answers = _runs(request, progress)
     if request.host is not None:
@@ -179,20 +178,19 @@ def _runs(request: Request, progress: Callable[[str], None]) -> dict[Question, R
         demonstration=request.demo,
     )
     answers: dict[Question, Reply] = {}
+    here = request.root is None and request.host is None
+    delegate = shared_library(request.delegate, request.delegate_options) if here and request.delegate is not None else None
+    models = model_files(zoo, request.zoo) if not plan.zoo_note or (here and request.zoo is not None) else ()
     if not plan.zoo_note:
-        if request.delegate and not os.path.isfile(request.delegate):
-            raise UsageError(f"--delegate: {printable(request.delegate)}: expected a shared library, and there is no such file")
-        files = model_files(zoo, request.zoo)
-        delegate = Delegate(request.delegate, request.delegate_options) if request.delegate else None
         counts: dict[str, int] = {}
         note = ""
         try:
-            for name, document in measure_zoo(files, delegate, BenchTime(request.bench_time), request.runtime, progress):
+            for name, document in measure_zoo(models, delegate, BenchTime(request.bench_time), request.runtime, progress):
                 answers[base.run(name, counts.get(name, 0))] = Reply(Status.OK, _json(document))
                 counts[name] = counts.get(name, 0) + 1
         except KeyboardInterrupt:
             note = "The measurement was interrupted; the report holds what was finished."
-        used = tuple(ZooModelUsed(file.model.name, file.sha256, file.origin) for file in files)
+        used = tuple(ZooModelUsed(file.model.name, file.sha256, file.origin) for file in models)
         plan = replace(plan, models=used, runs=tuple(counts.items()), zoo_note=note)
     return {**answers, base.plan(): Reply(Status.OK, plan_document(plan))}
 
@@ -206,7 +204,7 @@ def _why_no_run(request: Request) -> str:
         return "nothing is run under --root"
     if request.host is not None:
         return "the zoo is not yet run over ssh"
-    return "" if request.delegate else "no delegate was named"
+    return "no delegate was named" if request.delegate is None else ""
 
 
 def _json(document: Mapping[str, Any]) -> bytes:
@@ -251,19 +249,15 @@ def _settings(request: Request, judged_by: RequirementSet) -> Settings:
         from auditor.zoo.find import read_manifest  # noqa: PLC0415
 
         listed = read_manifest(request.manifest)
-        files = {name: model.name for model in judged_by.zoo.models for name in model.files}
-        manifest = {files[name]: sha for name, sha in listed.items() if name in files}
-    base_image = _lines(request.base_image, "--base-image") if request.base_image else ()
-    wrong = [line for line in base_image if not line.startswith("/")]
-    if wrong:
-        raise UsageError(
-            f"--base-image: {printable(str(request.base_image))}: {printable(wrong[0])[:80]}: expected one absolute path a line"
-        )
+        names = {name: model.name for model in judged_by.zoo.models for name in model.files}
+        manifest = {names[name]: sha for name, sha in listed.items() if name in names}
+        if not manifest:
+            raise UsageError(f"--zoo-manifest: {request.manifest}: expected model files of zoo {judged_by.zoo.version}, found none")
     roots = [_trust_root(text) for text in request.trust_roots]
     return Settings(
         trust_roots=frozenset(root for root in roots if isinstance(root, str)),
         keys=tuple(root for root in roots if isinstance(root, PublicKey)),
-        base_image=frozenset(base_image),
+        base_image=frozenset() if request.base_image is None else _base_image(request.base_image),
         manifest=manifest,
     )
 
@@ -279,43 +273,47 @@ class _KeyFile:
 
 def _trust_root(text: str) -> str | PublicKey:
     """A fingerprint as it is given, that of a certificate's file (PEM or DER), or the key in a JSON file."""
+    from auditor.verify import crypto  # noqa: PLC0415  # cryptography, only for those who name a root
+
     if _SHA256.fullmatch(text.lower()):
         return text.lower()
-    if not os.path.exists(text):
-        raise UsageError(f"--trust-root: {printable(text)[:80]}: expected 64 hexadecimal digits, or a file with a certificate or a key")
-    data = read_small(text, "--trust-root")
     label = f"--trust-root: {printable(text)}"
+    if not os.path.exists(text):
+        raise UsageError(f"{label[:100]}: expected 64 hexadecimal digits, or a file with a certificate or a key")
+    data = _small(text, "--trust-root")
     if data.lstrip().startswith(b"{"):
         key = decode_json(data, _KeyFile, label, UsageError)
         try:
-            return PublicKey(key.key_id.lower(), int(key.modulus_hex, 16), key.exponent)
+            found = PublicKey(key.key_id.lower(), int(key.modulus_hex, 16), key.exponent)
         except ValueError:
             raise UsageError(f"{label}: modulus_hex: expected hexadecimal digits") from None
+        if crypto.rsa_key(found.modulus, found.exponent) is None:
+            raise UsageError(f"{label}: modulus_hex, exponent: expected those of an RSA key")
+        return found
     try:
         der = ssl.PEM_cert_to_DER_cert(data.decode("ascii")) if data.startswith(b"-----BEGIN CERTIFICATE-----") else data
     except ValueError:
         raise UsageError(f"{label}: expected a PEM certificate") from None
-    if der[:2] != b"\x30\x82":
-        raise UsageError(f"{label}: expected a certificate (PEM or DER) or a key (JSON with key_id, exponent, modulus_hex)")
-    return hashlib.sha256(der).hexdigest()
+    try:
+        return crypto.read_certificate(der).sha256
+    except ValueError:
+        raise UsageError(f"{label}: expected a certificate (PEM or DER) or a key (JSON with key_id, exponent, modulus_hex)") from None
 
 
 def _waivers(path: str | None) -> tuple[Waiver, ...]:
-    return decode_waivers(read_small(path, "--waivers"), printable(path)) if path else ()
+    return () if path is None else decode_waivers(_small(path, "--waivers"), path)
 
 
-def _lines(path: str, option: str) -> tuple[str, ...]:
-    text = read_small(path, option).decode("utf-8", "surrogateescape")
-    return tuple(line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#"))
+def _base_image(path: str) -> frozenset[str]:
+    """The paths in a list of files; a list without any would silently exclude nothing."""
+    lines = os.fsdecode(_small(path, "--base-image")).split("\n")
+    found = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    for line in found or ["no line"]:
+        if not line.startswith("/"):
+            raise UsageError(f"--base-image: {path}: {line[:80]}: expected one absolute path a line")
+    return frozenset(found)
 
 
-def read_small(path: str, option: str) -> bytes:
+def _small(path: str, option: str) -> bytes:
     """A small file named on the command line; raises UsageError with one line."""
-    try:
-        with open(path, "rb") as file:
-            data = file.read(LIST_LIMIT + 1)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{option}: {printable(path)}: {getattr(error, 'strerror', None) or error}") from None
-    if len(data) > LIST_LIMIT:
-        raise UsageError(f"{option}: {printable(path)}: expected at most {LIST_LIMIT} bytes")
-    return data
+    return files.read(path, LIST_LIMIT, f"{option}: {path}", UsageError)

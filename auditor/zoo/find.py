@@ -17,6 +17,7 @@ import zipfile
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
+from auditor import files
 from auditor.errors import UsageError
 from auditor.zoo.catalogue import Identity, IdentityKind, ZooModel, recognise
 from auditor.zoo.graph import BadModel, read_graph
@@ -37,6 +38,7 @@ MAX_RATIO = 100
 RATIO_SLACK = 1 << 20
 """Unpacked bytes that are free of the ratio: a small tar is mostly padding."""
 MAX_DEPTH = 4
+MAX_MANIFEST = 1 << 20
 XZ_MEMORY = 128 << 20
 """Bytes that xz may take; `xz -9` needs 65 MiB."""
 ZIP_DIRECTORY = 4 << 20
@@ -205,7 +207,7 @@ def read_archive(path: str, wanted: Collection[str]) -> dict[str, bytes]:
     except BadArchive:
         raise
     except Exception as error:  # the standard library's readers raise many kinds on hostile bytes
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200] or type(error).__name__
         raise BadArchive(f"{path}: expected a .tar, .tar.gz, .tar.xz or .zip: {reason}") from error
 
 
@@ -276,12 +278,9 @@ def find_models(source: str, models: Iterable[ZooModel]) -> dict[str, FoundModel
 def read_manifest(path: str) -> Mapping[str, str]:
     """Read a manifest as sha256sum writes it: base name of each file to its sha256. A UsageError for anything else."""
     try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read((1 << 20) + 1)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: {error}, expected a manifest as sha256sum writes it") from error
-    if len(text) > 1 << 20:
-        raise UsageError(f"{path}: expected a manifest of at most 1 MiB")
+        text = files.read(path, MAX_MANIFEST, path, UsageError).decode()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: byte {error.start}: expected UTF-8, a manifest as sha256sum writes it") from error
     digests: dict[str, str] = {}
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.startswith("#"):
@@ -292,4 +291,6 @@ def read_manifest(path: str) -> Mapping[str, str]:
         name, digest = os.path.basename(match[2]), match[1].lower()
         if digests.setdefault(name, digest) != digest:
             raise UsageError(f"{path}: line {number}: {name} has another sha256 above, expected one for each file name")
+    if not digests:
+        raise UsageError(f"{path}: expected at least one line: 64 hexadecimal digits, two spaces and a file name")
     return digests

@@ -9,6 +9,9 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from auditor.errors import UsageError
+from auditor.facts.elf import BadElf, read_elf
+from auditor.model import visible
 from auditor.statistics import CONFIDENCE, Verdict, decide
 from auditor.zoo.catalogue import ZooModel, recognise
 from auditor.zoo.find import find_models
@@ -57,17 +60,34 @@ class Delegate:
     options: tuple[tuple[str, str], ...] = ()
 
 
+def shared_library(path: str, options: tuple[tuple[str, str], ...] = ()) -> Delegate:
+    """The delegate in a file. Raises UsageError for one that no dynamic linker would load: missing, empty, cut short, something else."""
+    label = f"--delegate: {visible(path)}"
+    try:
+        if not os.path.isfile(path):
+            raise UsageError(f"{label}: expected a shared library, and there is no such file")
+        with open(path, "rb") as file:
+            read_elf(lambda offset, length: os.pread(file.fileno(), length, offset), os.fstat(file.fileno()).st_size)
+    except OSError as error:
+        raise UsageError(f"{label}: {error.strerror}") from None
+    except BadElf as error:
+        raise UsageError(f"{label}: expected a shared library: {visible(str(error))}") from None
+    return Delegate(path, options)
+
+
 def model_files(zoo: ZooVersion, given: str | None) -> tuple[ModelFile, ...]:
     """The files to run, in the zoo's order: those given (a folder or an archive), else the device's own, else generated stand-ins.
 
-    Raises UsageError for a folder or an archive that cannot be read. A model whose graph is not public has no stand-in.
+    A model whose graph is not public has no stand-in. Raises UsageError for a folder or an archive that cannot be read, or holds no model.
     """
-    places = [(given, "given")] if given else [(folder, "device") for folder in DEVICE_FOLDERS if os.path.isdir(folder)]
+    places = [(given, "given")] if given is not None else [(folder, "device") for folder in DEVICE_FOLDERS if os.path.isdir(folder)]
     found: dict[str, ModelFile] = {}
     for place, origin in places:
         for name, each in find_models(place, zoo.models).items():
             found.setdefault(name, ModelFile(each.model, each.content, each.sha256, origin))
-    generated = set() if given else set(stand_ins(zoo.version))
+    if given is not None and not found:
+        raise UsageError(f"--zoo: {visible(given)}: expected model files of zoo {zoo.version} (`crosml-audit zoo list`), found none")
+    generated = set() if given is not None else set(stand_ins(zoo.version))
     files = (found.get(model.name) or (_stand_in(model) if model.name in generated else None) for model in zoo.models)
     return tuple(file for file in files if file)
 

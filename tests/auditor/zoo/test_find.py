@@ -271,7 +271,7 @@ def test_manifest(tmp_path):
         (b"\n" + b"a" * 64 + b" a.tflite", "line 2: expected 64 hexadecimal"),
         (b"a" * 64 + b"  a.tflite\n" + b"b" * 64 + b"  x/a.tflite", "line 2: a.tflite has another sha256"),
         (b"\xff\xfe", "sha256sum writes"),
-        (b"#" * ((1 << 20) + 1), "at most 1 MiB"),
+        (b"#" * ((1 << 20) + 1), "at most 1048576 bytes"),
     ],
 )
 def test_bad_manifests_are_named(text, reason, tmp_path):
