@@ -24,7 +24,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from auditor.facts import elf as elves
-from auditor.facts.linker_cache import BadCache, read_cache
+from auditor.facts.linker_cache import MAX_CACHE, BadCache, read_cache
 from auditor.facts.reading import FileStat, parse
 from auditor.facts.types import Archive, Closure, ElfObject, Missing, MissingFact, MissingLibrary, Ok
 from auditor.model import Evidence, Remedy, Status, printable
@@ -65,8 +65,6 @@ SETTINGS = (
 PRELOAD = "/etc/ld.so.preload"
 
 _CACHE = "/etc/ld.so.cache"
-MAX_CACHE = 4 << 20
-
 
 _ARCHIVES = {
     b"PK\3\4": "zip",
@@ -337,7 +335,7 @@ class _Search:
     def cache(self) -> LinkerCache | None:
         """The linker's cache; None where there is none."""
         if self._cache is None:
-            data = self._device.data(_CACHE, 0, MAX_CACHE)
+            data = self._device.data(_CACHE, 0, MAX_CACHE + 1)
             absent = isinstance(data, Missing) and data.status is Status.ABSENT
             self._cache = Ok(None) if absent else parse(data, read_cache)
         return self._cache.open()
@@ -390,7 +388,7 @@ class _Search:
         read.append(path)
         if len(read) > MAX_FOLDERS or depth > MAX_INCLUDES:
             raise MissingFact(_limit(path, "too many or too deep includes"))
-        text = self._device.text(path)
+        text = _text(self._device, path)
         if isinstance(text, Missing) and text.status is Status.ABSENT:
             return
         for number, line in enumerate(text.open().splitlines()):
@@ -434,7 +432,7 @@ class _Walk:
     def further_roots(self) -> Iterator[tuple[str, str]]:
         """What the device itself names: its stable delegate, and the libraries that every process loads."""
         for path in SETTINGS:
-            text = self._device.text(path)
+            text = _text(self._device, path)
             if isinstance(text, Ok):
                 found = _delegate_paths(text.value)
                 if not found and "delegate_path" in text.value:
@@ -442,7 +440,7 @@ class _Walk:
                 yield from ((name, "settings") for name in found)
             elif text.status is not Status.ABSENT:
                 self.unread.append(text)
-        text = self._device.text(PRELOAD)
+        text = _text(self._device, PRELOAD)
         if isinstance(text, Ok):
             names = " ".join(line.partition("#")[0] for line in text.value.splitlines()).replace(":", " ").split()
             yield from ((name, PRELOAD.rpartition("/")[2]) for name in names[:MAX_FOLDERS])
@@ -656,6 +654,14 @@ def _delegate_paths(text: str) -> tuple[str, ...]:
     except ValueError:
         return ()
     return tuple(path for path in dict.fromkeys(found) if path and path.isprintable())
+
+
+def _text(device: Device, path: str) -> Fact[str]:
+    """A small file as text; one that is cut is Missing."""
+    data = device.data(path)
+    if isinstance(data, Ok) and len(data.value) >= base.READ_LIMIT:
+        return Missing(Status.FAILED, data.evidence, f"at least {base.READ_LIMIT} bytes", Remedy.EVIDENCE)
+    return parse(data, printable)
 
 
 def _last(path: str) -> str:

@@ -18,6 +18,8 @@ _WORDS = 6
 _BIG_ENDIAN = 3
 _ALIGNMENT = 8
 
+MAX_CACHE = 1 << 20
+
 MAX_TAILS = 256
 """Strings that end in one name."""
 
@@ -60,6 +62,8 @@ class LinkerCache:
 
 def read_cache(data: bytes) -> LinkerCache:
     """The cache in a file's bytes; raises BadCache. A file in the older format may hold one in the newer after its own entries."""
+    if len(data) > MAX_CACHE:
+        raise BadCache(f"more than {MAX_CACHE} bytes")
     if data.startswith(_OLD_MAGIC) and len(data) >= 16:
         end = 16 + _OLD_ENTRY * struct.unpack_from("<I", data, 12)[0]
         data = data[end + -end % _ALIGNMENT :]

@@ -192,6 +192,14 @@ def test_ld_so_conf_and_what_it_includes(tmp_path):
     assert not found.unread
 
 
+@pytest.mark.parametrize("path", ["/etc/ld.so.conf", "/etc/ld.so.cache", "/etc/ld.so.preload", "/etc/tflite/settings.json"])
+def test_configuration_that_is_too_long_is_unread(tmp_path, path):
+    """Evasion: what matters lies behind more bytes than are read."""
+    text = "#" + "".join(map(str, range(1 << 18))) + "\n/conf\n"
+    found = closure(tmp_path, {DELEGATE: Shared(needed=("liba.so",)), path: text, f"{LIB}/liba.so": Shared()})
+    assert [each.evidence[0].path for each in found.unread] == [path]
+
+
 def test_endless_includes_are_cut_and_said(tmp_path):
     files = {f"/etc/conf{number}": f"include /etc/conf{number + 1}\n" for number in range(20)}
     found = closure(tmp_path, {DELEGATE: Shared(needed=("liba.so",)), "/etc/ld.so.conf": "include conf0\n", **files})
