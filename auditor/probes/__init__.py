@@ -35,10 +35,10 @@ def _nothing() -> None:
 
 
 PROBES: Mapping[tuple[str | int, ...], Probe] = {
-    ("dma-buf",): Probe(dma_buf.run, _nothing, 60, dma_buf.CHANGES),
-    ("tracing",): Probe(tracing.run, tracing.restore, 90, tracing.CHANGES),
+    ("dma-buf",): Probe(dma_buf.run, _nothing, 30, dma_buf.CHANGES),
+    ("tracing",): Probe(tracing.run, tracing.restore, 40, tracing.CHANGES),
     ("vfio",): Probe(vfio.run, _nothing, 20, vfio.CHANGES),
-    ("vfio", "dma"): Probe(vfio.run_dma, _nothing, 60, vfio.DMA_CHANGES),
+    ("vfio", "dma"): Probe(vfio.run_dma, _nothing, 30, vfio.DMA_CHANGES),
 }
 """By name and arguments."""
 

@@ -66,9 +66,8 @@ def run() -> dict[str, Any]:
         _write(f"{place}/tracing_on", "0")
         counts, samples = _counted(place, events)
     work = [{"accelerator": each["accelerator"], "driver": each["driver"], "work": _work(each)} for each in results]
-    worked = {each["driver"] for each in work if each["work"] == "device-copy"}
-    expected = [event for event in events if event.partition(":")[0] in worked]
-    return {"counts": {event: counts[event] for event in sorted({*counts, *expected})}, "samples": samples, "work": work}
+    missed = {event: 0 for event in _expected(events, work) if event not in counts}
+    return {"counts": {**counts, **missed}, "samples": samples, "work": work}
 
 
 def restore() -> None:
@@ -123,6 +122,12 @@ def _counted(place: str, events: Iterable[str]) -> tuple[Counter[str], dict[str,
 def _by_name(events: Iterable[str]) -> Mapping[str, str]:
     names = Counter(event.partition(":")[2] for event in events)
     return {event.partition(":")[2]: event for event in events if names[event.partition(":")[2]] == 1}
+
+
+def _expected(events: Iterable[str], work: Iterable[Mapping[str, str]]) -> list[str]:
+    """The events of the trace systems of drivers whose device moved data."""
+    worked = {each["driver"] for each in work if each["work"] == "device-copy"}
+    return [event for event in events if event.partition(":")[0] in worked]
 
 
 def _work(result: Mapping[str, Any]) -> str:

@@ -41,8 +41,8 @@ print(json.dumps([reply.status.value, reply.errno, json.loads(reply.data or "nul
 
 # What a probe may change: trace settings, instances, drivers bound, buffers that are still there.
 STATE = """
-find /sys/kernel/tracing/events -name enable -exec cat {} + | sort | uniq -c
-find /sys/kernel/tracing/instances -maxdepth 1
+cat /sys/kernel/tracing/events/enable
+ls /sys/kernel/tracing/instances
 cat /sys/kernel/tracing/tracing_on /sys/kernel/tracing/current_tracer /sys/kernel/tracing/buffer_size_kb
 for each in /sys/bus/*/devices/*/driver; do echo "$each $(readlink $each)"; done
 grep '^Total' /sys/kernel/debug/dma_buf/bufinfo
@@ -117,13 +117,17 @@ def test_events_are_counted_while_the_device_works(dut):
 
 @pytest.mark.parametrize("dut", ["in-place"], indirect=True)
 def test_probes_leave_the_device_as_it_was(dut):
+    script = """
+from auditor.probes import PROBES, answer
+from auditor.sources.base import probe
+print(*(answer(probe(*question)).status.value for question in PROBES))
+"""
     before = dut.run(STATE)
-    for question in (["dma-buf"], ["tracing"], ["vfio"], ["vfio", "dma"]):
-        document_of(dut, *question)
+    assert inside(dut, script) == "ok ok ok ok\n"
     assert dut.run(STATE) == before
 
 
-# Starts the tracing probe, whose work then hangs; says when its events are enabled, ends processes, and waits for what they leave.
+# A tracing probe whose work hangs: says when its events are enabled; its processes; waiting for what they leave.
 HALF_WAY = """
 import signal, time
 from auditor.probes import answer, tracing, dma_buf
@@ -134,12 +138,13 @@ dma_buf.run = lambda: time.sleep(600)
 def children(process):
     return [int(each) for each in open(f"/proc/{process}/task/{process}/children").read().split()]
 
-def until(condition):
-    for _ in range(1000):
+def until(condition, seconds=20):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
         if condition():
-            return "yes"
+            return True
         time.sleep(0.01)
-    return "no"
+    return False
 
 def enabled():
     try:
@@ -147,52 +152,67 @@ def enabled():
     except OSError:
         return False
 
-caller = os.fork()
-if caller == 0:
-    answer(probe("tracing"))
-    os._exit(0)
-print("enabled:", until(enabled))
-keeper, = children(caller)
-worker, = children(keeper)
-for name in sys.argv[1:]:
-    os.kill({"caller": caller, "keeper": keeper, "worker": worker}[name], signal.SIGKILL)
-print("removed:", until(lambda: not os.path.exists(place)))
+def gone():
+    return not os.path.exists(place)
+
+def start():
+    caller = os.fork()
+    if caller == 0:
+        answer(probe("tracing"))
+        os._exit(0)
+    print("enabled", until(enabled))
+    keeper, = children(caller)
+    worker, = children(keeper)
+    return {"caller": caller, "keeper": keeper, "worker": worker}
+
+def kill(*processes):
+    for process in processes:
+        os.kill(process, signal.SIGKILL)
 """
 
 
-# Instead of the end of HALF_WAY.
-TWO_AT_A_TIME = """
-print(answer(probe("tracing")))
-print(enabled())
-os.kill(caller, signal.SIGKILL)
-print(until(lambda: not os.path.exists(place)))
-"""
-
-
-@pytest.mark.parametrize("killed", [["caller"], ["worker"], ["keeper", "worker"]], ids="-".join)
 @pytest.mark.parametrize("dut", ["in-place"], indirect=True)
-def test_a_probe_that_is_killed_half_way_leaves_the_device_as_it_was(dut, killed):
+def test_a_probe_that_is_killed_half_way_leaves_the_device_as_it_was(dut):
+    script = """
+for names in (["caller"], ["worker"], ["keeper", "worker"]):
+    processes = start()
+    kill(*(processes[name] for name in names))
+    print(*names, until(gone))
+    os.waitpid(processes["caller"], 0)
+"""
     before = dut.run(STATE)
-    assert inside(dut, HALF_WAY, *killed) == "enabled: yes\nremoved: yes\n"
+    assert inside(dut, HALF_WAY + script).splitlines() == [
+        *("enabled True", "caller True"),
+        *("enabled True", "worker True"),
+        *("enabled True", "keeper worker True"),
+    ]
     assert dut.run(STATE) == before
 
 
 @pytest.mark.parametrize("dut", ["in-place"], indirect=True)
 def test_what_a_probe_left_behind_that_was_killed_with_all_its_processes_is_removed_by_the_next(dut):
     before = dut.run(STATE)
-    assert inside(dut, HALF_WAY, "caller", "keeper", "worker") == "enabled: yes\nremoved: no\n"
+    script = "kill(*start().values())\nprint('gone', until(gone, 1))"
+    assert inside(dut, HALF_WAY + script).splitlines() == ["enabled True", "gone False"]
+    assert dut.run(STATE) != before
     assert document_of(dut, "tracing")["counts"]["edu_accel:edu_copy"] == 6
     assert dut.run(STATE) == before
 
 
 @pytest.mark.parametrize("dut", ["in-place"], indirect=True)
 def test_two_probes_at_a_time_do_not_undo_each_other(dut):
-    script = HALF_WAY.partition("keeper, = ")[0] + TWO_AT_A_TIME
-    assert inside(dut, script).splitlines() == [
-        "enabled: yes",
+    script = """
+first = start()
+print(answer(probe("tracing")))
+print("enabled", enabled())
+kill(first["caller"])
+print("gone", until(gone))
+"""
+    assert inside(dut, HALF_WAY + script).splitlines() == [
+        "enabled True",
         f"Reply(status=<Status.FAILED: 'failed'>, data=b'', errno={errno.EBUSY})",
-        "True",
-        "yes",
+        "enabled True",
+        "gone True",
     ]
 
 
