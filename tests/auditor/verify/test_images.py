@@ -131,6 +131,8 @@ def test_an_intel_npu_image_is_unsigned_by_its_size_alone():
     assert state(data) is State.UNSIGNED
     assert state(data + bytes(256)) is State.UNKNOWN_FORMAT
     assert state(data[:-1]) is State.UNKNOWN_FORMAT
+    for hidden in (0x200, 0x1F00):
+        assert state(flipped(data, hidden)) is State.UNKNOWN_FORMAT
 
 
 # --- Qualcomm ----------------------------------------------------------------------------------------------------------------------------
