@@ -168,9 +168,10 @@ def _source(request: Request) -> Source:
 def _runs(request: Request, progress: Callable[[str], None]) -> dict[Question, Reply]:
     """The plan, and the runs of the zoo where they can be had: on the device under audit, through its delegate, or as a demonstration."""
     zoo = requirements.load(request.requirements).zoo
+    here = request.root is None and request.host is None
     plan = replace(
         read_plan(Device(Replay(demo_record()))) if request.demo else Plan(request.accelerators),
-        delegate=request.delegate,
+        delegate=os.path.abspath(request.delegate) if here and request.delegate else request.delegate,
         delegate_options=request.delegate_options,
         zoo_version=zoo.version,
         zoo_left_out=not request.run_zoo,
@@ -178,7 +179,6 @@ def _runs(request: Request, progress: Callable[[str], None]) -> dict[Question, R
         demonstration=request.demo,
     )
     answers: dict[Question, Reply] = {}
-    here = request.root is None and request.host is None
     delegate = shared_library(request.delegate, request.delegate_options) if here and request.delegate is not None else None
     models = model_files(zoo, request.zoo) if not plan.zoo_note or (here and request.zoo is not None) else ()
     if not plan.zoo_note:

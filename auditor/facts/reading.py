@@ -20,6 +20,7 @@ EXCERPT = 160
 """Characters of a file that are shown beside a finding."""
 
 _OF_FILES = frozenset({"read", "list", "link", "stat", "xattr", "digest", "sonames", "holds"})
+_BINARY = re.compile(rb"[\x01-\x08\x0e-\x1a\x1c-\x1f]")
 _SHA256 = re.compile(rb"[0-9a-f]{64}")
 _REMEDIES = {Status.DENIED: Remedy.ROOT, Status.UNASKED: Remedy.LIVE, Status.FAILED: Remedy.EVIDENCE}
 
@@ -144,7 +145,7 @@ def evidence(question: base.Question, reply: base.Reply) -> Evidence:
         return Evidence(path, reply.status)
     if question == base.digest(question.path) and _SHA256.fullmatch(reply.data):
         return Evidence(path, reply.status, reply.data.decode("ascii"))
-    if not of_file:  # a document is not for eyes
+    if not of_file or _BINARY.search(reply.data[: 2 * EXCERPT]):  # not for eyes
         return Evidence(path, reply.status, hashlib.sha256(reply.data).hexdigest())
     shown = printable(reply.data[: 2 * EXCERPT].replace(b"\0", b" ")).strip()[:EXCERPT]
     return Evidence(path, reply.status, hashlib.sha256(reply.data).hexdigest(), shown)
