@@ -140,6 +140,9 @@ def _enforcing(device: Device, kernel: Kernel, log: Fact[str]) -> Fact[bool]:
         loaded, proof = "loadpin" in modules.value.split(","), modules.evidence
     elif modules.status is Status.ABSENT and isinstance(kernel.config, Ok):
         loaded, proof = "CONFIG_SECURITY_LOADPIN" in kernel.config.value, kernel.config.evidence
+    elif modules.status is Status.ABSENT:  # a tree without securityfs: that says nothing about the kernel
+        note = "neither the list of security modules nor the kernel's configuration is there"
+        return Missing(Status.FAILED, all_of(modules, kernel.config), note, Remedy.LIVE)
     else:
         return modules
     if not loaded:

@@ -171,6 +171,8 @@ def test_without_securityfs_the_configuration_says_whether_there_is_a_loadpin():
     assert loading(record).loadpin.enforcing.open() is True  # by the log
     (question,) = (each for each in record.answers if each.path.startswith("/boot/config-"))
     assert loading(answered(record, {question: Reply(Status.OK, b"CONFIG_SECURITY=y\n")})).loadpin.enforcing.status is Status.ABSENT
+    unknown = loading(answered(record, {question: ABSENT})).loadpin.enforcing  # a tree without kernel files says nothing about the kernel
+    assert (unknown.status, len(unknown.evidence)) == (Status.FAILED, 2)
 
 
 @pytest.mark.parametrize("name", ["enforce", "enabled"])
