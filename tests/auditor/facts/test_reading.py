@@ -65,6 +65,13 @@ def test_bytes_have_their_evidence():
     assert found == Ok(b"ab\0c\xff\n", (Evidence("/x", Status.OK, hashlib.sha256(b"ab\0c\xff\n").hexdigest(), "ab c\\xff"),))
 
 
+def test_a_piece_is_bytes_or_raises():
+    assert device(b"ab").piece("/x", 0, 2) == b"ab"
+    with pytest.raises(MissingFact) as caught:
+        device(b"", Status.DENIED, errno.EACCES).piece("/x", 0, 2)
+    assert caught.value.missing.remedy is Remedy.ROOT
+
+
 def test_an_excerpt_is_short():
     (shown,) = device(b"x" * 10_000).data("/x").evidence
     assert shown.excerpt == "x" * EXCERPT

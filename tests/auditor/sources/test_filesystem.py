@@ -350,6 +350,17 @@ def test_a_name_on_the_border_of_two_pieces_is_seen_once(root, monkeypatch, befo
     assert ask(root, base.sonames("/lib")).data == b"libvendor.so.7\0"
 
 
+@pytest.mark.parametrize("before", [0, 1, 60, 64, 65, 100, 127, 128, 129])
+def test_words_in_a_file(root, monkeypatch, before):
+    monkeypatch.setattr(filesystem, "CHUNK", 128)
+    word = "w" * 64
+    (root / "lib").write_bytes(b"." * before + word.encode() + b"." * 200 + b"other")
+    assert ask(root, base.holds("/lib", word, "none", "other")) == Reply(Status.OK, word.encode() + b"\0other\0")
+    assert ask(root, base.holds("/lib", "none")) == Reply(Status.OK, b"")
+    monkeypatch.setattr(filesystem, "SCAN_LIMIT", 10)
+    assert ask(root, base.holds("/lib", word)) == failed(errno.EFBIG)
+
+
 def test_what_a_tree_cannot_know_is_not_answered(root):
     for question in (base.kernel_log(), base.probe("dma-buf"), base.run("m", 0), base.plan(), Question("nonsense", "/etc/file")):
         assert ask(root, question) == base.UNASKED
