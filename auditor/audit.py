@@ -12,7 +12,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from auditor import __version__, files, registry, requirements
-from auditor.codec import decode_json, decode_waivers
+from auditor.codec import decode_waivers
 from auditor.engine import Context, Selection, judge
 from auditor.errors import AuditError, UsageError
 from auditor.facts.collect import collect
@@ -29,7 +29,7 @@ from auditor.sources.ssh import Order, Ssh
 from auditor.zoo.measure import BenchTime, measure_zoo, model_files, shared_library
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from auditor.model import Check
     from auditor.requirements import RequirementSet
@@ -109,7 +109,7 @@ def audit(request: Request, progress: Callable[[str], None]) -> Audited:
     facts = collect(Replay(record), settings)
     _wanted(facts)
     summary = _summary(record, facts)
-    context = Context(TOOL, judged_by.name, summary, ZooUsed(judged_by.zoo.version, facts.plan.models))
+    context = Context(TOOL, judged_by.name, summary, ZooUsed(judged_by.zoo.version, facts.plan.models), tuple(_notes(request, facts.plan)))
     report = judge(facts, checks, judged_by.requirements, waivers, request.today, selection, context)
     return Audited(report, record)
 
@@ -170,7 +170,7 @@ def _runs(request: Request, progress: Callable[[str], None]) -> dict[Question, R
     zoo = requirements.load(request.requirements).zoo
     here = request.root is None and request.host is None
     plan = replace(
-        read_plan(Device(Replay(demo_record()))) if request.demo else Plan(request.accelerators),
+        read_plan(Device(Replay(demo_record()))).open() if request.demo else Plan(request.accelerators),
         delegate=os.path.abspath(request.delegate) if here and request.delegate else request.delegate,
         delegate_options=request.delegate_options,
         zoo_version=zoo.version,
@@ -243,6 +243,16 @@ def _summary(record: Record, facts: Facts) -> DeviceSummary:
     )
 
 
+def _notes(request: Request, plan: Plan) -> Iterator[str]:
+    """What a reader must know of how a report came about, and no finding says."""
+    if request.snapshot is not None:
+        yield "Judged from a snapshot: what it holds is the word of whoever made it."
+    if plan.accelerators:
+        yield f"Of this device, only what --accelerator named was judged: {printable(', '.join(plan.accelerators))}."
+    if plan.zoo_note and plan.runs:
+        yield plan.zoo_note
+
+
 def _settings(request: Request, judged_by: RequirementSet) -> Settings:
     manifest: dict[str, str] = {}
     if request.manifest is not None:
@@ -262,42 +272,25 @@ def _settings(request: Request, judged_by: RequirementSet) -> Settings:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _KeyFile:
-    """A file with a public key: {"key_id", "exponent", "modulus_hex"}."""
-
-    key_id: str
-    exponent: int
-    modulus_hex: str
-
-
 def _trust_root(text: str) -> str | PublicKey:
-    """A fingerprint as it is given, that of a certificate's file (PEM or DER), or the key in a JSON file."""
-    from auditor.verify import crypto  # noqa: PLC0415  # cryptography, only for those who name a root
-
+    """A fingerprint as it is given, that of a certificate's file (PEM or DER), or the public key in a file (JSON or PEM)."""
     if _SHA256.fullmatch(text.lower()):
         return text.lower()
-    label = f"--trust-root: {printable(text)}"
     if not os.path.exists(text):
-        raise UsageError(f"{label[:100]}: expected 64 hexadecimal digits, or a file with a certificate or a key")
-    data = _small(text, "--trust-root")
-    if data.lstrip().startswith(b"{"):
-        key = decode_json(data, _KeyFile, label, UsageError)
-        try:
-            found = PublicKey(key.key_id.lower(), int(key.modulus_hex, 16), key.exponent)
-        except ValueError:
-            raise UsageError(f"{label}: modulus_hex: expected hexadecimal digits") from None
-        if crypto.rsa_key(found.modulus, found.exponent) is None:
-            raise UsageError(f"{label}: modulus_hex, exponent: expected those of an RSA key")
-        return found
+        raise UsageError(f"--trust-root: {printable(text)[:80]}: expected 64 hexadecimal digits, or a file with a certificate or a key")
+    data = read_small(text, "--trust-root")
+    if data.startswith(b"\x30\x82"):
+        return hashlib.sha256(data).hexdigest()
     try:
-        der = ssl.PEM_cert_to_DER_cert(data.decode("ascii")) if data.startswith(b"-----BEGIN CERTIFICATE-----") else data
+        if data.startswith(b"-----BEGIN CERTIFICATE-----"):
+            return hashlib.sha256(ssl.PEM_cert_to_DER_cert(data.decode("ascii"))).hexdigest()
+        from auditor.verify.crypto import read_key_file  # noqa: PLC0415  # cryptography, only for those who name a key
+
+        return read_key_file(data, f"--trust-root: {printable(text)}")
     except ValueError:
-        raise UsageError(f"{label}: expected a PEM certificate") from None
-    try:
-        return crypto.read_certificate(der).sha256
-    except ValueError:
-        raise UsageError(f"{label}: expected a certificate (PEM or DER) or a key (JSON with key_id, exponent, modulus_hex)") from None
+        raise UsageError(f"--trust-root: {printable(text)}: expected a PEM certificate") from None
+    except AuditError as error:
+        raise UsageError(str(error)) from None
 
 
 def _waivers(path: str | None) -> tuple[Waiver, ...]:

@@ -17,7 +17,7 @@ from auditor.facts.reading import Device
 from auditor.facts.runs import read_models
 from auditor.facts.sandbox import read_sandbox
 from auditor.facts.tracing import read_tracing
-from auditor.facts.types import Facts, Settings
+from auditor.facts.types import Facts, Missing, Ok, Plan, Settings
 
 if TYPE_CHECKING:
     from auditor.sources.base import Source
@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 def collect(source: Source, settings: Settings) -> Facts:
     """Ask a source everything that the checks may need."""
     device = Device(source)
-    plan = read_plan(device)
+    asked = read_plan(device)
+    plan = asked.value if isinstance(asked, Ok) else Plan()
     kernel = read_kernel(device)
-    accelerators = read_accelerators(device, kernel, plan.accelerators)
+    accelerators = asked if isinstance(asked, Missing) else read_accelerators(device, kernel, plan.accelerators)
     loading = read_loading(device, kernel)
     closure = read_closure(device, plan)
     return Facts(

@@ -7,12 +7,13 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from auditor.facts.reading import parse
-from auditor.facts.types import Missing, Ok, Plan
+from auditor.facts.types import Plan
 from auditor.model import ZooModelUsed
 from auditor.sources import base
 
 if TYPE_CHECKING:
     from auditor.facts.reading import Device
+    from auditor.facts.types import Fact
 
 PLAN_SCHEMA = "crosml-audit/plan/1"
 MAX_MODELS = 256
@@ -26,13 +27,9 @@ def plan_document(plan: Plan) -> bytes:
     return json.dumps({"schema": PLAN_SCHEMA, **asdict(plan)}, sort_keys=True).encode()
 
 
-def read_plan(device: Device) -> Plan:
-    """The recorded plan. A record without one, or with one that is not understood, was asked for nothing in particular."""
-    asked = device.ask(base.plan())
-    if isinstance(asked, Missing):
-        return Plan()
-    plan = parse(parse(asked, json.loads), _plan)
-    return plan.value if isinstance(plan, Ok) else Plan(zoo_note="The record's plan is not understood.")
+def read_plan(device: Device) -> Fact[Plan]:
+    """The recorded plan. Without one, it is not known which accelerators a record is about."""
+    return parse(device.document(base.plan()), _plan)
 
 
 def _plan(document: dict[str, Any]) -> Plan:

@@ -10,7 +10,7 @@ from auditor.facts.probing import PROBE_SCHEMA
 from auditor.model import Outcome, Remedy
 from auditor.sources import base
 from checks import functional_2
-from fixtures.devices import DENIED, answered, document, recorded
+from fixtures.devices import DENIED, answered, document, recorded, unprobed
 from fixtures.judging import judged
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def test_a_right_that_is_missing_is_named(check) -> None:
 
 @BOTH
 def test_without_a_probe_the_claim_proves_nothing(check) -> None:
-    assert (found(recorded(), check).outcome, found(recorded(), check).remedy) == (Outcome.UNKNOWN, Remedy.PROBES)
+    assert (found(unprobed(), check).outcome, found(unprobed(), check).remedy) == (Outcome.UNKNOWN, Remedy.PROBES)
     assert found(answered(recorded(), {base.probe("dma-buf"): DENIED}), check).outcome is Outcome.UNKNOWN
 
 

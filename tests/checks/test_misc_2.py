@@ -12,7 +12,7 @@ from auditor.facts.types import Facts, Missing, Ok
 from auditor.model import Evidence, Outcome, Remedy, Status
 from auditor.sources import base
 from checks import misc_2
-from fixtures.devices import absent, denied, document, linked, names, recorded
+from fixtures.devices import absent, denied, document, linked, names, recorded, unprobed
 from fixtures.judging import collected, judged
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def emitted(**counts: Any) -> Record:
         (emitted(edu_accel__edu_copy=-1), Outcome.UNKNOWN),
         (emitted(edu_accel__edu_copy=True), Outcome.UNKNOWN),
         (emitted(edu_accel__edu_copy="3"), Outcome.UNKNOWN),
-        (recorded(), Outcome.UNKNOWN),
+        (unprobed(), Outcome.UNKNOWN),
     ],
 )
 def test_emitted_events_are_counted(record: Record, expected: Outcome) -> None:
@@ -130,6 +130,6 @@ def test_emitted_events_are_counted(record: Record, expected: Outcome) -> None:
 
 
 def test_without_a_probe_nothing_was_emitted_that_is_known() -> None:
-    facts = collected(recorded())
+    facts = collected(unprobed())
     assert isinstance(facts.tracing.emitted, Missing)
     assert facts.tracing.emitted.remedy is Remedy.PROBES

@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from auditor.facts.types import PublicKey, Settings
+from auditor.facts.plan import plan_document
+from auditor.facts.types import Plan, PublicKey, Settings
 from auditor.model import Outcome, Remedy, Status
 from auditor.sources import base
 from auditor.sources.base import Reply
 from checks import security_2
-from fixtures.devices import UNASKED, absent, answered, denied, every_degradation, text
+from fixtures.devices import absent, answered, denied, every_degradation, text
 from fixtures.elf import Shared
 from fixtures.images import KEY_ID, amd_psp, intel_css, qualcomm_mbn, rsa_key
 from fixtures.judging import collected, judged
@@ -178,7 +179,8 @@ def _skeleton(contents, links):
 
 
 def test_without_a_delegate_it_is_not_known_what_user_space_loads():
-    unknown = found(answered(laptop(), {base.plan(): UNASKED}))
+    plan = Reply(Status.OK, plan_document(Plan()))
+    unknown = found(answered(laptop(), {base.plan(): plan}))
     assert (unknown.outcome, unknown.remedy) == (Outcome.UNKNOWN, Remedy.DELEGATE)
 
 

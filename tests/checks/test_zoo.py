@@ -210,6 +210,37 @@ def test_a_delegate_that_ends_badly_fails_whatever_else_went_wrong(what):
 
 @EVERY
 @pytest.mark.parametrize(
+    ("refused", "said"),
+    [
+        ([{"call": "openat", "path": "/etc/vendor.conf", "errno": "EACCES", "times": 2}], "openat /etc/vendor.conf"),
+        ([{"call": "socket", "path": None, "errno": "EPERM", "times": 1}], "socket;"),
+        (None, "could not be seen"),
+        (["odd"], "odd"),
+    ],
+)
+@pytest.mark.parametrize("status", ["died", "delegate-create-failed", "delegate-not-loadable"])
+def test_what_the_confinement_refused_is_not_blamed_on_the_delegate(what, refused, said, status):
+    hindered = run(status=status, process="test", conditions={"refused": refused})
+    answer = ask(what, measured(hindered, run()))
+    assert answer.outcome is Outcome.UNKNOWN
+    assert said in answer.because
+    assert "--allow-path" in answer.remediation
+
+
+def test_a_delegate_that_also_fails_unhindered_is_to_blame():
+    hindered, free = (run(status="died", process="test", conditions={"refused": refused}) for refused in (None, []))
+    assert ask("latency", measured(hindered, free)).outcome is Outcome.FAIL
+
+
+@EVERY
+def test_a_kernel_that_cannot_confine(what):
+    answer = ask(what, measured(run(status="unconfinable", process="test")))
+    assert answer.outcome is Outcome.UNKNOWN
+    assert "--allow-unconfined" in answer.remediation
+
+
+@EVERY
+@pytest.mark.parametrize(
     ("status", "process"),
     [
         ("died", "reference"),

@@ -17,7 +17,7 @@ from auditor.model import Remedy, Status
 from auditor.sources import base
 from auditor.sources.base import Reply
 from auditor.sources.recording import Replay
-from fixtures.devices import answered, recorded
+from fixtures.devices import answered, recorded, unprobed
 from fixtures.judging import collected
 
 NPU, GPU = "pci:0000:00:05.0", "pci:0000:00:06.0"
@@ -65,7 +65,7 @@ def test_another_document_is_missing(changes: dict[str, Any]) -> None:
 
 
 def test_nothing_is_known_where_nothing_was_tried() -> None:
-    found = read_dma_buf(Device(Replay(recorded())), ACCELERATORS)
+    found = read_dma_buf(Device(Replay(unprobed())), ACCELERATORS)
     assert isinstance(found, Missing)
     assert (found.status, found.remedy) == (Status.UNASKED, Remedy.PROBES)
     missing = Missing(Status.DENIED)

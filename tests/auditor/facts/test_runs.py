@@ -212,6 +212,7 @@ def outputs(**changes):
         {"memory": {"before_bytes": 1, "peak_bytes": 2, "device_bytes": -1}},
         {"memory": [1, 2]},
         {"conditions": 3},
+        {"model": {**DOCUMENT["model"], "name": "a smaller one"}},
         {"threads": None},
         {"threads": INFINITY},
         {"identity": {"kind": "pinned"}},

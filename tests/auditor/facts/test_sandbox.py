@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,15 +11,17 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from auditor.facts import sandbox
+from auditor.facts.plan import plan_document, read_plan
 from auditor.facts.reading import Device
 from auditor.facts.sandbox import read_sandbox
 from auditor.facts.types import Listing, Missing, Ok
 from auditor.model import Status
 from auditor.sources import base
+from auditor.sources.base import Reply
 from auditor.sources.recording import Recorder, Replay
 from fixtures import chromebook as cros
 from fixtures.chromebook import CONFINED, DAEMON, FREE, NODE, Process, chromebook, jobs, running
-from fixtures.devices import absent, denied, names, recorded
+from fixtures.devices import absent, answered, denied, names, recorded
 from fixtures.judging import collected
 
 if TYPE_CHECKING:
@@ -57,6 +60,8 @@ def test_a_user_that_can_become_root_is_root(uids: str) -> None:
 
 def test_each_process_of_an_executable_is_a_holder_and_each_node() -> None:
     record = running(recorded(), Process(8120, DAEMON, (), (NODE, NODE, "/dev/dri/renderD128")))
+    whole = replace(read_plan(Device(Replay(record))).open(), accelerators=())  # the graphics device too
+    record = answered(record, {base.plan(): Reply(Status.OK, plan_document(whole))})
     record = running(record, Process(8121, DAEMON, (), (NODE,), (FREE,)))
     found = holders(record)
     assert [(each.node, each.seccomp.open()) for each in found.items] == [(NODE, 2), (NODE, 0), ("/dev/dri/renderD128", 2)]
