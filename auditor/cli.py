@@ -12,6 +12,7 @@ import io
 import os
 import shutil
 import sys
+import traceback
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -326,7 +327,11 @@ def main() -> NoReturn:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  # as long as the process
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that has no … gets \\u2026
-    app()
+    try:
+        app()
+    except Exception:  # noqa: BLE001  # a defect of ours must not end in Python's 1, which says non-compliant
+        traceback.print_exc()
+        print("crosml-audit: a defect of the auditor: please report the lines above", file=sys.stderr)
     sys.exit(EXIT_FAILED)
 
 
