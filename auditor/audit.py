@@ -100,6 +100,8 @@ def audit(request: Request, progress: Callable[[str], None]) -> Audited:
         raise UsageError("--host, --root, --snapshot, --demo: expected one of them, or none for this machine")
     if request.demo and (request.accelerators or request.delegate):
         raise UsageError("--demo: the recorded device has its own accelerator, and no delegate runs on it")
+    if request.delegate_options and request.delegate is None:
+        raise UsageError("--delegate-option: expected a --delegate to give it to")
     judged_by = requirements.load(request.requirements)
     waivers = _waivers(request.waivers)
     settings = _settings(request, judged_by)

@@ -37,6 +37,14 @@ app.add_typer(report_app, name="report")
 app.add_typer(snapshot_app, name="snapshot")
 
 
+class TFLite(enum.Enum):
+    """--tflite."""
+
+    AUTO = "auto"
+    AI_EDGE_LITERT = "ai-edge-litert"
+    TFLITE_RUNTIME = "tflite-runtime"
+
+
 class Bench(enum.Enum):
     """--bench-time."""
 
@@ -60,7 +68,7 @@ Manifest = Annotated[
 ]
 Requirements = Annotated[str, typer.Option("--requirements", metavar="SET", help="The requirement set: a shipped name, or a .toml file.")]
 BenchTime = Annotated[Bench, typer.Option("--bench-time", help="How long to measure: the page's 20 s, as needed, or a glance.")]
-Runtime = Annotated[str, typer.Option("--tflite", metavar="NAME", help="The TFLite runtime: auto, ai-edge-litert or tflite-runtime.")]
+Runtime = Annotated[TFLite, typer.Option("--tflite", help="The TFLite runtime that runs the zoo.")]
 TrustRoots = Annotated[
     list[str],
     typer.Option("--trust-root", metavar="SHA256|FILE", help="A firmware root trusted as production: fingerprint, certificate, key."),
@@ -95,7 +103,7 @@ def device(
     no_probes: NoProbes = False,
     no_zoo: NoZoo = False,
     bench_time: BenchTime = Bench.ADAPTIVE,
-    tflite: Runtime = "auto",
+    tflite: Runtime = TFLite.AUTO,
     trust_root: TrustRoots = [],
     base_image: Annotated[str | None, typer.Option(metavar="LIST", help="Files of the base image, one absolute path a line.")] = None,
     save_snapshot: Annotated[str | None, typer.Option(metavar="FILE", help="Keep the record that was judged.")] = None,
@@ -125,7 +133,7 @@ def device(
             manifest=zoo_manifest,
             probes=not no_probes,
             run_zoo=not no_zoo,
-            runtime=tflite,
+            runtime=tflite.value,
             bench_time=bench_time.value,
             requirements=requirements,
             waivers=waivers,
@@ -156,7 +164,7 @@ def snapshot_main(
     no_probes: NoProbes = False,
     no_zoo: NoZoo = False,
     bench_time: BenchTime = Bench.ADAPTIVE,
-    tflite: Runtime = "auto",
+    tflite: Runtime = TFLite.AUTO,
     requirements: Requirements = DEFAULT_SET,
 ) -> None:
     """Collect a device's record without judging it: `crosml-audit snapshot -o FILE`."""
@@ -178,7 +186,7 @@ def snapshot_main(
             zoo=zoo,
             probes=not no_probes,
             run_zoo=not no_zoo,
-            runtime=tflite,
+            runtime=tflite.value,
             bench_time=bench_time.value,
             requirements=requirements,
             today=_date(None),
@@ -269,7 +277,7 @@ def zoo_run(
     delegate_option: DelegateOptions = [],
     zoo: Zoo = None,
     bench_time: BenchTime = Bench.ADAPTIVE,
-    tflite: Runtime = "auto",
+    tflite: Runtime = TFLite.AUTO,
     requirements: Requirements = DEFAULT_SET,
 ) -> None:
     """Measure the zoo on this machine, without judging: one JSON document (crosml-audit/run/1) a line."""
@@ -282,7 +290,7 @@ def zoo_run(
         files = model_files(sets.load(requirements).zoo, zoo)
         library = shared_library(delegate, _pairs(delegate_option)) if delegate is not None else None
         with _progress() as progress:
-            for _name, document in measure_zoo(files, library, BenchTime(bench_time.value), tflite, progress):
+            for _name, document in measure_zoo(files, library, BenchTime(bench_time.value), tflite.value, progress):
                 print(json.dumps(document, sort_keys=True, allow_nan=False), flush=True)
 
 

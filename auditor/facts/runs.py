@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from auditor.facts.reading import parse
@@ -30,7 +31,7 @@ def read_models(device: Device, plan: Plan) -> Fact[tuple[ModelResult, ...]]:
 
 def _result(device: Device, name: str, count: int, sha256: str) -> ModelResult:
     documents = [device.document(base.run(name, index)) for index in range(count)]
-    runs = tuple(parse(document, _run) for document in documents)
+    runs = tuple(parse(parse(document, _run), partial(_of, name)) for document in documents)
     return ModelResult(
         model=name,
         sha256=sha256,
@@ -47,6 +48,13 @@ def _interval(means: list[float | None], runs: tuple[Fact[ModelRun], ...]) -> Fa
     if not known or len(known) < len(runs):
         return Missing(Status.FAILED, evidence, "not every run was timed", Remedy.MORE_RUNS)
     return Ok(student_interval(known, CONFIDENCE), evidence)
+
+
+def _of(model: str, run: ModelRun) -> ModelRun:
+    """The run, of the model that the record keeps it for: a smaller one's figures would pass."""
+    if run.model != model:
+        raise ValueError(f"a run of {run.model!r:.80}")
+    return run
 
 
 def _run(document: dict[str, Any]) -> ModelRun:
