@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from auditor.facts.types import Missing as MissingEvidence
 from auditor.facts.types import MissingFact, Ok
-from auditor.model import Answer, Evidence, Outcome, Remedy, Status
+from auditor.model import Answer, Evidence, Outcome, Remedy, Status, visible
+from checks.wording import some
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -51,13 +52,16 @@ def invalid(facts: Facts, result: ModelResult, runs: tuple[ModelRun, ...], broke
     if facts.plan.delegate is None:
         return Answer(Outcome.UNKNOWN, "run without a delegate", evidence, "Without its delegate, nothing runs on the accelerator.",
                       remedy=Remedy.DELEGATE)  # fmt: skip
-    broke = [run for run in runs if run.status in RUN_BROKE | RUN_REFUSED and run.process != "reference"]
-    for run in broke or [run for run in runs if run.status != "completed"]:
+    incomplete = [run for run in runs if run.status != "completed"]
+    broke = [run for run in incomplete if run.status in RUN_BROKE | RUN_REFUSED and run.process != "reference"]
+    unhindered = [run for run in broke if not _hindrance(run)]
+    for run in unhindered or broke or incomplete:
         observed = f"{run.status}: {run.message}" if run.message else run.status
-        if broke:
+        if unhindered:
             ended = "ended the inference process" if run.status in RUN_BROKE else "refused the model or failed in it"
             return Answer(broken, observed, evidence, f"The delegate {ended}.")
-        return Answer(Outcome.UNKNOWN, observed, evidence, "The model could not be run to the end.", remedy=Remedy.EVIDENCE)
+        because = _hindrance(run) or "The model could not be run to the end."
+        return Answer(Outcome.UNKNOWN, observed, evidence, because, remedy=Remedy.EVIDENCE, remediation=_way_out(run))
     shares = [run.delegated_macs for run in runs]
     known = [share for share in shares if share is not None]
     if len(known) < len(shares):
@@ -69,6 +73,26 @@ def invalid(facts: Facts, result: ModelResult, runs: tuple[ModelRun, ...], broke
         observed = f"{run.delegated_nodes} of {run.total_nodes} operators, {min(known):.1%} of the multiply-accumulates"
         because = f"The delegate left more than {1 - DELEGATED_SHARE:.0%} of the work to the CPU, so the figures are not the accelerator's."
         return Answer(Outcome.UNKNOWN, observed, evidence, because, remedy=Remedy.VENDOR)
+    return None
+
+
+def _hindrance(run: ModelRun) -> str:
+    """What the auditor's confinement refused to the delegate of a run, and may have made it fail; empty for nothing."""
+    refused = run.conditions.get("refused", [])
+    if not isinstance(refused, list):
+        return "What the confinement refused to the delegate could not be seen, and it may have failed for that."
+    if not refused:
+        return ""
+    shown = [f"{each.get('call')} {each.get('path') or ''}".rstrip() if isinstance(each, dict) else str(each) for each in refused]
+    return visible(f"The confinement refused to the delegate: {some(shown)}; it may have failed for that.")
+
+
+def _way_out(run: ModelRun) -> str | None:
+    """What would let an incomplete run come to its end, where the confinement is in its way."""
+    if run.status == "unconfinable":
+        return "Measure on a kernel with Landlock and seccomp, or accept an unconfined run with `--allow-unconfined`."
+    if _hindrance(run):
+        return "Open a path with `--allow-path PATH`, or have the delegate do without what was refused; network and processes stay closed."
     return None
 
 

@@ -30,6 +30,10 @@ _GetNodeFunction = ctypes.CFUNCTYPE(
 )
 
 
+_FIRST_CALLBACK = _ReportFunction(lambda _message: None)
+"""libffi looks around the system when it makes its first one; a confined process may not."""
+
+
 class _Delegate(ctypes.Structure):
     _fields_ = (
         ("data", ctypes.c_void_p),

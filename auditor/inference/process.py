@@ -12,15 +12,20 @@ import fcntl
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from auditor.inference import wire
+from auditor.inference.confine import Policy, base_policy
+from auditor.inference.confinement import Confinement, not_refused, read_kernel_state
 from auditor.inference.fdinfo import read_device_use
+from auditor.inference.refusals import Refusals, take_descriptor
 from auditor.inference.wire import Claims, Outcome, Partition, ProtocolError
 from auditor.zoo.protocol import TensorSpec
 
@@ -49,7 +54,7 @@ _PIPE_BYTES = 1 << 20
 
 _WORKERS_WORDS = frozenset(Outcome) - {
     *(Outcome.COMPLETED, Outcome.DELEGATE_MISSING, Outcome.DIED, Outcome.EXITED, Outcome.TIMED_OUT),
-    *(Outcome.PROTOCOL_ERROR, Outcome.OUTPUT_SHAPE_MISMATCH),
+    *(Outcome.PROTOCOL_ERROR, Outcome.OUTPUT_SHAPE_MISMATCH, Outcome.UNCONFINABLE),
 }
 """The outcomes that a worker itself may report; the others are the controller's to find."""
 
@@ -127,6 +132,8 @@ class Worker:
         self._peak = 0
         self._device_peak: int | None = None
         self._device_unread = False
+        self._folders: tuple[str, ...] = ()
+        self._refusals: Refusals | None = None
         self._oom_kills = _oom_kills()
         self._watched_until = 0.0
         with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
@@ -135,6 +142,8 @@ class Worker:
             request_read, self._requests = _pipe(theirs, ours)
             reply_write, self._replies = _pipe(theirs, ours, reverse=True)
             output_write, self._output = _pipe(theirs, ours, reverse=True)
+            self._scratch = tempfile.mkdtemp(prefix="crosml-audit-")
+            ours.callback(_remove, self._scratch)
             self._process = subprocess.Popen(
                 [*_COMMAND, json.dumps(_import_path()), str(request_read), str(reply_write)],
                 stdin=subprocess.DEVNULL,
@@ -142,7 +151,7 @@ class Worker:
                 stderr=output_write,
                 pass_fds=(request_read, reply_write, self._model),
                 env={"LD_LIBRARY_PATH": ":".join(library_path)} if library_path else {},
-                cwd="/",
+                cwd=self._scratch,
                 start_new_session=True,
             )
             ours.callback(self._kill)
@@ -177,7 +186,41 @@ class Worker:
         """Have the runtime imported. Returns Python's version, and {name, version} of the runtime."""
         reply = self._request("hello", {"runtime": runtime}).header
         with self._checking("hello"):
+            self._folders = tuple(map(_text, reply["folders"]))
             return _text(reply["python"]), {key: _text(reply["runtime"][key]) for key in ("name", "version")}
+
+    def confine(self, policy: Policy, *, required: bool) -> Confinement:
+        """Have the process confine itself to what `policy` opens beside what every worker needs, and see that it did.
+
+        Before anything of a vendor's is in it, so what it says of itself is still the auditor's word. With `required`, a confinement
+        that does not hold is a WorkerFailure.
+        """
+        base = base_policy(self._scratch)
+        whole = Policy(
+            (*base.readable, *self._folders, *policy.readable), (*base.writable, *policy.writable), (*base.devices, *policy.devices)
+        )
+        reply = self._request("confine", {"policy": asdict(whole), "notify": self._can_listen()}).header
+        with self._checking("confine"):
+            abi, problems = _count(reply["landlock_abi"]), tuple(map(_text, reply["problems"]))
+            listener = None if reply["listener"] is None else _count(reply["listener"])
+        if listener is not None:
+            self._refusals = self._listen(listener, whole)
+        tried = self._request("escape", {"scratch": self._scratch}).header
+        with self._checking("escape"):
+            escapes = tuple(
+                (_text(each["attempt"]), None if each["refused"] is None else _text(each["refused"])) for each in tried["escapes"]
+            )
+            kernel = read_kernel_state(self.pid)
+        if self._refusals:
+            self._refusals.forget()
+        problems = (*problems, *kernel.problems(), *not_refused(escapes))
+        if problems and required:
+            raise self._failure(Outcome.UNCONFINABLE, "confine", wire.bounded("; ".join(problems)))
+        return Confinement(abi, kernel, whole, escapes, self._refusals is not None, problems)
+
+    def refused(self) -> list[dict[str, Any]] | None:
+        """Return what the confinement refused since it holds (refusals.py); None where nobody could see that."""
+        return self._refusals.seen() if self._refusals else None
 
     def load_delegate(self, library: str, options: Mapping[str, str]) -> int:
         """Have the vendor's library loaded and its delegate created. Returns the bracket in ns."""
@@ -360,6 +403,24 @@ class Worker:
             raise self._failure(Outcome.OUT_OF_MEMORY, action, message)
         self._look_at_device()
 
+    def _can_listen(self) -> bool:
+        """Whether this process may take a descriptor of the worker's, as it would its listener."""
+        try:
+            os.close(take_descriptor(self._pidfd, 0))
+        except OSError:
+            return False
+        return True
+
+    def _listen(self, listener: int, policy: Policy) -> Refusals:
+        try:
+            refusals = Refusals(self.pid, self._pidfd, listener, policy)
+        except OSError as problem:
+            raise self._failure(Outcome.UNCONFINABLE, "confine", str(problem)) from problem
+        self._stack.callback(refusals.close)
+        # last in, first out: nobody must wait for an answer when it is closed
+        self._stack.callback(self._kill)
+        return refusals
+
     def _look_at_device(self) -> None:
         try:
             self._device_peak = max(self._device_peak or 0, read_device_use(self.pid).bytes)
@@ -394,6 +455,8 @@ class Worker:
             return 0
 
     def _kill(self) -> None:
+        if self._process.returncode is not None:
+            return  # its number may be another's by now
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
@@ -442,6 +505,15 @@ def _sealed(data: bytes) -> int:
     return descriptor
 
 
+def _remove(folder: str) -> None:
+    """Remove a folder and whatever a stranger left in it."""
+    with contextlib.suppress(RecursionError):
+        shutil.rmtree(folder, ignore_errors=True)
+    if os.path.lexists(folder):
+        # a tree that is too deep for Python
+        subprocess.run(["rm", "-rf", "--", folder], check=False, stderr=subprocess.DEVNULL)
+
+
 def _import_path() -> list[str]:
     """Return this process's import path, our own package's place first; relative entries would mean another place there."""
     package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -473,6 +545,10 @@ def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{type(value).__name__} where text was expected")
     return wire.bounded(value)
+
+
+def _optional_text(value: object) -> str | None:
+    return None if value is None else _text(value)
 
 
 def _count(value: object) -> int:

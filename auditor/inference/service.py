@@ -39,12 +39,17 @@ spoil is null. Whatever happens to a worker, there is a document; what was measu
                   reference's answers to two different inputs
     memory        {before_bytes, peak_bytes, device_bytes} | null: VmHWM before anything was loaded, and at the end; the most that the
                   process's descriptors were seen to hold of device memory (fdinfo.py), null where that could not be read
-    conditions    {before, after}: see conditions.py
+    conditions    {before, after}: see conditions.py; and where a worker for the delegate was started:
+      confinement {state: confined|unconfined, problems, landlock_abi, no_new_privs, seccomp, capabilities, refusals_seen, readable,
+                  writable, devices}: as the controller read it of the kernel, before anything of the vendor's was loaded
+      escapes     [{attempt, refused: name of the errno | null}]: attempts to get out that the auditor made in that same process
+      refused     [{call, path | null, errno, times}] that the confinement refused to the delegate | null where that could not be seen
     worker_output what the failed (else the test) worker's process printed, its two ends
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import statistics
@@ -56,6 +61,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 from auditor.inference import wire
 from auditor.inference.conditions import conditions
+from auditor.inference.confine import Policy
 from auditor.inference.process import Limits, Loaded, Status, Worker, WorkerFailure
 from auditor.inference.wire import AUTO, RUNTIMES, Claims, Outcome
 from auditor.statistics import spread
@@ -101,6 +107,12 @@ class Job:
     delegate: str | None = None
     options: tuple[tuple[str, str], ...] = ()
     library_path: tuple[str, ...] = ()
+    device_nodes: tuple[str, ...] = ()
+    """The accelerator's nodes: what the delegate may open beside libraries, its own folder and a folder to write to."""
+    allow_paths: tuple[str, ...] = ()
+    """More paths that it may read, write and drive, each with all below it."""
+    allow_unconfined: bool = False
+    """Whether to run where the kernel cannot confine."""
     runtime: str = AUTO
     threads: int = 1
     xnnpack: bool = True
@@ -241,6 +253,7 @@ def _reference(job: Job, run: Run, generator: np.random.Generator) -> list[_Samp
     overheads, held = [], 0
     with Worker("reference", job.reference or job.model, job.limits) as worker:
         run["python"], run["runtime"] = worker.hello(job.runtime)
+        worker.confine(Policy(), required=not job.allow_unconfined)
         loaded = worker.load_model(1, xnnpack=job.xnnpack)
         deadline = time.monotonic() + job.max_seconds
         # two at least: an answer that does not depend on the input must show
@@ -262,8 +275,7 @@ def _test(job: Job, run: Run, pool: list[_Sample], generator: np.random.Generato
     """Warm up, then time and compare until both `min_runs` and `min_seconds` are met, or `max_seconds` are over."""
     errors: list[tuple[OutputError, ...]] = []
     try:
-        with Worker("test", job.model, job.limits, job.library_path) as worker:
-            worker.hello(_runtime(run))
+        with _confined(job, run, "test") as worker:
             loaded, ns = _load(job, worker)
             run["init_us"] = ns / 1e3
             _note_claims(run, loaded.claims, job.model)
@@ -283,8 +295,7 @@ def _test(job: Job, run: Run, pool: list[_Sample], generator: np.random.Generato
 
 def _memory(job: Job, run: Run, pool: list[_Sample]) -> None:
     """Run as many inferences as a timed run has at least, and read the peak; a figure only if all went well."""
-    with Worker("memory", job.model, job.limits, job.library_path) as worker:
-        worker.hello(_runtime(run))
+    with _confined(job, run, "memory") as worker:
         before = worker.peak_bytes()
         _load(job, worker)
         deadline = time.monotonic() + job.max_seconds
@@ -299,6 +310,32 @@ def _memory(job: Job, run: Run, pool: list[_Sample]) -> None:
         worker.quit()
     if before and peak:
         run["memory"] = {"before_bytes": before, "peak_bytes": peak, "device_bytes": device}
+
+
+@contextlib.contextmanager
+def _confined(job: Job, run: Run, role: str) -> Iterator[Worker]:
+    """Start a worker for the delegate, confined before anything of the vendor's is in it; write down how, and what it was refused."""
+    conditions = run["conditions"]
+    with Worker(role, job.model, job.limits, job.library_path) as worker:
+        worker.hello(_runtime(run))
+        confinement = worker.confine(_policy(job), required=not job.allow_unconfined)
+        conditions["confinement"] = confinement.to_json()
+        conditions["escapes"] = [{"attempt": attempt, "refused": error} for attempt, error in confinement.escapes]
+        try:
+            yield worker
+        finally:
+            seen = worker.refused()
+            known = conditions.get("refused", [])
+            conditions["refused"] = None if seen is None or known is None else known + [each for each in seen if each not in known]
+
+
+def _policy(job: Job) -> Policy:
+    """What the delegate may open: its own folder and those of its libraries, the accelerator's nodes, and what was allowed."""
+    if job.delegate is None:
+        return Policy()
+    path = os.path.abspath(job.delegate)
+    folders = (os.path.dirname(path), os.path.dirname(os.path.realpath(path)), *map(os.path.abspath, job.library_path))
+    return Policy(tuple(dict.fromkeys(folders)), job.allow_paths, (*job.device_nodes, *job.allow_paths))
 
 
 def _load(job: Job, worker: Worker) -> tuple[Loaded, int]:

@@ -34,6 +34,8 @@ class Outcome(str, enum.Enum):
     COMPLETED = "completed"
     RUNTIME_MISSING = "runtime-missing"
     """The TFLite runtime is not installed, or does not work here."""
+    UNCONFINABLE = "unconfinable"
+    """The kernel cannot confine the worker, and nobody allowed it to run unconfined."""
     LOAD_FAILED = "load-failed"
     """The runtime refused the model (malformed, an operator it does not have, tensors of a kind that cannot be fed)."""
     DELEGATE_MISSING = "delegate-missing"

@@ -3,7 +3,9 @@
 It is started by `auditor.inference.process`, reads requests from one descriptor and writes replies to another (`wire`); what the
 runtime or the vendor prints goes to the standard descriptors and never mixes with them. Requests, in their order:
 
-    hello     {runtime}                   -> {python, runtime: {name, version}}
+    hello     {runtime}                   -> {python, runtime: {name, version}, folders: of the code that runs here}
+    confine   {policy, notify}            -> {landlock_abi, listener, problems}
+    escape    {scratch}                   -> {escapes: [{attempt, refused}]}
     delegate  {library, options}          -> {}
     model     {descriptor, threads, xnnpack} -> {inputs, outputs: [{name, shape, dtype}], claims: {operators, partitions} | null}
     input     payload: all inputs         -> {}
@@ -18,30 +20,28 @@ from __future__ import annotations
 
 import os
 import platform
-import resource
 import select
 import signal
 import threading
 import time
 from dataclasses import asdict
 from importlib import import_module, metadata
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
-from auditor.inference import wire
+from auditor.inference import confine, escapes, wire
+from auditor.inference.delegate import WrappedDelegate
 from auditor.inference.wire import AUTO, RUNTIMES, Outcome, RequestError
 from auditor.zoo.protocol import TensorSpec
-
-if TYPE_CHECKING:
-    from auditor.inference.delegate import WrappedDelegate
-
-MAX_FILE = 1 << 30
-"""Bytes that the worker may write to one file (a delegate may cache what it compiled)."""
 
 
 class Session:
     """The state of one worker: what is loaded so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, requests: int = -1) -> None:
+        """Answer what comes from `requests`, whose end is the end of this process."""
+        self._requests = requests
+        self._policy = confine.Policy()
+        self._listener: int | None = None
         self._runtime: Any = None
         self._interpreter: Any = None
         self._delegate: WrappedDelegate | None = None
@@ -63,12 +63,27 @@ class Session:
         """Import the runtime."""
         name, self._runtime = _import_runtime(header["runtime"])
         runtime = {"name": name, "version": metadata.version(name)}
-        return {"python": platform.python_version(), "runtime": runtime}, b""
+        folders = [os.path.dirname(str(module.__file__)) for module in (os, self._runtime, import_module("numpy"))]
+        return {"python": platform.python_version(), "runtime": runtime, "folders": folders}, b""
+
+    def do_confine(self, header: dict[str, Any], _payload: bytes) -> tuple[dict[str, Any], bytes]:
+        """Confine this process, while it still has one thread."""
+        self._policy = confine.Policy(**{name: tuple(paths) for name, paths in header["policy"].items()})
+        done = confine.confine(self._policy, notify=header["notify"])
+        self._listener = done["listener"]
+        return done, b""
+
+    def do_escape(self, header: dict[str, Any], _payload: bytes) -> tuple[dict[str, Any], bytes]:
+        """Try to get out, now that the controller listens; then start to watch over its end."""
+        if self._listener is not None:
+            # whoever holds it could answer for the controller
+            os.close(self._listener)
+        tried = escapes.attempts(header["scratch"], self._policy)
+        threading.Thread(target=_end_with_controller, args=(self._requests,), daemon=True).start()
+        return {"escapes": tried}, b""
 
     def do_delegate(self, header: dict[str, Any], _payload: bytes) -> tuple[dict[str, Any], bytes]:
         """Load the vendor's library and create its delegate."""
-        from auditor.inference.delegate import WrappedDelegate  # noqa: PLC0415 - a reference run never needs it
-
         self._delegate = WrappedDelegate(header["library"], header["options"])
         return {}, b""
 
@@ -152,6 +167,8 @@ def _described(tensor: dict[str, Any]) -> dict[str, Any]:
 def _import_runtime(choice: str) -> tuple[str, Any]:
     wanted = RUNTIMES if choice == AUTO else {choice: RUNTIMES[choice]}
     problems = []
+    # one thread, because what confines a process confines one; nobody here computes with numpy
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
     for name, package in wanted.items():
         try:
             module = import_module(f"{package}.interpreter")
@@ -163,16 +180,9 @@ def _import_runtime(choice: str) -> tuple[str, Any]:
             # it imports, and then every Interpreter() ends in a SystemError
             problems.append(f"{name} needs numpy < 2, found {numpy}")
             continue
+        del os.environ["OPENBLAS_NUM_THREADS"]
         return name, module
     raise RequestError(Outcome.RUNTIME_MISSING, "hello", "; ".join(problems))
-
-
-def _restrict() -> None:
-    """Limit what this process may leave behind."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-    limit = MAX_FILE if hard == resource.RLIM_INFINITY else min(hard, MAX_FILE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
 
 def _end_with_controller(requests: int) -> None:
@@ -180,7 +190,8 @@ def _end_with_controller(requests: int) -> None:
     poll = select.poll()
     poll.register(requests, 0)
     poll.poll()
-    os.killpg(0, signal.SIGKILL)
+    # itself, and what it started where it was allowed to
+    os.kill(0, signal.SIGKILL)
 
 
 def _read(descriptor: int, size: int) -> bytes:
@@ -202,9 +213,7 @@ def _write(descriptor: int, frame: bytes) -> None:
 
 def main(requests: int, replies: int) -> NoReturn:
     """Answer the requests that arrive on one descriptor, on the other, until told to quit."""
-    _restrict()
-    threading.Thread(target=_end_with_controller, args=(requests,), daemon=True).start()
-    session = Session()
+    session = Session(requests)
     done = False
     while not done:
         header_size, payload_size = wire.lengths(_read(requests, wire.LENGTHS.size))

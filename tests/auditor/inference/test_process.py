@@ -28,7 +28,7 @@ def replace_worker(monkeypatch, body):
 
 FAKE = """
 class Fake(worker.Session):
-    def do_hello(self, header, payload): return {"python": "3", "runtime": {"name": "none", "version": "0"}}, b""
+    def do_hello(self, header, payload): return {"python": "3", "runtime": {"name": "none", "version": "0"}, "folders": []}, b""
     def do_model(self, header, payload):
         tensor = {"name": "x", "shape": [2, 4], "dtype": "float32"}
         return {"inputs": [tensor], "outputs": [tensor], "claims": None}, b""
@@ -240,10 +240,12 @@ def test_the_worker_ends_with_the_controller(tmp_path):
 import sys; sys.path.insert(0, {root!r})
 from auditor.inference import process
 process._COMMAND = (*process._COMMAND[:-1], process.BOOTSTRAP.replace("main(int", "import auditor.inference.worker as w\\n"
-    "import time\\nw.Session.do_hello = lambda *_: time.sleep(600)\\nmain(int"))
+    "import time\\nw.Session.do_model = lambda *_: time.sleep(600)\\nmain(int"))
 worker = process.Worker("test", b"", process.Limits())
-print(worker.pid, flush=True)
 worker.hello("auto")
+worker.confine(process.Policy(), required=False)
+print(worker.pid, flush=True)
+worker.load_model(1, xnnpack=False)
 """
     with subprocess.Popen([sys.executable, "-c", controller], stdout=subprocess.PIPE) as running:
         pid = int(running.stdout.readline())

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import struct
 
 import pytest
@@ -10,7 +11,7 @@ from auditor.inference.process import Limits
 from auditor.inference.service import Job, measure
 
 QUICK = {"inputs": 3, "min_runs": 6, "min_seconds": 0, "warmup_seconds": 0}
-NEG, DEQUANTIZE, SPARSE_TO_DENSE = 59, 6, 68
+DEQUANTIZE, FLOOR_MOD = 6, 95
 FLOAT16, INT32, STRING = 1, 2, 5
 
 
@@ -51,7 +52,7 @@ def test_a_plain_run_is_complete_and_json(model, runtime):
     assert run["memory"]["device_bytes"] == 0
     assert output_of(run)["avg_error"] == 0
     assert output_of(run)["two_input_distance"] > 0
-    assert set(run["conditions"]) == {"before", "after"}
+    assert {"before", "after", "confinement", "escapes", "refused"} == set(run["conditions"])
 
 
 def test_a_correct_delegate_takes_all_and_is_bit_exact(delegate, model, runtime):
@@ -208,17 +209,13 @@ def test_what_the_delegate_finds_in_its_process(model, compiled, monkeypatch):
     assert "descriptors 3" in printed
 
 
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="only here does the least integer divided by -1 trap")
 def test_a_model_that_crashes_the_runtime(write, runtime):
-    """An operator without its input ends one runtime while it loads, an index out of range the other while it runs."""
     write_model, tensor, op = write
-    if runtime == "ai-edge-litert":
-        model = write_model([tensor((2,)), tensor((2,))], (0,), (1,), [op(NEG, (-1,), (1,))])
-    else:
-        far, size, zero = tensor((1,), struct.pack("<i", 1 << 28), INT32), tensor((1,), struct.pack("<i", 4), INT32), tensor((), bytes(4))
-        model = write_model([tensor((1,)), far, size, zero, tensor((4,))], (0,), (4,), [op(SPARSE_TO_DENSE, (1, 2, 0, 3), (4,))])
+    least, minus_one = (tensor((1,), struct.pack("<i", value), INT32) for value in (-(1 << 31), -1))
+    model = write_model([tensor((1,)), least, minus_one, tensor((1,), type=INT32)], (0,), (3,), [op(FLOOR_MOD, (1, 2), (3,))])
     run = measure(Job("crasher", model, runtime=runtime, **QUICK))
-    stage = "model" if runtime == "ai-edge-litert" else "invoke"
-    assert status_of(run) == {"outcome": "died", "process": "reference", "stage": stage, "signal": 11}
+    assert status_of(run) == {"outcome": "died", "process": "reference", "stage": "invoke", "signal": 8}
 
 
 def test_a_missing_operator(write, runtime):
