@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from auditor.inference.confine import Policy
 
-MAX_REFUSALS = 32
+MAX_REFUSALS = 128
 """Different refusals that are kept of a worker."""
 
 _PIDFD_GETFD = 438

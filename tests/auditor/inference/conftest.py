@@ -115,16 +115,26 @@ def chain_of():
     return chain
 
 
-@pytest.fixture(scope="session")
-def delegate():
-    """Path of the compiled reference delegate."""
+def _build(name):
     spec = importlib.util.spec_from_file_location("build", os.path.join(ROOT, "fixtures", "delegates", "build.py"))
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    path = module.build(os.path.join(ROOT, ".cache", "delegates"))
+    path = module.build(os.path.join(ROOT, ".cache", "delegates"), name)
     if path is None:
-        pytest.skip("no C compiler (cc) to build the reference delegate with")
+        pytest.skip(f"no C compiler (cc) to build the {name} delegate with")
     return path
+
+
+@pytest.fixture(scope="session")
+def delegate():
+    """Path of the compiled reference delegate."""
+    return _build("reference")
+
+
+@pytest.fixture(scope="session")
+def hostile_delegate():
+    """Path of the compiled hostile delegate."""
+    return _build("hostile")
 
 
 @pytest.fixture
