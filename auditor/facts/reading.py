@@ -64,7 +64,10 @@ class Device:
 
     def piece(self, path: str, offset: int, length: int) -> bytes:
         """At most `length` bytes of a file, for a reader that takes many and cites the file; raises MissingFact."""
-        question = base.read(path, offset, length)
+        return self.answer(base.read(path, offset, length))
+
+    def answer(self, question: base.Question) -> bytes:
+        """The bytes that one of many questions about a file was answered with, where the file is cited; raises MissingFact."""
         reply = self._source.ask(question)
         return reply.data if reply.status is Status.OK else self.ask(question).open()
 

@@ -11,6 +11,7 @@ import itertools
 import json
 import warnings
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from cryptography import x509
@@ -33,6 +34,9 @@ _HASHES: dict[str, hashes.HashAlgorithm] = {
     "sha3_384": hashes.SHA3_384(),
     "sha3_512": hashes.SHA3_512(),
 }
+_REMEMBERED = 256
+"""Certificates, and links between two: the images of one vendor share all but their leaves."""
+
 _WEAK_BITS = 2048
 _WEAK_CURVE = 224
 _FAILURES = (InvalidSignature, UnsupportedAlgorithm, ValueError, TypeError)
@@ -41,9 +45,9 @@ Key = Any
 """A public key of `cryptography`; None for one of a kind that is not understood."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Certificate:
-    """A certificate; names in RFC 4514's form."""
+    """A certificate; names in RFC 4514's form. There is one object for the same bytes, so each link of a chain is verified once."""
 
     subject: str
     issuer: str
@@ -53,6 +57,7 @@ class Certificate:
     x509: x509.Certificate
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def read_certificate(der: bytes) -> Certificate:
     """Read one certificate. Raises ValueError."""
     try:
@@ -78,7 +83,7 @@ def read_chain(certificates: Iterable[bytes]) -> list[Certificate]:
         named = [each for each in pool if each.subject == path[-1].issuer]
         if not named:
             break
-        path.append(next((each for each in named if _signed_by(path[-1], each)), named[0]))
+        path.append(next((each for each in named if signed_by(path[-1], each)), named[0]))
         pool.remove(path[-1])
     return path
 
@@ -89,7 +94,7 @@ def broken_link(chain: list[Certificate]) -> str:
     if chain[-1].issuer == chain[-1].subject:
         pairs.append((chain[-1], chain[-1]))
     for each, issuer in pairs:
-        if not _signed_by(each, issuer):
+        if not signed_by(each, issuer):
             return f"{issuer.subject} did not sign {each.subject}"
         if not _is_authority(issuer):
             return f"{issuer.subject} is no authority, and signed {each.subject}"
@@ -152,7 +157,9 @@ def validity(chain: list[Certificate]) -> tuple[str, ...]:
     return (f"certificate valid until {chain[0].until.isoformat()}",)
 
 
-def _signed_by(each: Certificate, issuer: Certificate) -> bool:
+@lru_cache(maxsize=_REMEMBERED)
+def signed_by(each: Certificate, issuer: Certificate) -> bool:
+    """Whether a certificate's signature is by another's key, and that bears the issuer's name."""
     try:
         each.x509.verify_directly_issued_by(issuer.x509)
     except _FAILURES:

@@ -44,10 +44,9 @@ def parse(image: Image) -> Envelope:
     value = image.read(end, length)
     if len(value) != length:
         raise ValueError("the signature is cut short")
-    recorded = header[0xD0:0x100]
-    matches = any(
-        recorded == image.digest(each, (_HEADER, size)).ljust(len(recorded), b"\0") for each in ("sha256", "sha384")
-    )  # the header has room for either
+    recorded = header[0xD0:0x100]  # a SHA-384, or a SHA-256 and zeros
+    body = image.digest("sha384" if any(recorded[32:]) else "sha256", (_HEADER, size))
+    matches = recorded == body.ljust(len(recorded), b"\0")
     signature = Signature(
         scheme="AMD $PS1",
         signer=header[0x38:0x48].hex(),

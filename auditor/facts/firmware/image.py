@@ -66,11 +66,11 @@ class OnDevice:
     def read(self, offset: int, length: int) -> bytes:
         """The bytes, as one question."""
         length = min(_sane(offset, length), max(0, self.size - offset))
-        return self._device.data(self._path, offset, length).open() if length else b""
+        return self._device.piece(self._path, offset, length) if length else b""
 
     def digest(self, algorithm: str, *spans: Span) -> bytes:
         """The digest of the spans' bytes, as one question."""
-        return bytes.fromhex(self._device.ask(base.digest(self._path, algorithm, _inside(self.size, spans))).open().decode("ascii"))
+        return bytes.fromhex(self._device.answer(base.digest(self._path, algorithm, _inside(self.size, spans))).decode("ascii"))
 
 
 def uncovered(image: Image, covered: list[Span]) -> int:

@@ -71,7 +71,8 @@ def parse(image: Image) -> Envelope:
         digests=((algorithm, image.digest(algorithm, *spans)),),
         key=(modulus, int.from_bytes(manifest[0x80 + size : at], "little")),
     )
-    bound, loose = _payload(image, head, start, manifest[4 * header_words :])
+    algorithms = tuple(dict.fromkeys((algorithm, *_DIGESTS.values())))  # its own first: most payloads are held by the same
+    bound, loose = _payload(image, head, start, manifest[4 * header_words :], algorithms)
     # the key and the signature itself are bound by the signature's verifying at all
     return Envelope(
         NAME,
@@ -81,7 +82,7 @@ def parse(image: Image) -> Envelope:
     )
 
 
-def _payload(image: Image, head: bytes, start: int, extensions: bytes) -> tuple[list[Span], str]:
+def _payload(image: Image, head: bytes, start: int, extensions: bytes, algorithms: tuple[str, ...]) -> tuple[list[Span], str]:
     """The spans of the folder that the manifest's digests cover, and what they do not cover, in words."""
     folder = head.rfind(_FOLDER, 0, start + 1)
     if folder < 0:
@@ -97,7 +98,7 @@ def _payload(image: Image, head: bytes, start: int, extensions: bytes) -> tuple[
         if name.endswith((".man", ".met")):
             continue
         known = b"".join(metadata.values())
-        if not any(each in known or each[::-1] in known for each in (image.digest("sha256", span), image.digest("sha384", span))):
+        if not any(each in known or each[::-1] in known for each in (image.digest(algorithm, span) for algorithm in algorithms)):
             return [], f"no digest of {name!r} that is understood"
         covered.append(span)
     return covered, "" if len(covered) > 1 else "the folder names nothing beside the manifest"
