@@ -68,7 +68,16 @@ def _judge(facts: Facts, result: ModelResult, runs: tuple[ModelRun, ...], requir
         because = "The interval of the measurement spans the limit."
         yield Answer(Outcome.UNKNOWN, observed, cited(result), because, remedy=Remedy.MORE_RUNS)
     elif not all(run.conditions.get("accelerator_busy") is True for run in runs):
-        because = "Within the limit, but nothing shows that the accelerator did the work."
+        because = f"Within the limit, but nothing shows that the accelerator did the work.{_on_the_processor(runs)}"
         yield Answer(Outcome.UNKNOWN, observed, cited(result), because, remedy=Remedy.LIVE)
     else:
         yield Answer(Outcome.PASS, observed, cited(result))
+
+
+def _on_the_processor(runs: tuple[ModelRun, ...]) -> str:
+    """How busy the processor was meanwhile, where every run has it: a delegate that computes there, or waits by spinning, keeps it so."""
+    shares = [run.conditions.get("cpu_share") for run in runs]
+    known = [share for share in shares if isinstance(share, float)]
+    if not known or len(known) < len(shares):
+        return ""
+    return f" The process kept {min(known):.2f} processors busy."

@@ -11,6 +11,7 @@ import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 MAX_DESCRIPTORS = 4096
 """Open files of a worker (its RLIMIT_NOFILE); of a process with more, nothing is said."""
@@ -22,16 +23,21 @@ _SIZES = ("drm-resident-", "drm-total-", "drm-memory-")
 _SHARED, _ENGINE, _CAPACITY = "drm-shared-", "drm-engine-", "drm-engine-capacity-"
 
 
+Engines: TypeAlias = Mapping[tuple[str, str, str], int]
+"""Nanoseconds that each engine has worked so far, by device, client and engine."""
+
+
 @dataclass(frozen=True, slots=True)
 class DeviceUse:
-    """`bytes` of device memory, and for each engine of each client the nanoseconds that it has worked so far."""
+    """`bytes` of device memory, and how long engines have worked."""
 
     bytes: int = 0
-    engines: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
+    engines: Engines = field(default_factory=dict)
 
-    def busy_ns_since(self, before: DeviceUse) -> int:
-        """Nanoseconds that the engines have worked since an earlier reading; a client that is new since then counts from 0."""
-        return sum(max(0, ns - before.engines.get(key, 0)) for key, ns in self.engines.items())
+
+def busy_ns(before: Engines, after: Engines) -> int:
+    """Nanoseconds that engines have worked between two readings; a client that is new in the second counts from 0."""
+    return sum(max(0, ns - before.get(key, 0)) for key, ns in after.items())
 
 
 def read_device_use(pid: int) -> DeviceUse:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from auditor.inference import wire
 from auditor.inference.confine import Policy, base_policy
 from auditor.inference.confinement import Confinement, not_refused, read_kernel_state
-from auditor.inference.fdinfo import read_device_use
+from auditor.inference.fdinfo import Engines, read_device_use
 from auditor.inference.refusals import Refusals, take_descriptor
 from auditor.inference.wire import Claims, Outcome, Partition, ProtocolError
 from auditor.zoo.protocol import TensorSpec
@@ -132,6 +132,7 @@ class Worker:
         self._peak = 0
         self._device_peak: int | None = None
         self._device_unread = False
+        self._engines: dict[tuple[str, str, str], int] = {}
         self._folders: tuple[str, ...] = ()
         self._refusals: Refusals | None = None
         self._oom_kills = _oom_kills()
@@ -285,6 +286,11 @@ class Worker:
         self._look_at_device()
         return None if self._device_unread else self._device_peak
 
+    def engines(self) -> Engines:
+        """Return how long engines of devices have worked for the process, also for clients that it has closed since they were seen."""
+        self._look_at_device()
+        return dict(self._engines)
+
     def _request(self, action: str, header: dict[str, Any], payload: bytes = b"", max_payload: int = wire.MAX_PAYLOAD) -> _Reply:
         self._watch_memory(action)
         # nobody can have answered in advance
@@ -423,11 +429,14 @@ class Worker:
 
     def _look_at_device(self) -> None:
         try:
-            self._device_peak = max(self._device_peak or 0, read_device_use(self.pid).bytes)
+            use = read_device_use(self.pid)
         except ProcessLookupError:
             return
         except OSError:
             self._device_unread = True
+            return
+        self._device_peak = max(self._device_peak or 0, use.bytes)
+        self._engines.update(use.engines)
 
     def _ending(self, action: str) -> Status:
         """Tell how the process ended; it has."""

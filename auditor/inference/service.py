@@ -43,6 +43,9 @@ spoil is null. Whatever happens to a worker, there is a document; what was measu
       confinement {state: confined|unconfined, problems, landlock_abi, no_new_privs, seccomp, capabilities, refusals_seen, readable,
                   writable, devices}: as the controller read it of the kernel, before anything of the vendor's was loaded
       escapes     [{attempt, refused: name of the errno | null}]: attempts to get out that the auditor made in that same process
+      cpu_share   processor time of the timed inferences over their brackets: about 1 for each thread that computes or waits busily
+      engines     {source, busy_us, timed_us}: where engines of a device were seen working for the process meanwhile
+      accelerator_busy  true where they worked for BUSY_SHARE of the time at least; else absent: not seen, which is not the same as idle
       refused     [{call, path | null, errno, times}] that the confinement refused to the delegate | null where that could not be seen
     worker_output what the failed (else the test) worker's process printed, its two ends
 """
@@ -62,6 +65,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 from auditor.inference import wire
 from auditor.inference.conditions import conditions
 from auditor.inference.confine import Policy
+from auditor.inference.fdinfo import busy_ns
 from auditor.inference.process import Limits, Loaded, Status, Worker, WorkerFailure
 from auditor.inference.wire import AUTO, RUNTIMES, Claims, Outcome
 from auditor.statistics import spread
@@ -87,6 +91,10 @@ if TYPE_CHECKING:
 SCHEMA = "crosml-audit/run/1"
 MAX_POOL_BYTES = 256 << 20
 """Bytes of inputs and reference outputs that a run may hold; a model with large tensors gets fewer different inputs."""
+
+BUSY_SHARE = 0.1
+"""Of the time that inferences take, the share that a device's engines must have worked for the accelerator to count as seen working: a
+token job beside the work on the processor is less."""
 
 Progress: TypeAlias = Callable[[str], None]
 
@@ -280,6 +288,7 @@ def _test(job: Job, run: Run, pool: list[_Sample], generator: np.random.Generato
             run["init_us"] = ns / 1e3
             _note_claims(run, loaded.claims, job.model)
             run["first_us"] = _warm_up(job, worker, _draw(loaded, generator)) / 1e3
+            engines = worker.engines()
             started = time.monotonic()
             for sample in _endless(pool, generator):
                 elapsed = time.monotonic() - started
@@ -287,10 +296,24 @@ def _test(job: Job, run: Run, pool: list[_Sample], generator: np.random.Generato
                 if not wanted or elapsed > job.max_seconds:
                     break
                 errors.append(_timed(worker, run, sample))
+            _note_who_worked(run, busy_ns(engines, worker.engines()) / 1e3)
             worker.quit()
             run["worker_output"] = worker.output
     finally:
         run["accuracy"] = _accuracy(errors, pool)
+
+
+def _note_who_worked(run: Run, busy_us: float) -> None:
+    """Write down how long the processor and the device's engines worked, beside how long the inferences took."""
+    timed_us = sum(run["bracket_us"])
+    if not timed_us:
+        return
+    conditions = run["conditions"]
+    conditions["cpu_share"] = sum(run["cpu_us"]) / timed_us
+    if busy_us:
+        conditions["engines"] = {"source": "drm-engine-* of the process's descriptors (fdinfo)", "busy_us": busy_us, "timed_us": timed_us}
+    if busy_us >= BUSY_SHARE * timed_us:
+        conditions["accelerator_busy"] = True
 
 
 def _memory(job: Job, run: Run, pool: list[_Sample]) -> None:

@@ -305,6 +305,16 @@ def test_no_pass_unless_the_accelerator_was_seen_working_in_every_run(busy):
     assert ask("latency", measured(run(conditions=conditions), own=(9000.0, 1.0), outside=(9000.0, 1.0))).outcome is Outcome.FAIL
 
 
+def test_a_delegate_that_keeps_the_processor_busy():
+    shares = (0.97, 1.25)
+    answer = ask("latency", measured(*(run(conditions={"cpu_share": share}) for share in shares)))
+    assert answer.outcome is Outcome.UNKNOWN
+    assert answer.because.endswith("The process kept 0.97 processors busy.")
+    for odd in ({}, {"cpu_share": "all"}, {"cpu_share": None}):
+        answer = ask("latency", measured(run(conditions={"cpu_share": 0.97}), run(conditions=odd)))
+        assert answer.because.endswith("did the work.")
+
+
 @pytest.mark.parametrize("which", ["latency", "bracket"])
 def test_without_both_clocks_nothing_is_decided(which):
     facts = measured()

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from auditor.inference import fdinfo
-from auditor.inference.fdinfo import DeviceUse, device_use, read_device_use
+from auditor.inference.fdinfo import DeviceUse, busy_ns, device_use, read_device_use
 
 PIPE = "pos:\t0\nflags:\t02\nmnt_id:\t15\nino:\t77\n"
 CLIENT = """\
@@ -77,10 +77,10 @@ def test_any_text_is_a_figure_or_refused(texts):
 
 
 def test_time_on_engines():
-    before = DeviceUse(0, {("p", "1", "a"): 5, ("p", "1", "b"): 5, ("p", "2", "a"): 9})
-    after = DeviceUse(0, {("p", "1", "a"): 8, ("p", "1", "b"): 5, ("p", "3", "a"): 4})
-    assert after.busy_ns_since(before) == 3 + 4
-    assert before.busy_ns_since(before) == 0
+    before = {("p", "1", "a"): 5, ("p", "1", "b"): 5, ("p", "2", "a"): 9}
+    after = {("p", "1", "a"): 8, ("p", "1", "b"): 5, ("p", "3", "a"): 4}
+    assert busy_ns(before, after) == 3 + 4
+    assert busy_ns(before, before) == 0
 
 
 def test_this_process():

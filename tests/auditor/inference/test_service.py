@@ -4,9 +4,12 @@ import json
 import os
 import platform
 import struct
+import time
 
 import pytest
 
+from auditor.inference import process
+from auditor.inference.fdinfo import DeviceUse
 from auditor.inference.process import Limits
 from auditor.inference.service import Job, measure
 
@@ -52,7 +55,7 @@ def test_a_plain_run_is_complete_and_json(model, runtime):
     assert run["memory"]["device_bytes"] == 0
     assert output_of(run)["avg_error"] == 0
     assert output_of(run)["two_input_distance"] > 0
-    assert {"before", "after", "confinement", "escapes", "refused"} == set(run["conditions"])
+    assert {"before", "after", "confinement", "escapes", "refused", "cpu_share"} == set(run["conditions"])
 
 
 def test_a_correct_delegate_takes_all_and_is_bit_exact(delegate, model, runtime):
@@ -110,6 +113,26 @@ def test_a_slow_delegate_is_slow_by_every_clock_and_idle(delegate, model, runtim
     run = run_with(delegate, model, runtime, fault="slow", value="20")
     assert min(run["samples_us"]) >= 20_000
     assert sum(run["cpu_us"]) < sum(run["bracket_us"]) / 2
+
+
+def test_a_delegate_that_computes_on_the_processor(delegate, model, runtime):
+    """The reference delegate claims every operator, and computes as everybody without an accelerator does."""
+    idle, conditions = (run_with(delegate, model, runtime, fault=fault, value="20")["conditions"] for fault in ("slow", "burn"))
+    assert conditions["cpu_share"] > 3 * idle["cpu_share"]
+    assert "accelerator_busy" not in conditions
+    assert "engines" not in conditions
+
+
+@pytest.mark.parametrize(("share", "seen"), [(0.9, True), (0.02, False)], ids=["at work", "a token job"])
+def test_an_accelerator_that_works(delegate, model, runtime, monkeypatch, share, seen):
+    def use(_pid):
+        return DeviceUse(4096, {("0000:00:04.0", "1", "compute"): int(time.perf_counter_ns() * share)})
+
+    monkeypatch.setattr(process, "read_device_use", use)
+    run = run_with(delegate, model, runtime, fault="slow", value="20")
+    assert run["conditions"]["engines"]["busy_us"] > share * 0.9 * run["conditions"]["engines"]["timed_us"]
+    assert run["conditions"].get("accelerator_busy") is (True if seen else None)
+    assert run["memory"]["device_bytes"] == 4096
 
 
 def test_wrong_by_epsilon(delegate, model, runtime):
