@@ -158,7 +158,7 @@ def _made(stack: ExitStack) -> list[str]:
     for number in range(8):
         (folder / f"amd{number}").write_bytes(images.amd_psp(body[: 1 << 18]))
         (folder / f"css{number}").write_bytes(images.intel_css(body[: 1 << 19]))
-        (folder / f"mbn{number}").write_bytes(images.qualcomm_mbn((body, body[::-1], body[1:])))
+        (folder / f"mbn{number}").write_bytes(images.qualcomm_mbn((body, body[::-1], body[1:], body[:-1])))
     return [os.path.realpath(path) for path in sorted(folder.iterdir())]
 
 

@@ -84,8 +84,9 @@ def _signed(image: Image, segments: tuple[Segment, ...], marked: Segment) -> Env
     if rest or width not in _ALGORITHMS or end > len(data):
         raise ValueError(f"a table of {sizes[table]} bytes for {len(segments)} segments")
     digests = [data[at : at + width] for at in range(start, end, width)]
-    found = tuple(_signatures(data, version, sizes, end, signers))
-    covered, mismatched = _compare(image, segments, marked, digests, _ALGORITHMS[width])
+    algorithm = _ALGORITHMS[width]
+    found = tuple(_signatures(data, version, sizes, end, signers, algorithm))
+    covered, mismatched = _compare(image, segments, marked, digests, algorithm)
     # the rest of the hash segment is padding, or a place to hide in
     covered += [(marked.offset, end), *((marked.offset + at, length) for _, (at, length) in found)]
     return Envelope(
@@ -115,7 +116,7 @@ def _compare(
 
 
 def _signatures(
-    data: bytes, version: int, sizes: tuple[int, ...], end: int, signers: list[tuple[int, int] | None]
+    data: bytes, version: int, sizes: tuple[int, ...], end: int, signers: list[tuple[int, int] | None], algorithm: str
 ) -> Iterator[tuple[Signature, Span]]:
     """The signatures after the table, each before its chain: first QTI's, then the device maker's. With each, where they lie in `data`."""
     at = end
@@ -131,7 +132,7 @@ def _signatures(
                 scheme=f"MBN v{version}",
                 signer=owner,
                 value=value,
-                digests=tuple(_digests(data[:end], certificates[0] if certificates else b"")),
+                digests=tuple(_digests(data[:end], certificates[0] if certificates else b"", algorithm)),
                 chain=certificates,
             )
             yield signature, (at, len(value) + sum(map(len, certificates)))
@@ -148,13 +149,14 @@ def _certificates(chain: bytes) -> Iterator[bytes]:
         chain = chain[len(one.whole) :]
 
 
-def _digests(message: bytes, leaf: bytes) -> Iterator[tuple[str, bytes]]:
+def _digests(message: bytes, leaf: bytes, likely: str) -> Iterator[tuple[str, bytes]]:
     """The digests that a signature over `message` may be of: plain, or keyed with the hardware and software ids in the leaf's subject.
 
     Version 3 images sign H(HW ^ 0x5c… || H(SW ^ 0x36… || H(message))), HW and SW being 8 bytes of `01 … SW_ID`, `02 … HW_ID`.
+    The likely algorithm, the table's, comes first: to try a wrong one takes as long as to verify.
     """
     ids = {word: bytes.fromhex(number.decode("ascii")) for number, word in _HARDWARE_OR_SOFTWARE.findall(leaf)}
-    for algorithm in ("sha256", "sha384", "sha1"):
+    for algorithm in dict.fromkeys((likely, "sha256", "sha384", "sha1")):
         plain = hashlib.new(algorithm, message).digest()
         yield algorithm, plain
         if len(ids) == 2:
