@@ -6,12 +6,10 @@ import zlib
 from typing import TYPE_CHECKING
 
 from auditor.facts.reading import parse
-from auditor.facts.types import Fact, Kernel, Missing, Ok
+from auditor.facts.types import Fact, Kernel, KernelConfig, Missing, Ok
 from auditor.model import Remedy, Status
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from auditor.facts.reading import Device
 
 CONFIG_LIMIT = 4 << 20
@@ -49,16 +47,12 @@ def split_command_line(text: str) -> tuple[str, ...]:
     return tuple(parameters)
 
 
-def parse_config(text: str) -> Mapping[str, str]:
-    """The options of a kernel configuration that are set: CONFIG_X to `y`, `m`, a number or a text without its quotes."""
-    options: dict[str, str] = {}
-    for line in text.splitlines():
-        name, equals, value = line.strip().partition("=")
-        if equals and name.startswith("CONFIG_"):
-            options[name] = value[1:-1] if len(value) > 1 and value[0] == value[-1] == '"' else value
-    if not options:
+def parse_config(text: str) -> KernelConfig:
+    """A kernel's configuration; raises ValueError where no line of it sets an option."""
+    config = KernelConfig(f"\n{text}\n")
+    if "\nCONFIG_" not in config.text:
         raise ValueError("no CONFIG_ line in it")
-    return options
+    return config
 
 
 def _release(device: Device) -> Fact[str]:
@@ -74,7 +68,7 @@ def _only(installed: tuple[str, ...]) -> str:
     return installed[0]
 
 
-def _config(device: Device, release: Fact[str]) -> Fact[Mapping[str, str]]:
+def _config(device: Device, release: Fact[str]) -> Fact[KernelConfig]:
     packed = device.data("/proc/config.gz", length=CONFIG_LIMIT + 1)
     if isinstance(packed, Ok):
         return parse(packed, lambda data: parse_config(_text(_inflate(data))))

@@ -85,6 +85,8 @@ class Plan:
     zoo_left_out: bool = False
     zoo_note: str = ""
     """Why no model was run, where none was."""
+    probe_dma: bool = False
+    """Whether the probe of VFIO was to have devices copy from where nothing is mapped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +112,31 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
+class KernelConfig:
+    """The configuration that a kernel was built with: its text, with a line end before each line. Few of its options are ever asked for."""
+
+    text: str
+
+    def get(self, option: str) -> str | None:
+        """`y`, `m`, a number or a text without its quotes; None for an option that is not set."""
+        start = self.text.rfind(f"\n{option}=")  # the last one counts, as for the kernel's own tools
+        if start < 0:
+            return None
+        start += len(option) + 2
+        value = self.text[start : self.text.index("\n", start)].rstrip()
+        return value[1:-1] if len(value) > 1 and value[0] == value[-1] == '"' else value
+
+    def __contains__(self, option: str) -> bool:
+        return self.get(option) is not None
+
+
+@dataclass(frozen=True, slots=True)
 class Kernel:
-    """The running kernel. `command_line` keeps the order of /proc/cmdline; `config` maps CONFIG_X to its text, without those not set."""
+    """The running kernel. `command_line` keeps the order of /proc/cmdline; an option that is not set is not in `config`."""
 
     release: Fact[str]
     command_line: Fact[tuple[str, ...]]
-    config: Fact[Mapping[str, str]]
+    config: Fact[KernelConfig]
     taint: Fact[int]
     """/proc/sys/kernel/tainted (Documentation/admin-guide/tainted-kernels.rst)."""
 
@@ -587,6 +608,45 @@ class DmaBuf:
 
 
 @dataclass(frozen=True, slots=True)
+class VfioGroup:
+    """What VFIO says of the group that an accelerator is in; `error` is the errno's name where it could not be asked."""
+
+    accelerator: str
+    node: str
+    error: str
+    viable: bool | None
+    """VFIO_GROUP_FLAGS_VIABLE (include/uapi/linux/vfio.h)."""
+    in_use: bool | None
+    """Whether someone else drives a device of the group."""
+
+
+@dataclass(frozen=True, slots=True)
+class DmaTrial:
+    """An accelerator that was told to copy, with one page of memory mapped for it; `error` is the errno's name where it could not be."""
+
+    accelerator: str
+    error: str
+    mapped: bool | None
+    """Whether it read what lies in that page."""
+    unmapped: bool | None
+    """Whether it read the same where nothing is mapped."""
+    unmapped_read: str
+    """What it read there, as hexadecimal digits; empty where it was not told to."""
+    faults: tuple[str, ...]
+    """The lines of the kernel's log that speak of a fault, from then."""
+    log_error: str
+    """The errno's name where the log could not be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Vfio:
+    """What the probe of VFIO found, of each accelerator at most once. `trials` is empty where the plan did not ask for any."""
+
+    groups: tuple[VfioGroup, ...]
+    trials: tuple[DmaTrial, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceFile:
     """A file of the ChromeOS ML service: a model or its executable. `on_root` is whether it lies on the root file system."""
 
@@ -638,5 +698,6 @@ class Facts:
     sandbox: Sandbox
     tracing: Tracing
     dma_buf: Fact[tuple[DmaBuf, ...]]
+    vfio: Fact[Vfio]
     ml_service: MlService
     models: Fact[tuple[ModelResult, ...]]
