@@ -58,6 +58,7 @@ class Request:
     manifest: str | None = None
     run_zoo: bool = True
     probes: bool = True
+    probe_dma: bool = False
     runtime: str = "auto"
     bench_time: str = BenchTime.ADAPTIVE.value
     requirements: str = requirements.DEFAULT
@@ -109,15 +110,37 @@ def audit(request: Request, progress: Callable[[str], None]) -> Audited:
     _known(selection, judged_by, checks)
     record = gather(request, progress)
     facts = collect(Replay(record), settings)
-    _wanted(facts)
+    _wanted(request, facts)
     summary = _summary(record, facts)
     context = Context(TOOL, judged_by.name, summary, ZooUsed(judged_by.zoo.version, facts.plan.models), tuple(_notes(request, facts.plan)))
     report = judge(facts, checks, judged_by.requirements, waivers, request.today, selection, context)
     return Audited(report, record)
 
 
+def would_change(request: Request) -> tuple[str, ...]:
+    """What the probes of an audit change on the device while they run, a line each; nothing is asked of the device."""
+    from auditor.probes import would_change as changes  # noqa: PLC0415  # most audits do not ask
+
+    if not _may_try(request):
+        return ()
+    plan = Reply(Status.OK, plan_document(Plan(probe_dma=request.probe_dma)))
+    recorder = Recorder(Replay(Record("", "", COLLECTOR, "", {base.plan(): plan})))
+    collect(recorder, Settings())
+    probes = [each for each in recorder.unasked() if each.kind == "probe"]
+    return tuple(f"{each.path}: {change}" for each in probes for change in changes(each.path, *each.args))
+
+
+def _may_try(request: Request) -> bool:
+    """Whether there is a device to try things on; raises UsageError where --probe-dma asks for that, and there is none."""
+    device = request.probes and not request.demo and request.root is None and request.snapshot is None
+    if request.probe_dma and not device:
+        raise UsageError("--probe-dma: expected a device to try it on: this machine or --host, without --no-probes")
+    return device
+
+
 def gather(request: Request, progress: Callable[[str], None]) -> Record:
     """The record that an audit is judged from: an earlier one, or one made now by asking everything the facts ask."""
+    _may_try(request)
     if request.snapshot is not None:
         if request.accelerators or not request.run_zoo or {request.delegate, request.zoo} != {None}:
             raise UsageError("--snapshot: holds its own delegate, zoo and accelerators; nothing is run under it, or left out of it")
@@ -179,6 +202,7 @@ def _runs(request: Request, progress: Callable[[str], None]) -> dict[Question, R
         zoo_left_out=not request.run_zoo,
         zoo_note=_why_no_run(request),
         demonstration=request.demo,
+        probe_dma=request.probe_dma,
     )
     answers: dict[Question, Reply] = {}
     delegate = shared_library(request.delegate, request.delegate_options) if here and request.delegate is not None else None
@@ -224,12 +248,14 @@ def _known(selection: Selection, judged_by: RequirementSet, checks: tuple[Check,
             raise UsageError(f"--only, --skip: {printable(name)}: no such requirement or check; `crosml-audit checks` lists them")
 
 
-def _wanted(facts: Facts) -> None:
+def _wanted(request: Request, facts: Facts) -> None:
     """Say so where an accelerator that was asked for is not there: an audit of nothing would help nobody."""
     if isinstance(facts.accelerators, Ok) and not facts.accelerators.value.unread:
         missing = sorted(set(facts.plan.accelerators) - {each.subject for each in facts.accelerators.value.items})
+        if missing and request.snapshot is not None:
+            raise AuditError(f"{request.snapshot}: plan: {missing[0]}: expected one of the accelerators of the recorded device")
         if missing:
-            raise UsageError(f"--accelerator: {printable(missing[0])}: this device has no such accelerator")
+            raise UsageError(f"--accelerator: {missing[0]}: expected one of this device's accelerators")
 
 
 def _summary(record: Record, facts: Facts) -> DeviceSummary:

@@ -74,6 +74,10 @@ TrustRoots = Annotated[
     typer.Option("--trust-root", metavar="SHA256|FILE", help="A firmware root trusted as production: fingerprint, certificate, key."),
 ]
 NoProbes = Annotated[bool, typer.Option("--no-probes", help="Only read; try nothing (no dma-buf, VFIO or tracing probe).")]
+ProbeDma = Annotated[
+    bool, typer.Option("--probe-dma", help="Have a device that VFIO drives read where nothing is mapped: the IOMMU must stop it.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what the probes would change on the device, and undo.")]
 NoZoo = Annotated[bool, typer.Option("--no-zoo", help="Do not run the zoo; its requirements are unknown.")]
 
 
@@ -101,6 +105,8 @@ def device(
     only: Annotated[list[str], typer.Option(metavar="ID", help="Ask only this requirement or check; the rest is unknown.")] = [],
     skip: Annotated[list[str], typer.Option(metavar="ID", help="Leave this requirement or check out; it is unknown.")] = [],
     no_probes: NoProbes = False,
+    probe_dma: ProbeDma = False,
+    dry_run: DryRun = False,
     no_zoo: NoZoo = False,
     bench_time: BenchTime = Bench.ADAPTIVE,
     tflite: Runtime = TFLite.AUTO,
@@ -132,6 +138,7 @@ def device(
             zoo=zoo,
             manifest=zoo_manifest,
             probes=not no_probes,
+            probe_dma=probe_dma,
             run_zoo=not no_zoo,
             runtime=tflite.value,
             bench_time=bench_time.value,
@@ -142,6 +149,9 @@ def device(
             selection=Selection(tuple(only), tuple(skip)),
             today=_date(today),
         )
+        if dry_run:
+            _show_changes(audit.would_change(request))
+            return
         with _progress() as progress:
             audited = audit.audit(request, progress)
         if save_snapshot is not None:
@@ -162,6 +172,8 @@ def snapshot_main(
     delegate_option: DelegateOptions = [],
     zoo: Zoo = None,
     no_probes: NoProbes = False,
+    probe_dma: ProbeDma = False,
+    dry_run: DryRun = False,
     no_zoo: NoZoo = False,
     bench_time: BenchTime = Bench.ADAPTIVE,
     tflite: Runtime = TFLite.AUTO,
@@ -174,9 +186,6 @@ def snapshot_main(
         from auditor import audit
         from auditor.sources.recording import pack
 
-        if output is None:
-            raise UsageError("snapshot: --output FILE: expected, but it is not there")
-        _outputs(output)
         request = audit.Request(
             host=host,
             root=root,
@@ -185,12 +194,19 @@ def snapshot_main(
             delegate_options=_pairs(delegate_option),
             zoo=zoo,
             probes=not no_probes,
+            probe_dma=probe_dma,
             run_zoo=not no_zoo,
             runtime=tflite.value,
             bench_time=bench_time.value,
             requirements=requirements,
             today=_date(None),
         )
+        if dry_run:
+            _show_changes(audit.would_change(request))
+            return
+        if output is None:
+            raise UsageError("snapshot: --output FILE: expected, but it is not there")
+        _outputs(output)
         with _progress() as progress:
             record = audit.gather(request, progress)
         files.write(output, pack(record))
@@ -405,6 +421,10 @@ def _outputs(*paths: str | None) -> None:
             raise UsageError(f"{printable(path)}: cannot be written: {wrong}")
     if len({os.path.realpath(path) for path in named}) < len(named):
         raise UsageError("--format, --save-snapshot: expected another file for each of them")
+
+
+def _show_changes(changes: Sequence[str]) -> None:
+    print("\n".join(changes) or "nothing: no probe would run")
 
 
 def _give(form: Format, report: Report, path: str | None) -> None:

@@ -203,7 +203,7 @@ def _of_module(facts: Facts, module: Module) -> Origin:
         return Origin(Cover.UNDECIDED, path.note or "its file is not known", path.evidence, path)
     place = covered(facts.loading, path.value)
     if place.cover is not Cover.ENFORCED:
-        return place
+        return _where_nothing_is_verified(place, module)
     ways = (pinned(facts.loading, "kernel-module"), _signature(facts, module))
     proofs = [each for each in ways if each.cover is Cover.ENFORCED]
     if not proofs:
@@ -214,6 +214,18 @@ def _of_module(facts: Facts, module: Module) -> Origin:
     own = tuple(replace(item, necessary=len(proofs) == 1 and item.necessary) for each in proofs for item in each.evidence)
     evidence = (*place.evidence, *(item for item in own if item.path not in {each.path for each in place.evidence}))
     return Origin(Cover.ENFORCED, "; ".join(each.reason for each in (place, *proofs)), evidence)
+
+
+def _where_nothing_is_verified(place: Origin, module: Module) -> Origin:
+    """What is known of a module whose place nothing vouches for: its signature may verify, with a key that nothing vouches for either."""
+    signature, certificates = module.signature, module.kernel_certificates
+    if isinstance(signature, Missing) or isinstance(certificates, Missing):
+        return place
+    found = verify_module(signature.value, certificates.value)
+    if found.state is not State.PRODUCTION:
+        return place
+    reason = f"its signature verifies with the running kernel's key ({found.signer}); only their origin is not verified: {place.reason}"
+    return replace(place, reason=reason, evidence=(*place.evidence, *signature.evidence, *certificates.evidence))
 
 
 def _signature(facts: Facts, module: Module) -> Origin:
@@ -289,6 +301,55 @@ def licence(facts: Facts, accelerator: Accelerator) -> Iterator[Answer]:
     found = module.info.open().license
     outcome = Outcome.PASS if found in OPEN_LICENSES else Outcome.FAIL
     yield Answer(outcome, f"{module.name}: licence {printable(found)!r}", (*accelerator.module.evidence, *module.info.evidence))
+
+
+@check(
+    "functional-1.viability",
+    level=Level.SHOULD,
+    each="accelerators",
+    expected="a group that VFIO itself calls viable",
+    passes="VFIO would hand the accelerator's whole group to user space.",
+    fails="VFIO would not hand the accelerator's group to user space.",
+    not_applicable="Only an accelerator that is bound to VFIO needs a viable group.",
+    remediation="Unbind the other devices of the IOMMU group, and turn VFIO's no-IOMMU mode off.",
+    owner=Owner.CHROMEOS,
+)
+def viability(facts: Facts, accelerator: Accelerator) -> Iterator[Answer]:
+    """The probe opened the accelerator's VFIO group, and the kernel called it viable (VFIO_GROUP_GET_STATUS).
+
+    This is VFIO's own judgement of what functional-1.driver works out from the drivers in the group. A group that user space may not
+    open, or that someone has open already, is unknown. In the no-IOMMU mode every group is called viable, so a node of that mode fails.
+    Source: Documentation/driver-api/vfio.rst; drivers/vfio/group.c, vfio_group_ioctl_get_status.
+    """
+    if elsewhere := unless_vfio(accelerator):
+        yield elsewhere
+        return
+    group = next((each for each in facts.vfio.open().groups if each.accelerator == accelerator.subject), None)
+    evidence = (*accelerator.driver.evidence, *facts.vfio.evidence)
+    if group is None:
+        yield Answer(Outcome.UNKNOWN, "the probe found no VFIO group of this accelerator", evidence, remedy=Remedy.PROBES)
+    elif group.node.rpartition("/")[2].startswith("noiommu-"):
+        yield Answer(Outcome.FAIL, f"{group.node} is of VFIO's no-IOMMU mode", evidence)
+    elif group.viable is None:
+        observed = f"{group.node} could not be asked: {group.error or 'no answer'}{', someone has it open' if group.in_use else ''}"
+        yield Answer(Outcome.UNKNOWN, observed, evidence, remedy=refusal_remedy(group.error))
+    else:
+        word = "viable" if group.viable else "not viable"
+        yield Answer(Outcome.PASS if group.viable else Outcome.FAIL, f"VFIO calls {group.node} {word}", evidence)
+
+
+def unless_vfio(accelerator: Accelerator) -> Answer | None:
+    """`not-applicable` for an accelerator that is not bound to VFIO, None for one that is; raises MissingFact where that was not read."""
+    name = accelerator.driver
+    if is_vfio(name):
+        return None
+    bound = "no driver" if isinstance(name, Missing) and name.status is Status.ABSENT else printable(name.open())
+    return Answer(Outcome.NOT_APPLICABLE, f"bound to {bound}", name.evidence)
+
+
+def refusal_remedy(error: str) -> Remedy:
+    """What may help where VFIO refused with an errno of this name."""
+    return Remedy.ROOT if error in {"EACCES", "EPERM"} else Remedy.PROBES
 
 
 def is_vfio(name: Fact[str]) -> bool:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from auditor.facts.types import Missing, Ok
 from auditor.model import Answer, Level, Outcome, Owner, Remedy, Status, check, printable
+from checks.functional_1 import refusal_remedy, unless_vfio
 from checks.wording import some
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from auditor.facts.types import Accelerator, Facts, GroupMate
+    from auditor.facts.types import Accelerator, DmaTrial, Facts, GroupMate
 
 TRANSLATING = frozenset({"DMA", "DMA-FQ"})
 """Domain types in which every access is translated; DMA-FQ flushes lazily, which the page allows."""
@@ -34,6 +36,9 @@ _NO = ("0", "n", "f", "of")
 
 ACS_OVERRIDE = "pcie_acs_override"
 """Not a parameter of the mainline kernel: with the patch that adds it, groups are reported that the hardware does not keep apart."""
+
+NOTHING = (b"\0", b"\xff")
+"""The bytes that a device gets for a read that is not let through: cleared, or as a bus without an answer reads."""
 
 
 @check(
@@ -217,3 +222,56 @@ def no_iommu_mode(facts: Facts) -> Iterator[Answer]:
     unsafe = facts.iommu.unsafe_noiommu.open()
     outcome, state = (Outcome.FAIL, "on") if unsafe else (Outcome.PASS, "off")
     yield Answer(outcome, f"unsafe no-IOMMU mode is {state}", facts.iommu.unsafe_noiommu.evidence, subject="kernel")
+
+
+@check(
+    "security-3.isolation",
+    level=Level.SHOULD,
+    each="accelerators",
+    expected="the accelerator reads memory that is mapped for it, reads nothing where none is, and the kernel reports the fault",
+    passes="The IOMMU stopped the accelerator where nothing is mapped for it.",
+    fails="The accelerator read memory through an address at which nothing is mapped for it.",
+    not_applicable="Only an accelerator that is bound to VFIO can be driven by the auditor.",
+    remediation="Find out why the IOMMU lets accesses through that it should stop.",
+    owner=Owner.FIRMWARE,
+)
+def isolation(facts: Facts, accelerator: Accelerator) -> Iterator[Answer]:
+    """On request (--probe-dma), the accelerator was told to copy from an address that is mapped for it, and from one that is not.
+
+    It passes where the first read brought what lay there, the second brought nothing, and the kernel's log names this device in a fault.
+    All three are needed: without the first the device may not have copied at all, without the fault something else may have stopped it.
+    The probe drives a device through VFIO, and knows how to make only some copy; for others this stays unknown.
+
+    It shows one address at one time. Source: Documentation/driver-api/vfio.rst; drivers/iommu/intel/dmar.c, dmar_fault_do_one.
+    """
+    if elsewhere := unless_vfio(accelerator):
+        yield elsewhere
+        return
+    evidence = (*accelerator.driver.evidence, *facts.vfio.evidence)
+    if not facts.plan.probe_dma:
+        asking = "Audit the device itself, as root, with --probe-dma."
+        yield Answer(Outcome.UNKNOWN, "not tried: it was not asked for", evidence, remedy=Remedy.PROBES, remediation=asking)
+        return
+    found = facts.vfio.open()
+    trial = next((each for each in found.trials if each.accelerator == accelerator.subject), None)
+    if trial is None or trial.error:
+        errors = [each.error for each in found.groups if each.accelerator == accelerator.subject]
+        error = trial.error if trial else next(iter(errors), "")
+        observed = f"not tried: {error or 'the probe cannot make this device copy'}"
+        yield Answer(Outcome.UNKNOWN, observed, evidence, remedy=refusal_remedy(error))
+        return
+    named = accelerator.subject.removeprefix("pci:").partition(":")[2]  # the kernel leaves the PCI domain out
+    fault = next((line for line in trial.faults if named in line), "")
+    shown = tuple(replace(item, excerpt=fault) for item in facts.vfio.evidence)
+    mapped = "was read" if trial.mapped else "was not read"
+    observed = f"mapped memory {mapped}; where nothing is mapped, {trial.unmapped_read or 'nothing'} was read; "
+    observed += fault or f"no fault of this device in the kernel's log {trial.log_error}".rstrip()
+    yield Answer(_isolated(trial, fault), observed, (*accelerator.driver.evidence, *shown))
+
+
+def _isolated(trial: DmaTrial, fault: str) -> Outcome:
+    if trial.mapped and trial.unmapped:
+        return Outcome.FAIL
+    seen = bytes.fromhex(trial.unmapped_read)
+    nothing = trial.unmapped is False and seen and any(not seen.strip(byte) for byte in NOTHING)
+    return Outcome.PASS if trial.mapped and nothing and fault else Outcome.UNKNOWN

@@ -18,6 +18,7 @@ from auditor.facts.runs import read_models
 from auditor.facts.sandbox import read_sandbox
 from auditor.facts.tracing import read_tracing
 from auditor.facts.types import Facts, Missing, Ok, Plan, Settings
+from auditor.facts.vfio import read_vfio
 
 if TYPE_CHECKING:
     from auditor.sources.base import Source
@@ -44,6 +45,7 @@ def collect(source: Source, settings: Settings) -> Facts:
         sandbox=read_sandbox(device, accelerators),
         tracing=read_tracing(device, accelerators, closure),
         dma_buf=read_dma_buf(device, accelerators),
+        vfio=read_vfio(device, plan, accelerators),
         ml_service=read_ml_service(device),
         models=read_models(device, plan),
     )

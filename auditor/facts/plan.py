@@ -48,4 +48,5 @@ def _plan(document: dict[str, Any]) -> Plan:
         demonstration=document["demonstration"] is True,
         zoo_left_out=document["zoo_left_out"] is True,
         zoo_note=str(document["zoo_note"]),
+        probe_dma=document["probe_dma"] is True,
     )

@@ -21,7 +21,7 @@ TEXT_LIMIT = 400
 """Characters of a text in a document."""
 
 
-def read_probe(device: Device, name: str, reader: Callable[[dict[str, Any]], Any]) -> Fact[Any]:
+def read_probe(device: Device, name: str, reader: Callable[[dict[str, Any]], Any], *arguments: str) -> Fact[Any]:
     """What `reader` makes of a probe's document; a ValueError, KeyError or TypeError of it is Missing(FAILED)."""
 
     def checked(document: Any) -> Any:
@@ -29,7 +29,7 @@ def read_probe(device: Device, name: str, reader: Callable[[dict[str, Any]], Any
             raise ValueError(f"expected a {PROBE_SCHEMA} document of the probe {name}")
         return reader(document)
 
-    found = device.document(base.probe(name))
+    found = device.document(base.probe(name, *arguments))
     if isinstance(found, Missing) and found.status is Status.UNASKED:
         return replace(found, remedy=Remedy.PROBES)
     return parse(found, checked)
