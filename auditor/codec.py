@@ -110,6 +110,10 @@ def _line(label: str, kind: Any, wrong: Exception) -> str:
     elif text.startswith("Invalid enum value"):
         names = _choices(msgspec.inspect.type_info(kind), re.sub(r"\[.*?\]", "", where).split("."))
         text = f"expected {' or '.join(names)}, got{text.removeprefix('Invalid enum value')}"
+    elif isinstance(wrong, tomllib.TOMLDecodeError):
+        text = f"expected TOML: {text[:1].lower()}{text[1:]}"
+    elif text == "Input data was truncated":
+        text = "expected JSON: it ends too early"
     elif text == "Invalid RFC3339 encoded date":
         text = "expected a date, YYYY-MM-DD"
     elif not text.startswith("JSON"):

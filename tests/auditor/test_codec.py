@@ -66,7 +66,7 @@ def test_waivers_are_read():
         (WAIVER.replace(b'"known"', b'" "'), "w.toml: waiver[0].reason: expected text, got an empty string"),
         (WAIVER.replace(b'"A"', b"1"), "w.toml: waiver[0].author: expected str, got int"),
         (WAIVER + WAIVER.replace(b"2026-12-31", b'"soon"'), "w.toml: waiver[1].expires: expected a date, YYYY-MM-DD"),
-        (WAIVER.replace(b"2026-12-31", b"2026-02-30"), "w.toml: invalid date or datetime (at line 5, column 11)"),
+        (WAIVER.replace(b"2026-12-31", b"2026-02-30"), "w.toml: expected TOML: invalid date or datetime (at line 5, column 11)"),
         (WAIVER.replace(b"2026-12-31", b"2026-12-31T00:00:00Z"), "w.toml: waiver[0].expires: expected date, got datetime"),
         (b"waiver = " + b"[" * 5_000, "w.toml: nested too deeply"),
     ],
@@ -102,7 +102,7 @@ def test_toml_is_read():
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "r.json: input data was truncated"),
+        (b"", "r.json: expected JSON: it ends too early"),
         (b"\x00", "r.json: JSON is malformed: invalid character (byte 0)"),
         (b"[]", "r.json: expected object, got array"),
         (b"[" * 100_000, "r.json: expected object, got array"),
