@@ -41,7 +41,7 @@ spoil is null. Whatever happens to a worker, there is a document; what was measu
                   process's descriptors were seen to hold of device memory (fdinfo.py), null where that could not be read
     conditions    {before, after}: see conditions.py; and where a worker for the delegate was started:
       confinement {state: confined|unconfined, problems, landlock_abi, no_new_privs, seccomp, capabilities, refusals_seen, readable,
-                  writable, devices}: as the controller read it of the kernel, before anything of the vendor's was loaded
+                  writable, devices, allowed: of these paths, those that were asked for}: as the controller read it of the kernel, before anything of the vendor's was loaded
       escapes     [{attempt, refused: name of the errno | null}]: attempts to get out that the auditor made in that same process
       cpu_share   processor time of the timed inferences over their brackets: about 1 for each thread that computes or waits busily
       engines     {source, busy_us, timed_us}: where engines of a device were seen working for the process meanwhile
@@ -342,7 +342,7 @@ def _confined(job: Job, run: Run, role: str) -> Iterator[Worker]:
     with Worker(role, job.model, job.limits, job.library_path) as worker:
         worker.hello(_runtime(run))
         confinement = worker.confine(_policy(job), required=not job.allow_unconfined)
-        conditions["confinement"] = confinement.to_json()
+        conditions["confinement"] = {**confinement.to_json(), "allowed": list(job.allow_paths)}
         conditions["escapes"] = [{"attempt": attempt, "refused": error} for attempt, error in confinement.escapes]
         try:
             yield worker

@@ -60,6 +60,18 @@ class Delegate:
     options: tuple[tuple[str, str], ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Sandbox:
+    """What a delegate may use beside its own folder: the accelerator's nodes, and paths that were allowed.
+
+    `allow_unconfined` is whether to go on where the kernel cannot confine it.
+    """
+
+    device_nodes: tuple[str, ...] = ()
+    allow_paths: tuple[str, ...] = ()
+    allow_unconfined: bool = False
+
+
 def shared_library(path: str, options: tuple[tuple[str, str], ...] = ()) -> Delegate:
     """The delegate in a file. Raises UsageError for one that no dynamic linker would load: missing, empty, cut short, something else."""
     label = f"--delegate: {visible(path)}"
@@ -103,6 +115,7 @@ def measure_zoo(
     bench_time: BenchTime,
     runtime: str,
     progress: Callable[[str], None],
+    sandbox: Sandbox = Sandbox(),
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Measure the models, interleaved, each time in fresh processes; yields (model name, run document) as each is done."""
     least, most, seconds = _PLANS[bench_time]
@@ -111,7 +124,7 @@ def measure_zoo(
         wanted = [file for file in files if turn < least or not _decided(documents[file.model.name], file.model)]
         for number, file in enumerate(wanted, 1):
             where = f"zoo: round {turn + 1}, model {number} of {len(wanted)}"
-            document = _measure(file, delegate, seconds, runtime, functools.partial(_tell, progress, where))
+            document = _measure(file, delegate, sandbox, seconds, runtime, functools.partial(_tell, progress, where))
             documents[file.model.name].append(document)
             yield file.model.name, document
 
@@ -134,7 +147,9 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def _measure(file: ModelFile, delegate: Delegate | None, seconds: float, runtime: str, progress: Callable[[str], None]) -> dict[str, Any]:
+def _measure(
+    file: ModelFile, delegate: Delegate | None, sandbox: Sandbox, seconds: float, runtime: str, progress: Callable[[str], None]
+) -> dict[str, Any]:
     from auditor.inference.service import Job, measure  # noqa: PLC0415  # numpy, only for those who measure
 
     job = Job(
@@ -144,6 +159,9 @@ def _measure(file: ModelFile, delegate: Delegate | None, seconds: float, runtime
         origin=file.origin,
         delegate=delegate.path if delegate else None,
         options=delegate.options if delegate else (),
+        device_nodes=sandbox.device_nodes,
+        allow_paths=sandbox.allow_paths,
+        allow_unconfined=sandbox.allow_unconfined,
         runtime=runtime,
         min_seconds=seconds,
         warmup_seconds=min(0.5, seconds),
