@@ -15,7 +15,9 @@ from auditor import __version__, files, registry, requirements
 from auditor.codec import decode_json, decode_waivers
 from auditor.engine import Context, Selection, judge
 from auditor.errors import AuditError, UsageError
+from auditor.facts.accelerators import read_accelerators
 from auditor.facts.collect import collect
+from auditor.facts.kernel import read_kernel
 from auditor.facts.plan import plan_document, read_plan
 from auditor.facts.reading import Device
 from auditor.facts.types import Facts, Ok, Plan, PublicKey, Settings
@@ -26,7 +28,7 @@ from auditor.sources.filesystem import Tree
 from auditor.sources.live import Live
 from auditor.sources.recording import Record, Recorder, Replay
 from auditor.sources.ssh import Order, Ssh
-from auditor.zoo.measure import BenchTime, measure_zoo, model_files, shared_library
+from auditor.zoo.measure import BenchTime, Sandbox, measure_zoo, model_files, shared_library
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -60,6 +62,8 @@ class Request:
     probes: bool = True
     probe_dma: bool = False
     runtime: str = "auto"
+    allow_paths: tuple[str, ...] = ()
+    allow_unconfined: bool = False
     bench_time: str = BenchTime.ADAPTIVE.value
     requirements: str = requirements.DEFAULT
     waivers: str | None = None
@@ -112,7 +116,7 @@ def audit(request: Request, progress: Callable[[str], None]) -> Audited:
     facts = collect(Replay(record), settings)
     _wanted(request, facts)
     summary = _summary(record, facts)
-    context = Context(TOOL, judged_by.name, summary, ZooUsed(judged_by.zoo.version, facts.plan.models), tuple(_notes(request, facts.plan)))
+    context = Context(TOOL, judged_by.name, summary, ZooUsed(judged_by.zoo.version, facts.plan.models), tuple(_notes(request, facts)))
     report = judge(facts, checks, judged_by.requirements, waivers, request.today, selection, context)
     return Audited(report, record)
 
@@ -208,10 +212,13 @@ def _runs(request: Request, progress: Callable[[str], None]) -> dict[Question, R
     delegate = shared_library(request.delegate, request.delegate_options) if here and request.delegate is not None else None
     models = model_files(zoo, request.zoo) if not plan.zoo_note or (here and request.zoo is not None) else ()
     if not plan.zoo_note:
+        # of a demonstration, the models are our own, and there is no delegate
+        unconfined = request.allow_unconfined or (request.demo and request.zoo is None)
+        allowed = sandbox(request.allow_paths, unconfined, request.accelerators)
         counts: dict[str, int] = {}
         note = ""
         try:
-            for name, document in measure_zoo(models, delegate, BenchTime(request.bench_time), request.runtime, progress):
+            for name, document in measure_zoo(models, delegate, BenchTime(request.bench_time), request.runtime, progress, allowed):
                 answers[base.run(name, counts.get(name, 0))] = Reply(Status.OK, _json(document))
                 counts[name] = counts.get(name, 0) + 1
         except KeyboardInterrupt:
@@ -219,6 +226,19 @@ def _runs(request: Request, progress: Callable[[str], None]) -> dict[Question, R
         used = tuple(ZooModelUsed(file.model.name, file.sha256, file.origin) for file in models)
         plan = replace(plan, models=used, runs=tuple(counts.items()), zoo_note=note)
     return {**answers, base.plan(): Reply(Status.OK, plan_document(plan))}
+
+
+def sandbox(allow_paths: tuple[str, ...], allow_unconfined: bool, accelerators: tuple[str, ...] = ()) -> Sandbox:
+    """What a delegate may use on this machine. Raises UsageError for a path to allow that is not there."""
+    for path in allow_paths:
+        if not os.path.exists(path):
+            raise UsageError(f"--allow-path: {printable(path)}: expected a file or a folder that is there")
+    device = Device(Live(probes=False))
+    found = read_accelerators(device, read_kernel(device), accelerators)
+    nodes = {node.path for each in found.value.items for node in each.nodes} if isinstance(found, Ok) else set()
+    if any(path.startswith("/dev/vfio/") for path in nodes):
+        nodes.add("/dev/vfio/vfio")  # the container that a group is put into
+    return Sandbox(tuple(sorted(nodes)), tuple(map(os.path.abspath, allow_paths)), allow_unconfined)
 
 
 def _why_no_run(request: Request) -> str:
@@ -271,14 +291,28 @@ def _summary(record: Record, facts: Facts) -> DeviceSummary:
     )
 
 
-def _notes(request: Request, plan: Plan) -> Iterator[str]:
+def _notes(request: Request, facts: Facts) -> Iterator[str]:
     """What a reader must know of how a report came about, and no finding says."""
+    plan = facts.plan
     if request.snapshot is not None:
         yield "Judged from a snapshot: what it holds is the word of whoever made it."
     if plan.accelerators:
         yield f"Of this device, only what --accelerator named was judged: {printable(', '.join(plan.accelerators))}."
     if plan.zoo_note and plan.runs:
         yield plan.zoo_note
+    yield from _confinement_notes(facts)
+
+
+def _confinement_notes(facts: Facts) -> Iterator[str]:
+    models = facts.models.value if isinstance(facts.models, Ok) else ()
+    found = [run.value.conditions.get("confinement") for each in models for run in each.runs if isinstance(run, Ok)]
+    states = [each for each in found if isinstance(each, dict)]
+    if any(each.get("state") == "unconfined" for each in states):
+        yield "The zoo was run without a confinement that holds."
+    lists = [each.get("allowed") for each in states]
+    allowed = sorted({str(path) for each in lists if isinstance(each, list) for path in each})
+    if allowed:
+        yield f"To the delegate, --allow-path opened: {printable(', '.join(allowed))}."
 
 
 def _settings(request: Request, judged_by: RequirementSet) -> Settings:

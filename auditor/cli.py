@@ -78,6 +78,12 @@ ProbeDma = Annotated[
     bool, typer.Option("--probe-dma", help="Have a device that VFIO drives read where nothing is mapped: the IOMMU must stop it.")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what the probes would change on the device, and undo.")]
+AllowPaths = Annotated[
+    list[str], typer.Option("--allow-path", metavar="P", help="A path that the delegate may use beside its own folder; may repeat.")
+]
+AllowUnconfined = Annotated[
+    bool, typer.Option("--allow-unconfined", help="Run the delegate even where the kernel cannot confine it; the report says so.")
+]
 NoZoo = Annotated[bool, typer.Option("--no-zoo", help="Do not run the zoo; its requirements are unknown.")]
 
 
@@ -110,6 +116,8 @@ def device(
     no_zoo: NoZoo = False,
     bench_time: BenchTime = Bench.ADAPTIVE,
     tflite: Runtime = TFLite.AUTO,
+    allow_path: AllowPaths = [],
+    allow_unconfined: AllowUnconfined = False,
     trust_root: TrustRoots = [],
     base_image: Annotated[str | None, typer.Option(metavar="LIST", help="Files of the base image, one absolute path a line.")] = None,
     save_snapshot: Annotated[str | None, typer.Option(metavar="FILE", help="Keep the record that was judged.")] = None,
@@ -141,6 +149,8 @@ def device(
             probe_dma=probe_dma,
             run_zoo=not no_zoo,
             runtime=tflite.value,
+            allow_paths=tuple(allow_path),
+            allow_unconfined=allow_unconfined,
             bench_time=bench_time.value,
             requirements=requirements,
             waivers=waivers,
@@ -177,6 +187,8 @@ def snapshot_main(
     no_zoo: NoZoo = False,
     bench_time: BenchTime = Bench.ADAPTIVE,
     tflite: Runtime = TFLite.AUTO,
+    allow_path: AllowPaths = [],
+    allow_unconfined: AllowUnconfined = False,
     requirements: Requirements = DEFAULT_SET,
 ) -> None:
     """Collect a device's record without judging it: `crosml-audit snapshot -o FILE`."""
@@ -197,6 +209,8 @@ def snapshot_main(
             probe_dma=probe_dma,
             run_zoo=not no_zoo,
             runtime=tflite.value,
+            allow_paths=tuple(allow_path),
+            allow_unconfined=allow_unconfined,
             bench_time=bench_time.value,
             requirements=requirements,
             today=_date(None),
@@ -294,19 +308,23 @@ def zoo_run(
     zoo: Zoo = None,
     bench_time: BenchTime = Bench.ADAPTIVE,
     tflite: Runtime = TFLite.AUTO,
+    allow_path: AllowPaths = [],
+    allow_unconfined: AllowUnconfined = False,
     requirements: Requirements = DEFAULT_SET,
 ) -> None:
     """Measure the zoo on this machine, without judging: one JSON document (crosml-audit/run/1) a line."""
     with _errors():
         import json
 
+        from auditor import audit
         from auditor import requirements as sets
         from auditor.zoo.measure import BenchTime, measure_zoo, model_files, shared_library
 
         files = model_files(sets.load(requirements).zoo, zoo)
         library = shared_library(delegate, _pairs(delegate_option)) if delegate is not None else None
+        allowed = audit.sandbox(tuple(allow_path), allow_unconfined)
         with _progress() as progress:
-            for _name, document in measure_zoo(files, library, BenchTime(bench_time.value), tflite.value, progress):
+            for _name, document in measure_zoo(files, library, BenchTime(bench_time.value), tflite.value, progress, allowed):
                 print(json.dumps(document, sort_keys=True, allow_nan=False), flush=True)
 
 

@@ -15,7 +15,8 @@ pytest.importorskip("numpy", reason="numpy is not installed")
 from auditor import audit, requirements
 from auditor.engine import Selection
 from auditor.errors import UsageError
-from auditor.inference import service
+from auditor.inference import process, service
+from auditor.inference.confine import landlock_abi
 from auditor.inference.process import Limits
 from auditor.inference.wire import RUNTIMES
 from auditor.model import Level, Outcome
@@ -39,16 +40,20 @@ def runtime(request):
     return request.param
 
 
-@pytest.fixture(scope="module")
-def delegate():
-    """Path of the compiled reference delegate."""
+def build(name):
     spec = importlib.util.spec_from_file_location("build", os.path.join(ROOT, "fixtures", "delegates", "build.py"))
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    path = module.build(os.path.join(ROOT, ".cache", "delegates"))
+    path = module.build(os.path.join(ROOT, ".cache", "delegates"), name)
     if path is None:
-        pytest.skip("no C compiler (cc) to build the reference delegate with")
+        pytest.skip(f"no C compiler (cc) to build the {name} delegate with")
     return path
+
+
+@pytest.fixture(scope="module")
+def delegate():
+    """Path of the compiled reference delegate."""
+    return build("reference")
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +142,38 @@ def test_each_fault_has_its_own_finding(delegate, pinned, runtime, options, outc
 def test_a_library_that_is_not_there(pinned, runtime, tmp_path):
     with pytest.raises(UsageError, match=r"--delegate: .*none\.so: expected a shared library"):
         judge(delegate=str(tmp_path / "none.so"), runtime=runtime, **pinned)
+
+
+@pytest.mark.skipif(not landlock_abi(), reason="this kernel has no Landlock, so nothing here can be confined")
+def test_a_hostile_delegate_gets_nowhere_and_ends_nothing(pinned, runtime, tmp_path):
+    """What was opened for it is said; it took no work worth the name, so its figures are nobody's."""
+    report, found = judge(delegate=build("hostile"), runtime=runtime, allow_paths=(str(tmp_path),), **pinned)
+    assert {about(found, figure).outcome for figure in FIGURES} == {UNKNOWN}
+    assert "0.0% of the multiply-accumulates" in about(found, "accuracy").observed
+    conditions = report.model_runs[0].conditions
+    assert conditions["confinement"]["state"] == "confined"
+    assert all(each["refused"] for each in conditions["escapes"])
+    assert {"socket", "ptrace", "kill"} <= {each["call"] for each in conditions["refused"]}
+    assert f"To the delegate, --allow-path opened: {tmp_path}." in report.notes
+
+
+@pytest.mark.skipif(not landlock_abi(), reason="this kernel has no Landlock, so nothing here can be confined")
+@pytest.mark.parametrize("allowed", [True, False])
+def test_a_kernel_that_cannot_confine(delegate, pinned, runtime, monkeypatch, allowed):
+    code = "from auditor.inference import confine\nconfine.landlock_abi = lambda: 0\nfrom auditor.inference.worker import main\n"
+    real = process.BOOTSTRAP
+    assert "from auditor.inference.worker import main\n" in real
+    changed = real.replace("from auditor.inference.worker import main\n", code)
+    monkeypatch.setattr(process, "_COMMAND", (*process._COMMAND[:-1], changed))
+    report, found = judge(delegate=delegate, runtime=runtime, allow_unconfined=allowed, **pinned)
+    assert about(found, "accuracy").outcome is (PASS if allowed else UNKNOWN)
+    assert ("--allow-unconfined" in about(found, "accuracy").remediation) is not allowed
+    assert ("The zoo was run without a confinement that holds." in report.notes) is allowed
+
+
+def test_a_path_to_allow_that_is_not_there(delegate, pinned, runtime):
+    with pytest.raises(UsageError, match="--allow-path: /no/such/path: expected a file or a folder"):
+        judge(delegate=delegate, runtime=runtime, allow_paths=("/no/such/path",), **pinned)
 
 
 def test_the_correct_delegate_is_exact_on_every_stand_in(delegate, runtime, monkeypatch):

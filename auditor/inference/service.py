@@ -41,7 +41,8 @@ spoil is null. Whatever happens to a worker, there is a document; what was measu
                   process's descriptors were seen to hold of device memory (fdinfo.py), null where that could not be read
     conditions    {before, after}: see conditions.py; and where a worker for the delegate was started:
       confinement {state: confined|unconfined, problems, landlock_abi, no_new_privs, seccomp, capabilities, refusals_seen, readable,
-                  writable, devices, allowed: of these paths, those that were asked for}: as the controller read it of the kernel, before anything of the vendor's was loaded
+                  writable, devices, allowed: of these paths, those that were asked for}: as the controller read it of the kernel, before
+                  anything of the vendor's was loaded
       escapes     [{attempt, refused: name of the errno | null}]: attempts to get out that the auditor made in that same process
       cpu_share   processor time of the timed inferences over their brackets: about 1 for each thread that computes or waits busily
       engines     {source, busy_us, timed_us}: where engines of a device were seen working for the process meanwhile
