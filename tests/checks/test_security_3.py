@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from auditor.facts.types import Listing, Node, Ok
-from auditor.model import Outcome, Status
+from auditor.model import Outcome, Remedy, Status
 from auditor.sources import base
 from auditor.sources.base import Reply
 from checks import security_3
-from fixtures.devices import ABSENT, DENIED, absent, answered, denied, linked, names, recorded, text, where
+from fixtures.devices import ABSENT, DENIED, FAULT, absent, answered, denied, linked, names, recorded, text, vfio_probed, where
 from fixtures.judging import collected, judged
+from fixtures.laptop import NPU as LAPTOP_NPU
+from fixtures.laptop import SYSFS as LAPTOP_SYSFS
+from fixtures.laptop import passed_through
 
 if TYPE_CHECKING:
     from auditor.sources.recording import Record
@@ -190,5 +193,60 @@ def test_a_switch_that_cannot_be_read_is_unknown(unreadable: Record) -> None:
 
 def test_an_empty_tree_decides_nothing() -> None:
     empty = answered(recorded(), dict.fromkeys(recorded().answers, Reply(Status.UNASKED)))
-    for check in (security_3.domain, security_3.reserved, security_3.group, security_3.command_line, security_3.units):
+    checks = (security_3.domain, security_3.reserved, security_3.group, security_3.command_line, security_3.units, security_3.isolation)
+    for check in checks:
         assert {each.outcome for each in judged(empty, check).values()} == {Outcome.UNKNOWN}
+
+
+ASKED = base.probe("vfio", "dma")
+OTHER_FAULT = FAULT.replace("00:0b.0", "00:0c.0")
+
+
+def test_a_device_that_was_stopped_is_shown_with_its_fault() -> None:
+    found = judged(vfio_probed(), security_3.isolation)[LAPTOP_NPU]
+    assert found.outcome is Outcome.PASS
+    assert found.observed == f"mapped memory was read; where nothing is mapped, {'00' * 8} was read; {FAULT}"
+    assert [each.excerpt for each in found.evidence if each.path == "probe:vfio"] == [FAULT]
+
+
+@pytest.mark.parametrize(
+    ("trial", "expected"),
+    [
+        ({"unmapped_read": "ff" * 8}, Outcome.PASS),
+        ({"faults": [OTHER_FAULT, FAULT]}, Outcome.PASS),
+        ({"unmapped": True, "unmapped_read": "0123456789abcdef"}, Outcome.FAIL),
+        ({"unmapped": True, "unmapped_read": "0123456789abcdef", "faults": []}, Outcome.FAIL),
+        ({"faults": []}, Outcome.UNKNOWN),
+        ({"faults": [OTHER_FAULT]}, Outcome.UNKNOWN),
+        ({"faults": [], "log_error": "EPERM"}, Outcome.UNKNOWN),
+        ({"mapped": False}, Outcome.UNKNOWN),
+        ({"mapped": False, "unmapped": True}, Outcome.UNKNOWN),
+        ({"unmapped_read": "0123456789abcdef"}, Outcome.UNKNOWN),
+        ({"unmapped_read": "00000000000000ff"}, Outcome.UNKNOWN),
+        ({"unmapped": None, "unmapped_read": None}, Outcome.UNKNOWN),
+        ({"unmapped_read": None}, Outcome.UNKNOWN),
+        ({"error": "ETIMEDOUT"}, Outcome.UNKNOWN),
+        ({"accelerator": "pci:0000:00:0c.0"}, Outcome.UNKNOWN),
+        ({"mapped": 1}, Outcome.UNKNOWN),
+    ],
+)
+def test_all_three_signs_are_needed(trial: dict[str, object], expected: Outcome) -> None:
+    assert judged(vfio_probed(trial), security_3.isolation)[LAPTOP_NPU].outcome is expected
+
+
+def test_what_was_not_tried_is_unknown_and_says_what_helps() -> None:
+    not_asked = judged(passed_through(), security_3.isolation)[LAPTOP_NPU]
+    assert (not_asked.outcome, not_asked.remedy) == (Outcome.UNKNOWN, Remedy.PROBES)
+    assert not_asked.remediation.endswith("with --probe-dma.")
+    refused = answered(vfio_probed(), {ASKED: DENIED})
+    unrecorded = answered(vfio_probed(), {ASKED: Reply(Status.UNASKED)})
+    unable = vfio_probed({"accelerator": "pci:0000:00:0c.0"}, viable=None, error="EACCES")
+    for record, remedy in ((refused, Remedy.ROOT), (unrecorded, Remedy.PROBES), (unable, Remedy.ROOT)):
+        found = judged(record, security_3.isolation)[LAPTOP_NPU]
+        assert (found.outcome, found.remedy) == (Outcome.UNKNOWN, remedy)
+
+
+def test_a_device_that_vfio_does_not_have_is_not_tried() -> None:
+    found = judged(recorded(), security_3.isolation)[NPU]
+    assert (found.outcome, found.observed) == (Outcome.NOT_APPLICABLE, "bound to edu_accel")
+    assert judged(denied(vfio_probed(), f"{LAPTOP_SYSFS}/driver"), security_3.isolation)[LAPTOP_NPU].outcome is Outcome.UNKNOWN

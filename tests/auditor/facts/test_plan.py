@@ -25,6 +25,7 @@ WHOLE = Plan(
     demonstration=True,
     zoo_left_out=True,
     zoo_note="why",
+    probe_dma=True,
 )
 
 
@@ -107,6 +108,7 @@ def test_as_many_runs_as_the_limit_are_looked_at():
 def test_only_true_is_true():
     assert not changed(demonstration="true").open().demonstration
     assert not changed(zoo_left_out=1).open().zoo_left_out
+    assert not changed(probe_dma=1).open().probe_dma
 
 
 JSON = st.recursive(
