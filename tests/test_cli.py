@@ -1,0 +1,668 @@
+"""The program as people use it: bad input, outputs, exit codes, choices, interruption. In this process where that is enough."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import pty
+import re
+import resource
+import select
+import signal
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+import zipfile
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from auditor import cli, registry
+from auditor.facts.plan import plan_document
+from auditor.facts.types import Plan
+from auditor.model import Status
+from auditor.sources import base, recording
+from auditor.sources.base import Reply
+from fixtures.devices import answered, recorded
+from fixtures.elf import Shared
+from fixtures.kernel import build_key
+
+DEMO = str(resources.files("auditor.data") / "demo.snapshot")
+MAIN = [sys.executable, "-c", "from auditor.cli import main; main()"]
+HOSTILE = "x\x1b[31m]]><b>&\u202e\nPASS"
+CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+EXPECTATION = re.compile(r"expected|No such file|Is a directory|not a snapshot|JSON is malformed")
+MODEL = "mobilenet_v2_1.0_224"
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def report(self) -> dict[str, Any]:
+        return json.loads(self.out)
+
+    def refused(self, code: int, *names: str) -> str:
+        """The one line that a command which gave nothing else said, with these names in it."""
+        assert (self.code, self.out) == (code, ""), self
+        assert self.err.startswith("crosml-audit: ")
+        assert self.err.endswith("\n")
+        line = self.err[:-1]
+        assert line.isprintable(), line
+        assert not [name for name in names if name not in line], line
+        assert EXPECTATION.search(line), line
+        return line
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    """Run a command in this process; one that waits for something is ended."""
+
+    def command(*arguments: str) -> Ended:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["crosml-audit", *map(str, arguments)])
+        before = signal.signal(signal.SIGALRM, _waited)
+        signal.alarm(60)
+        try:
+            with pytest.raises(SystemExit) as ended:
+                cli.main()
+        finally:
+            signal.alarm(0)
+            signal.signal(signal.SIGALRM, before)
+        return Ended(ended.value.code or 0, *capsys.readouterr())
+
+    return command
+
+
+def _waited(*_: object) -> None:
+    pytest.fail("the command waited for something")
+
+
+@pytest.fixture(scope="module")
+def valid(tmp_path_factory):
+    """A well-formed file for every place that takes one."""
+    folder = tmp_path_factory.mktemp("valid")
+    contents = {
+        "snapshot": resources.files("auditor.data").joinpath("demo.snapshot").read_bytes(),
+        "waivers": _waiver("functional-1.driver@pci:0000:00:05.0").encode(),
+        "requirements": b'name = "mine"\nclauses = "accelerator-r113"\nzoo = "zoo-0.0.2"\n',
+        "certificate": build_key().der,
+        "manifest": f"{'ab' * 32}  {MODEL}.tflite\n".encode(),
+        "base-image": b"/usr/lib64/libc.so.6\n",
+        "archive": _tar({f"{MODEL}.tflite": b"\0" * 5000}),
+        "library": Shared(soname="libx.so", needed=("libc.so.6",)).build(),
+    }
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    done = subprocess.run([*MAIN, "device", "--snapshot", DEMO, "--format", f"json={folder / 'report'}"], check=False, capture_output=True)
+    assert (done.returncode, done.stdout, done.stderr) == (1, b"", b"")
+    return folder
+
+
+def _waiver(finding: str, expires: str = "2026-12-31") -> str:
+    return f'[[waiver]]\nfinding = {json.dumps(finding)}\nreason = "known"\nauthor = "lab"\nexpires = {expires}\n'
+
+
+def _tar(members: dict[str, bytes]) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return out.getvalue()
+
+
+# --- a bad file in every place that takes one ---------------------------------------------------------------------------------------------
+
+PLACES = {
+    "snapshot": (4, "snapshot", ["device", "--snapshot"]),
+    "snapshot-show": (4, "snapshot", ["snapshot", "show"]),
+    "report-show": (4, "report", ["report", "show"]),
+    "report-convert": (4, "report", ["report", "convert", "--format", "junit"]),
+    "report-diff": (4, "report", ["report", "diff", "VALID"]),
+    "waivers": (2, "waivers", ["device", "--snapshot", DEMO, "--waivers"]),
+    "requirements": (2, "requirements", ["device", "--snapshot", DEMO, "--requirements"]),
+    "zoo-list": (2, "requirements", ["zoo", "list", "--requirements"]),
+    "trust-root": (2, "certificate", ["device", "--snapshot", DEMO, "--trust-root"]),
+    "base-image": (2, "base-image", ["device", "--snapshot", DEMO, "--base-image"]),
+    "zoo-manifest": (2, "manifest", ["device", "--snapshot", DEMO, "--zoo-manifest"]),
+    "zoo": (2, "archive", ["device", "--demo", "--zoo"]),
+    "zoo-run": (2, "archive", ["zoo", "run", "--zoo"]),
+    "delegate": (2, "library", ["device", "--delegate"]),
+    "delegate-without-zoo": (2, "library", ["device", "--no-zoo", "--delegate"]),
+    "delegate-collected": (2, "library", ["snapshot", "-o", "collected", "--delegate"]),
+    "zoo-run-delegate": (2, "library", ["zoo", "run", "--delegate"]),
+    "root": (2, None, ["device", "--root"]),
+}
+BAD = ("missing", "empty", "truncated", "junk", "folder", "fifo", "dangling", "endless", "hostile-name", "nothing")
+FINE = {("base-image", "truncated"), ("root", "truncated"), ("root", "folder"), ("zoo", "folder"), ("zoo-run", "folder")}
+"""Half of a list of paths is one, and a folder, which is right in these places, has no half; empty folders have a test of their own."""
+
+
+@pytest.mark.parametrize(("place", "bad"), [(place, bad) for place in sorted(PLACES) for bad in BAD if (place, bad) not in FINE])
+def test_a_bad_file_is_named_in_one_line(place, bad, run, valid, tmp_path, monkeypatch):
+    code, kind, arguments = PLACES[place]
+    monkeypatch.chdir(tmp_path)
+    suffix = ".toml" if kind == "requirements" else ""
+    name = {"endless": "endless", "hostile-name": HOSTILE, "nothing": ""}.get(bad, "the-file") + (suffix if bad != "nothing" else "")
+    if bad == "folder":
+        os.mkdir(name)
+    elif bad == "fifo":
+        os.mkfifo(name)
+    elif bad in {"dangling", "endless"}:
+        os.symlink("/dev/zero" if bad == "endless" else "nowhere", name)
+    elif bad not in {"missing", "nothing"}:
+        half = (valid / kind).read_bytes()[: (valid / kind).stat().st_size // 2] if kind else b"x"
+        contents = {"empty": b"", "truncated": half, "junk": b"\x1b[2J\xff\x00<junk>" * 9, "hostile-name": b"\x1b[2J"}
+        with open(name, "wb") as file:
+            file.write(contents[bad])
+    before = sorted(os.listdir())
+    ended = run(*(str(valid / "report") if each == "VALID" else each for each in arguments), name)
+    shown = {"hostile-name": r"x\x1b[31m]]><b>&\u202e\nPASS"}.get(bad, name)
+    ended.refused(code, shown)
+    assert sorted(os.listdir()) == before
+
+
+def test_the_files_that_the_bad_ones_are_made_of_are_good(run, valid):
+    for place in ("snapshot-show", "report-show", "waivers", "requirements", "trust-root", "base-image", "zoo-manifest"):
+        _, kind, arguments = PLACES[place]
+        name = f"{valid / kind}" if kind != "requirements" else f"{valid}/set.toml"
+        if kind == "requirements":
+            (valid / "set.toml").write_bytes((valid / kind).read_bytes())
+        assert run(*arguments, name).err == "", place
+
+
+@pytest.mark.parametrize("option", ["--delegate", "--zoo"])
+@pytest.mark.parametrize("command", ["device", "zoo run"])
+def test_a_folder_without_models_and_a_library_that_is_none(option, command, run, tmp_path):
+    (tmp_path / "readme").write_text("no model\n")
+    ended = run(*command.split(), option, str(tmp_path))
+    assert ended.refused(2, option, str(tmp_path)).count("expected") == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [(b"", "no TFLite model: 0 bytes"), (b"\0" * 1000, "no TFLite model"), (b"\0\0\0\0TFL3", "vtable")],
+    ids=["empty", "junk", "truncated"],
+)
+def test_a_bad_model_is_a_finding_and_the_audit_goes_on(content, expected, run, tmp_path):
+    (tmp_path / f"{MODEL}.tflite").write_bytes(content)
+    ended = run("device", "--demo", "--zoo", str(tmp_path), "--bench-time", "quick", "--format", "json")
+    found = {each["id"]: each for requirement in ended.report["requirements"] for each in requirement["findings"]}
+    for figure in ("latency", "accuracy", "memory"):
+        each = found[f"zoo-{MODEL}-{figure}.baseline@model:{MODEL}"]
+        assert (each["outcome"], expected in each["reason"]) == ("unknown", True), each
+    assert ended.report["counts"]["error"] == 0
+
+
+def test_an_archive_that_unpacks_to_too_much(run, tmp_path):
+    bomb = tmp_path / "zoo.zip"
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(f"{MODEL}.tflite", b"\0" * (64 << 20))
+    ended = run("device", "--demo", "--zoo", str(bomb))
+    assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1)
+    assert "zoo.zip: member" in ended.err
+    assert "unpacks to over 100 times" in ended.err
+
+
+def test_a_snapshot_that_unpacks_to_too_much(run, tmp_path):
+    bomb = tmp_path / "bomb.snapshot"
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("record.json", b" " * (100 << 20))
+    ended = run("device", "--snapshot", str(bomb))
+    assert (ended.code, ended.out, ended.err.count("\n")) == (4, "", 1)
+    assert "bomb.snapshot: member record.json is too large" in ended.err
+
+
+# --- outputs ------------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("output", [["--save-snapshot", "{}"], ["--format", "json={}"]])
+@pytest.mark.parametrize(
+    ("path", "reason"), [("nowhere/x", "a folder that exists"), ("folder", "not a folder"), ("file/x", "a folder that exists")]
+)
+def test_an_output_that_cannot_be_written_is_refused_before_anything_is_done(output, path, reason, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("kept")
+    ended = run("device", "--snapshot", "missing", *(each.format(path) for each in output))
+    assert reason in ended.refused(2, path)  # not 4, for the snapshot that is missing
+    assert (tmp_path / "file").read_text() == "kept"
+    assert sorted(os.listdir()) == ["file", "folder"]
+
+
+def test_two_outputs_to_one_file(run, tmp_path):
+    one, other = tmp_path / "one", tmp_path / "other"
+    other.symlink_to(one)
+    for outputs in (["--format", f"json={one}", "--format", f"junit={other}"], ["--save-snapshot", str(one), "--format", f"json={one}"]):
+        run("device", "--snapshot", DEMO, *outputs).refused(2, "--format")
+    assert not one.exists()
+
+
+def test_a_disk_that_is_full_leaves_nothing_half_written(tmp_path):
+    (tmp_path / "report.json").write_text("the one before")
+
+    def small() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+
+    arguments = ["device", "--snapshot", DEMO, "--format", f"json={tmp_path}/report.json"]
+    done = subprocess.run([*MAIN, *arguments], check=False, capture_output=True, text=True, preexec_fn=small)  # no threads
+    assert (done.returncode, done.stdout) == (4, "")
+    assert done.stderr == f"crosml-audit: {tmp_path}/report.json: File too large\n"
+    assert (os.listdir(tmp_path), (tmp_path / "report.json").read_text()) == (["report.json"], "the one before")
+
+
+def test_what_is_no_regular_file_is_written_to_and_stays(run, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    got: list[str] = []
+    reader = threading.Thread(target=lambda: got.append(pipe.read_text()))
+    reader.start()
+    assert run("device", "--snapshot", DEMO, "--format", f"json={pipe}").code == 1
+    reader.join(20)
+    assert pipe.is_fifo()
+    assert json.loads(got[0])["verdict"] == "non-compliant"
+
+
+def test_a_link_is_written_through(run, tmp_path):
+    (tmp_path / "link.json").symlink_to("real.json")
+    assert run("device", "--snapshot", DEMO, "--format", f"json={tmp_path}/link.json").code == 1
+    assert (tmp_path / "link.json").is_symlink()
+    assert json.loads((tmp_path / "real.json").read_text())["verdict"] == "non-compliant"
+    assert (tmp_path / "real.json").stat().st_mode & 0o777 == 0o666 & ~_umask()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+@pytest.mark.parametrize("arguments", [["device", "--snapshot", DEMO], ["checks"], ["snapshot", "show", DEMO]])
+def test_a_reader_that_goes_away_is_no_trouble(arguments):
+    done = subprocess.Popen([*MAIN, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    done.stdout.close()
+    assert (done.stderr.read(), done.wait()) == (b"", 4)
+
+
+@pytest.mark.parametrize("arguments", [["device", "--snapshot", DEMO], ["device", "--snapshot", DEMO, "--format", "json"], ["checks"]])
+def test_a_standard_output_that_is_full(arguments):
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([*MAIN, *arguments], check=False, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (4, "crosml-audit: standard output: No space left on device\n")
+
+
+def test_streams_that_are_closed_and_terminals_that_have_few_letters():
+    closed = f"{sys.executable} -c 'from auditor.cli import main; main()' device --snapshot"
+    done = subprocess.run(["sh", "-c", f"{closed} {DEMO} >&-"], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
+    done = subprocess.run(["sh", "-c", f"{closed} /missing 2>&-"], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (4, "", "")
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    for form in ("text", "junit"):
+        done = subprocess.run([*MAIN, "device", "--snapshot", DEMO, "--format", form], check=False, capture_output=True, env=environment)
+        assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_several_formats_at_once(run, tmp_path):
+    outputs = {name: tmp_path / name for name in sorted(registry.formats())}
+    arguments = [each for name, path in outputs.items() for each in ("--format", f"{name}={path}")]
+    ended = run("device", "--snapshot", DEMO, *arguments, "--format", "json")
+    assert ended.code == 1
+    assert outputs["json"].read_text() == ended.out
+    assert {"text", "json", "junit"} <= {name for name, path in outputs.items() if path.stat().st_size > 1000}
+    assert sorted(os.listdir(tmp_path)) == sorted(outputs)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--format", "nope"], "nope"),
+        (["--format", "json="], "json="),
+        (["--format", "json", "--format", "junit"], "stdout"),
+        (["--only", "nope"], "nope"),
+        (["--skip", "security-3.domain\x1b[31m"], r"security-3.domain\x1b[31m"),
+        (["--only", ""], "--only"),
+        (["--today", "2026-02-30"], "2026-02-30"),
+        (["--today", "20261122"], "20261122"),
+        (["--today", ""], "--today"),
+        (["--root", "/"], "--snapshot"),
+        (["--demo"], "--snapshot"),
+        (["--host", "x"], "--snapshot"),
+        (["--delegate", "/bin/true"], "--snapshot"),
+        (["--delegate", ""], "--snapshot"),
+        (["--zoo", ""], "--snapshot"),
+        (["--no-zoo"], "--snapshot"),
+        (["--accelerator", "pci:0000:00:05.0"], "--snapshot"),
+        (["--delegate-option", "a"], "a"),
+        (["--delegate-option", "=b"], "K=V"),
+        (["--delegate-option", "a=b"], "--delegate"),
+        (["--requirements", "r0"], "r113-zoo-0.0.2"),
+        (["--trust-root", "ab" * 31], "ab" * 31),
+    ],
+)
+def test_wrong_usage_is_one_line(arguments, named, run):
+    ended = run("device", "--snapshot", DEMO, *arguments)
+    assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1)
+    assert named in ended.err
+    assert ended.err[:-1].isprintable()
+
+
+def test_an_accelerator_that_is_not_there(run, tmp_path):
+    _small_tree(str(tmp_path / "root"))
+    arguments = ["--root", str(tmp_path / "root"), "--accelerator", f"pci:{HOSTILE}"]
+    run("device", *arguments).refused(2, "--accelerator", r"pci:x\x1b[31m]]><b>&\u202e\nPASS")
+    assert run("snapshot", "-o", f"{tmp_path}/saved", *arguments).code == 0
+    run("device", "--snapshot", f"{tmp_path}/saved").refused(4, f"{tmp_path}/saved", "plan")
+
+
+# --- hostile devices ----------------------------------------------------------------------------------------------------------------------
+
+
+def _texts(value: Any) -> Any:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, each in value.items():
+            yield key
+            yield from _texts(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _texts(each)
+
+
+def _judged(run, *arguments: str) -> dict[str, str]:
+    """What each format says of a device, and that none of it can drive a terminal or break an XML file."""
+    shown = {}
+    for form in ("text", "json", "junit"):
+        ended = run("device", *arguments, "--format", form)
+        assert (ended.code in {0, 1, 3}, ended.err) == (True, "")
+        assert not CONTROLS.search(ended.out), CONTROLS.search(ended.out)
+        shown[form] = ended.out
+    assert json.loads(shown["json"])["counts"]["error"] == 0
+    ElementTree.fromstring(shown["junit"])
+    return shown
+
+
+def test_a_root_whose_name_drives_terminals(run, tmp_path):
+    root = tmp_path / HOSTILE
+    root.mkdir()
+    shown = _judged(run, "--root", str(root))
+    assert HOSTILE in _texts(json.loads(shown["json"]))
+    assert r"x\x1b[31m]]><b>&\u202e\nPASS" in shown["text"]
+
+
+def test_a_record_full_of_text_that_drives_terminals(run, tmp_path):
+    record = recorded()
+    answers = {
+        question: Reply(Status.OK, HOSTILE.encode() + b"\xff\xfe")
+        for question, reply in record.answers.items()
+        if question.kind == "read" and reply.status is Status.OK
+    }
+    answers[base.plan()] = Reply(Status.OK, plan_document(Plan()))
+    hostile = recording.Record(HOSTILE, HOSTILE, HOSTILE, HOSTILE, answered(record, answers).answers)
+    (tmp_path / "hostile.snapshot").write_bytes(recording.pack(hostile))
+    _judged(run, "--snapshot", str(tmp_path / "hostile.snapshot"))
+    ended = run("snapshot", "show", str(tmp_path / "hostile.snapshot"))
+    assert (ended.code, CONTROLS.search(ended.out)) == (0, None)
+
+
+def test_links_out_of_a_root_lead_nowhere(run, tmp_path):
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/secret").write_text("canary")
+    root = tmp_path / "root"
+    for path in ("proc/cmdline", "proc/sys/kernel/osrelease", "proc/self/mountinfo", "etc/lsb-release"):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).symlink_to("../" * 9 + f"{tmp_path}/outside/secret")
+    (root / "sys/class").mkdir(parents=True)
+    (root / "sys/class/accel").symlink_to(tmp_path / "outside")
+    (root / "usr").symlink_to("/../../usr")
+    ended = run("device", "--root", str(root), "--save-snapshot", f"{tmp_path}/saved", "--format", "json")
+    assert ended.code == 3
+    record = recording.load(f"{tmp_path}/saved")
+    assert not [question for question, reply in record.answers.items() if b"canary" in reply.data or b"secret" in reply.data]
+    assert record.answers[base.read("/proc/cmdline")].status is Status.ABSENT
+
+
+def test_a_folder_with_more_entries_than_anyone_reads(run, tmp_path):
+    folder = tmp_path / "root/sys/class/accel"
+    folder.mkdir(parents=True)
+    for number in range(100_001):
+        if number % 30_000:  # a file has at most 65,000 names
+            os.link(folder / f"{number - number % 30_000}", folder / f"{number}")
+        else:
+            (folder / f"{number}").touch()
+    ended = run("device", "--root", str(tmp_path / "root"), "--format", "json")
+    assert ended.code == 3
+    (driver,) = (each for each in ended.report["requirements"] if each["id"] == "functional-1")
+    assert driver["outcome"] == "unknown"
+    assert "/sys/class/accel could not be read: Argument list too long" in {each["observed"] for each in driver["findings"]}
+
+
+@pytest.mark.parametrize(
+    "place", ["", "proc", "sys", "proc/sys/kernel", "sys/class/accel", "sys/bus/pci/devices", "usr/lib/firmware", "etc"]
+)
+def test_a_tree_with_nothing_in_it_decides_nothing(place, run, tmp_path):
+    (tmp_path / place).mkdir(parents=True, exist_ok=True)
+    ended = run("device", "--root", str(tmp_path), "--format", "json")
+    decided = [each for each in _findings(ended.report).values() if each["outcome"] in {"fail", "error"}]
+    assert (ended.code, decided) == (3, [])
+    assert "pass" not in {each["outcome"] for each in ended.report["requirements"] if each["level"] == "must"}
+
+
+# --- exit codes, waivers, selection -------------------------------------------------------------------------------------------------------
+
+
+def _findings(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {each["id"]: each for requirement in report["requirements"] for each in requirement["findings"]}
+
+
+def test_every_failure_and_unknown_waived_is_compliant_until_a_waiver_expires(run, tmp_path):
+    found = _findings(run("device", "--snapshot", DEMO, "--format", "json").report)
+    open_ = sorted(name for name, each in found.items() if each["outcome"] in {"fail", "unknown"})
+    file = tmp_path / "waivers.toml"
+    file.write_text("".join(_waiver(name, "2026-12-31" if name != open_[0] else "2026-11-30") for name in open_))
+    arguments = ["device", "--snapshot", DEMO, "--waivers", str(file), "--format", "json", "--today"]
+    ended = run(*arguments, "2026-11-30")
+    assert (ended.code, ended.report["verdict"], ended.report["counts"]["waived"]) == (0, "compliant", len(open_))
+    assert {name: each["outcome"] for name, each in _findings(ended.report).items()} == {
+        name: each["outcome"] for name, each in found.items()
+    }
+    for day in ("2026-12-01", "2027-01-01"):
+        ended = run(*arguments, day)
+        assert (ended.code, ended.report["verdict"]) == (1, "non-compliant")
+        assert any(f"{open_[0]} expired on 2026-11-30" in note for note in ended.report["notes"])
+    only_failures = [name for name in open_ if found[name]["outcome"] == "fail"]
+    file.write_text("".join(_waiver(name) for name in only_failures))
+    assert run(*arguments, "2026-11-30").code == 3
+
+
+def test_a_waiver_covers_what_it_names_and_nothing_else(run, tmp_path):
+    failed = "functional-1.driver@pci:0000:00:05.0"
+    file = tmp_path / "waivers.toml"
+    for name in (
+        "functional-1",
+        "functional-1.driver",
+        failed[:-1],
+        failed.upper(),
+        f"{failed} ",
+        "functional-1.*",
+        "security-3.domain@pci:0000:00:05.0",
+    ):
+        file.write_text(_waiver(name))
+        ended = run("device", "--snapshot", DEMO, "--waivers", str(file), "--today", "2026-11-22", "--format", "json")
+        assert (ended.code, ended.report["counts"]["waived"]) == (1, 0), name
+        assert any("matches no failed or unknown finding" in note for note in ended.report["notes"])
+    file.write_text(_waiver(failed))
+    ended = run("device", "--snapshot", DEMO, "--waivers", str(file), "--today", "2026-11-22", "--format", "json")
+    covered = [name for name, each in _findings(ended.report).items() if each["waiver"]]
+    assert (ended.code, covered) == (3, [failed])
+
+
+def test_what_is_left_out_is_unknown(run):
+    every = run("device", "--snapshot", DEMO, "--format", "json").report
+    for arguments in (
+        ["--only", "security-3"],
+        ["--only", "security-3.domain"],
+        ["--skip", "functional-1", "--skip", "functional-1.driver"],
+    ):
+        ended = run("device", "--snapshot", DEMO, *arguments, "--format", "json")
+        assert ended.code == 3
+        assert [each["id"] for each in ended.report["requirements"]] == [each["id"] for each in every["requirements"]]
+        outcomes = {each["id"]: each["outcome"] for each in ended.report["requirements"]}
+        assert outcomes["functional-1"] == "unknown"
+        assert outcomes["security-3"] == "pass"
+        left_out = [each for each in _findings(ended.report).values() if "left out by" in each["observed"]]
+        assert {each["outcome"] for each in left_out} == {"unknown"}
+    both = run("device", "--snapshot", DEMO, "--only", "security-3", "--skip", "security-3.domain", "--format", "json")
+    assert {each["outcome"] for each in both.report["requirements"] if each["level"] == "must"} == {"unknown"}
+
+
+def test_a_set_of_ones_own_is_told_from_a_shipped_one(run, tmp_path):
+    (tmp_path / "clauses.toml").write_text('[[requirements]]\nid = "security-3"\ntitle = "t"\ntext = "t"\nsource = "s"\nlevel = "must"\n')
+    (tmp_path / "zoo.toml").write_text('version = "0"\nsource = "s"\nmodels = []\n')
+    shipped = run("device", "--snapshot", DEMO, "--format", "json").report["requirements_set"]
+    (tmp_path / "set.toml").write_text(f'name = "{shipped}"\nclauses = "clauses.toml"\nzoo = "zoo.toml"\n')
+    ended = run("device", "--snapshot", DEMO, "--requirements", f"{tmp_path}/set.toml", "--format", "json")
+    assert (ended.code, ended.report["verdict"]) == (0, "compliant")
+    assert ended.report["requirements_set"].startswith(f"{shipped} (not a shipped set: ")
+
+
+def test_a_defect_of_the_auditor_is_no_verdict(run, monkeypatch):
+    def broken(*_: object) -> None:
+        raise KeyError("x")
+
+    monkeypatch.setattr(recording, "load", broken)
+    ended = run("device", "--snapshot", DEMO)
+    assert (ended.code, ended.out) == (4, "")
+    assert ended.err.splitlines()[-1].startswith("crosml-audit: a defect of the auditor")
+
+
+# --- a snapshot gives the findings of the device ------------------------------------------------------------------------------------------
+
+
+def _small_tree(root: str) -> None:
+    sysfs = f"{root}/sys/devices/pci0000:00/0000:00:0b.0"
+    for path, text in {
+        f"{sysfs}/uevent": "PCI_CLASS=120000\nPCI_ID=8086:7D1D\nPCI_SLOT_NAME=0000:00:0b.0\nMODALIAS=pci:v00008086d00007D1D\n",
+        f"{sysfs}/class": "0x120000\n",
+        f"{root}/proc/cmdline": "cros_secure iommu=pt\n",
+        f"{root}/proc/sys/kernel/osrelease": "6.12.0\n",
+        f"{root}/sys/kernel/iommu_groups/7/type": "DMA-FQ\n",
+    }.items():
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
+    os.makedirs(f"{root}/sys/bus/pci/devices")
+    os.symlink("../../../devices/pci0000:00/0000:00:0b.0", f"{root}/sys/bus/pci/devices/0000:00:0b.0")
+    os.symlink("../../../kernel/iommu_groups/7", f"{sysfs}/iommu_group")
+
+
+@pytest.mark.parametrize("target", ["live", "root", "demo"])
+def test_a_snapshot_gives_the_findings_of_the_device(target, run, tmp_path):
+    _small_tree(str(tmp_path / "root"))
+    arguments = {
+        "live": [],
+        "root": ["--root", str(tmp_path / "root"), "--delegate", "/usr/lib64/libx.so"],
+        "demo": ["--demo", "--no-zoo"],
+    }[target]
+    saved = tmp_path / "saved.snapshot"
+    if target == "live":  # its probes may start processes: not in this one
+        command = [*MAIN, "device", "--today", "2026-11-22", "--save-snapshot", str(saved), "--format", "json"]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        first = Ended(done.returncode, done.stdout, done.stderr)
+    else:
+        first = run("device", *arguments, "--today", "2026-11-22", "--save-snapshot", str(saved), "--format", "json")
+    again = run("device", "--snapshot", str(saved), "--today", "2026-11-22", "--format", "json", "--save-snapshot", f"{saved}.again")
+    assert (first.err, again.err, first.code) == ("", "", again.code)
+    assert first.report["device"] == again.report["device"]
+    assert first.report["accelerators"] == again.report["accelerators"]
+    assert json.dumps(first.report["requirements"]) == json.dumps(again.report["requirements"])
+    assert saved.read_bytes() == (tmp_path / "saved.snapshot.again").read_bytes()
+    if target != "live":  # what this machine has is not known here
+        assert len(first.report["accelerators"]) == 1
+
+
+def test_collecting_alone_gives_the_same_record(run, tmp_path):
+    _small_tree(str(tmp_path / "root"))
+    arguments = ["--root", str(tmp_path / "root"), "--delegate", "/usr/lib64/libx.so"]
+    assert run("snapshot", "-o", f"{tmp_path}/collected", *arguments).code == 0
+    run("device", *arguments, "--save-snapshot", f"{tmp_path}/audited", "--format", f"json={tmp_path}/report")
+    collected, audited = recording.load(f"{tmp_path}/collected"), recording.load(f"{tmp_path}/audited")
+    assert collected.answers == audited.answers
+    run("snapshot", "-o", "/nowhere/x", *arguments).refused(2, "/nowhere/x")
+    run("snapshot", *arguments).refused(2, "--output")
+
+
+def test_a_report_says_how_it_came_about(run, tmp_path):
+    notes = run("device", "--snapshot", DEMO, "--format", "json").report["notes"]
+    assert "Judged from a snapshot: what it holds is the word of whoever made it." in notes
+    assert any("only what --accelerator named" in note for note in notes)  # the demonstration's device has a GPU beside its accelerator
+    _small_tree(str(tmp_path / "root"))
+    assert run("device", "--root", str(tmp_path / "root"), "--format", "json").report["notes"] == []
+
+
+# --- terminals and interruption -----------------------------------------------------------------------------------------------------------
+
+
+def _rest(terminal: int) -> bytes:
+    """What is printed on a terminal until nobody has it open any more."""
+    parts = []
+    with contextlib.suppress(OSError):  # EIO, at the end
+        while part := os.read(terminal, 65536):
+            parts.append(part)
+    os.close(terminal)
+    return b"".join(parts)
+
+
+def test_an_interrupted_zoo_keeps_what_was_finished_and_progress_is_for_terminals(tmp_path):
+    terminal, side = pty.openpty()
+    outputs = ["--format", f"json={tmp_path}/report", "--save-snapshot", f"{tmp_path}/saved"]
+    command = [*MAIN, "device", "--demo", "--bench-time", "quick", *outputs]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=side, start_new_session=True)
+    os.close(side)
+    shown = b""
+    deadline = time.monotonic() + 120
+    while b"round 1, model 2 of 5" not in shown:
+        assert time.monotonic() < deadline, shown
+        if select.select([terminal], [], [], 1)[0]:
+            shown += os.read(terminal, 4096)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the workers get it, too
+    shown += _rest(terminal)
+    assert (process.wait(), process.stdout.read()) == (1, b"")
+    assert shown.startswith(b"\r\x1b[K")
+    assert shown.endswith(b"\r\x1b[K")
+    assert b"\n" not in shown
+    with open(tmp_path / "report", encoding="utf-8") as file:
+        report = json.load(file)
+    assert [each["model"] for each in report["model_runs"]] == ["selfie_segmentation_landscape_256x256"]
+    assert report["model_runs"][0]["status"] == "completed"
+    assert "The measurement was interrupted; the report holds what was finished." in report["notes"]
+    later = next(each for each in report["requirements"] if each["id"] == f"zoo-{MODEL}-latency")
+    assert later["outcome"] == "unknown"
+    assert "interrupted" in later["findings"][0]["observed"]
+    assert sorted(os.listdir(tmp_path)) == ["report", "saved"]
+
+
+def test_text_is_coloured_on_a_terminal_only(run):
+    plain = run("device", "--snapshot", DEMO).out
+    assert "\x1b" not in plain
+    terminal, side = pty.openpty()
+    process = subprocess.Popen([*MAIN, "device", "--snapshot", DEMO], stdout=side, stderr=subprocess.PIPE)
+    os.close(side)
+    assert b"\x1b[1;31m" in _rest(terminal)
+    assert (process.wait(), process.stderr.read()) == (1, b"")
