@@ -34,6 +34,9 @@ DIGEST_LIMIT = 4 << 30
 SCAN_LIMIT = 1 << 30
 """Bytes of a file above which searching it for names is `failed` (EFBIG)."""
 
+WORK_LIMIT = 16 << 30
+"""Bytes hashed and searched of one tree, in all, above which either is `failed` (EFBIG): a minute, whatever the tree is made of."""
+
 SCAN_NAMES = 4096
 """Different names in one file above which searching it is `failed` (E2BIG); as many as 256 times this are looked at."""
 
@@ -60,6 +63,7 @@ class Tree:
         self._root = os.path.realpath(root).rstrip("/")
         self._names: str = name or printable(os.path.basename(self._root) or "/")
         self._links: dict[str, str | None] = {}
+        self._left = WORK_LIMIT
         self._answers: Mapping[str, Callable[[Question], Reply]] = {
             "read": self._read,
             "list": self._list,
@@ -141,6 +145,12 @@ class Tree:
             raise
         return descriptor
 
+    def _afford(self, size: int, limit: int) -> None:
+        """Raise EFBIG for more bytes to hash or search than a file's limit, or than are left of the tree's."""
+        if size > min(limit, self._left):
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+        self._left -= size
+
     def _read(self, question: Question) -> Reply:
         offset, length = (int(number) for number in question.args)
         descriptor = self._open(question.path)
@@ -198,8 +208,7 @@ class Tree:
         descriptor = self._open(question.path)
         try:
             size = os.fstat(descriptor).st_size
-            if sum(min(length, size) for _, length in spans) > DIGEST_LIMIT:
-                return Reply(Status.FAILED, errno=errno.EFBIG)
+            self._afford(sum(min(length, size) for _, length in spans), DIGEST_LIMIT)
             for offset, length in spans:
                 for piece in _pieces(descriptor, offset, length):
                     hasher.update(piece)
@@ -211,8 +220,7 @@ class Tree:
         found: set[bytes] = set()
         descriptor = self._open(question.path)
         try:
-            if os.fstat(descriptor).st_size > SCAN_LIMIT:
-                return Reply(Status.FAILED, errno=errno.EFBIG)
+            self._afford(os.fstat(descriptor).st_size, SCAN_LIMIT)
             for count, name in enumerate(_names_in(descriptor)):
                 found.add(name)
                 if len(found) > SCAN_NAMES or count > 256 * SCAN_NAMES:
@@ -227,8 +235,7 @@ class Tree:
         end = b""
         descriptor = self._open(question.path)
         try:
-            if os.fstat(descriptor).st_size > SCAN_LIMIT:
-                return Reply(Status.FAILED, errno=errno.EFBIG)
+            self._afford(os.fstat(descriptor).st_size, SCAN_LIMIT)
             for piece in _pieces(descriptor, 0, SCAN_LIMIT):
                 seen = end + piece
                 found.update(word for word in words if word in seen)

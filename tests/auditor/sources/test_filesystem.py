@@ -323,6 +323,17 @@ def test_a_digest_of_more_than_the_limit_is_failed(root, monkeypatch):
     assert ask(root, base.digest("/etc/file", ranges=((0, 7), (0, 1 << 80)))) == failed(errno.EFBIG)
 
 
+def test_a_tree_is_hashed_and_searched_so_far_and_no_further(root, monkeypatch):
+    monkeypatch.setattr(filesystem, "WORK_LIMIT", 20)
+    (root / "big").write_bytes(b"x" * 8)
+    tree = Tree(str(root))
+    assert tree.ask(base.digest("/big")).status is Status.OK
+    assert tree.ask(base.sonames("/big")).status is Status.OK
+    assert [tree.ask(each) for each in (base.digest("/big"), base.sonames("/big"))] == [failed(errno.EFBIG)] * 2
+    assert tree.ask(base.digest("/big", ranges=((0, 4),))).status is Status.OK
+    assert tree.ask(base.digest("/big", ranges=((0, 1),))) == failed(errno.EFBIG)
+
+
 def test_an_algorithm_that_is_not_there_is_not_answered(root):
     assert ask(root, base.digest("/etc/file", "none")).status is Status.UNASKED
 
