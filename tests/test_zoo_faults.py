@@ -70,7 +70,7 @@ def pinned(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def few_inferences(monkeypatch):
     """Enough to see every fault, and no more."""
-    job = functools.partial(service.Job, min_runs=4, inputs=4, limits=Limits(request_seconds=3))
+    job = functools.partial(service.Job, min_runs=2, inputs=2, limits=Limits(request_seconds=3))
     monkeypatch.setattr(service, "Job", job)
 
 
@@ -108,8 +108,8 @@ CORRECT = {"accuracy": PASS, "memory": PASS}
         ("fault=eps value=0.001", WRONG, "avg_error 0.001"),
         ("fault=nan", WRONG, "NaN or infinity from the delegate alone"),
         ("fault=zero", WRONG, "avg_error"),
-        ("fault=slow value=400", {**CORRECT, "latency": FAIL}, "limit 6 ms"),
-        ("fault=leak value=50", {"accuracy": PASS, "memory": FAIL}, "limit 100 MB"),
+        ("fault=slow value=1000", {**CORRECT, "latency": FAIL}, "limit 6 ms"),
+        ("fault=leak value=100", {"accuracy": PASS, "memory": FAIL}, "limit 100 MB"),
         ("fault=flood", CORRECT, ""),
         ("fault=fail at=create", BROKE, "delegate-create-failed: at create"),
         ("fault=no-such-fault", BROKE, "does not know the option fault"),

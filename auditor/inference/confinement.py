@@ -8,6 +8,7 @@ from typing import Any
 
 from auditor.inference.confine import Policy
 from auditor.inference.escapes import REFUSALS
+from auditor.inference.wire import shown
 
 SECCOMP_FILTER = 2
 """`Seccomp:` of /proc/PID/status: 0 off, 1 strict, 2 filter."""
@@ -58,9 +59,9 @@ class Confinement:
             "seccomp": self.kernel.seccomp,
             "capabilities": self.kernel.capabilities,
             "refusals_seen": self.refusals_seen,
-            "readable": list(self.policy.readable),
-            "writable": list(self.policy.writable),
-            "devices": list(self.policy.devices),
+            "readable": list(map(shown, self.policy.readable)),
+            "writable": list(map(shown, self.policy.writable)),
+            "devices": list(map(shown, self.policy.devices)),
         }
 
 

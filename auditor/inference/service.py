@@ -236,8 +236,8 @@ def _identify(job: Job, run: Run) -> None:
     if job.delegate is None:
         return
     path = os.path.abspath(job.delegate)
-    options = {_shown(key): _shown(value) for key, value in job.options}
-    delegate = run["delegate"] = {"path": _shown(path), "sha256": None, "options": options, "name": None}
+    options = {wire.shown(key): wire.shown(value) for key, value in job.options}
+    delegate = run["delegate"] = {"path": wire.shown(path), "sha256": None, "options": options, "name": None}
     try:
         if not os.path.isfile(path):
             raise FileNotFoundError(f"{path}: no such file, expected a shared library")
@@ -249,11 +249,6 @@ def _identify(job: Job, run: Run) -> None:
         status = Status(Outcome.DELEGATE_MISSING, stage="load", message=wire.bounded(str(problem)))
         raise WorkerFailure(status) from problem
     delegate["sha256"] = digest.hexdigest()
-
-
-def _shown(text: str) -> str:
-    """Return a file name or an argument as text that any JSON reader takes: bytes that are not UTF-8 become U+FFFD."""
-    return os.fsencode(text).decode(errors="replace")
 
 
 def _reference(job: Job, run: Run, generator: np.random.Generator) -> list[_Sample]:
@@ -343,7 +338,7 @@ def _confined(job: Job, run: Run, role: str) -> Iterator[Worker]:
     with Worker(role, job.model, job.limits, job.library_path) as worker:
         worker.hello(_runtime(run))
         confinement = worker.confine(_policy(job), required=not job.allow_unconfined)
-        conditions["confinement"] = {**confinement.to_json(), "allowed": list(job.allow_paths)}
+        conditions["confinement"] = {**confinement.to_json(), "allowed": list(map(wire.shown, job.allow_paths))}
         conditions["escapes"] = [{"attempt": attempt, "refused": error} for attempt, error in confinement.escapes]
         try:
             yield worker
@@ -358,8 +353,12 @@ def _policy(job: Job) -> Policy:
     if job.delegate is None:
         return Policy()
     path = os.path.abspath(job.delegate)
-    folders = (os.path.dirname(path), os.path.dirname(os.path.realpath(path)), *map(os.path.abspath, job.library_path))
-    return Policy(tuple(dict.fromkeys(folders)), job.allow_paths, (*job.device_nodes, *job.allow_paths))
+    folders = [os.path.dirname(each) for each in (path, os.path.realpath(path))]
+    # in the root folder, everything lies
+    own = [path if folder == "/" else folder for folder in folders]
+    return Policy(
+        tuple(dict.fromkeys((*own, *map(os.path.abspath, job.library_path)))), job.allow_paths, (*job.device_nodes, *job.allow_paths)
+    )
 
 
 def _load(job: Job, worker: Worker) -> tuple[Loaded, int]:

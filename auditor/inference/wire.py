@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import json
+import os
 import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -92,6 +93,11 @@ def bounded(text: str, limit: int = MAX_MESSAGE) -> str:
     """Cut a stranger's text to a length, with control characters (but newline and tab) made visible as '?'."""
     kept = "".join(char if char.isprintable() or char in "\n\t" else "?" for char in text[:limit])
     return kept if len(text) <= limit else kept + "…"
+
+
+def shown(text: str) -> str:
+    """Return a file name or an argument as text that any JSON reader takes: bytes that are not UTF-8 become U+FFFD."""
+    return os.fsencode(text).decode(errors="replace")
 
 
 def pack(header: Mapping[str, Any], payload: bytes = b"") -> bytes:

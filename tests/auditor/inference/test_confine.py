@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -254,6 +256,24 @@ def test_a_deep_tree_left_behind_is_removed(said):
     depth, scratch = message.split()
     assert depth == "1500"
     assert not os.path.exists(scratch)
+
+
+def test_a_delegate_in_an_odd_folder(delegate, model, tmp_path):
+    folder = os.path.join(os.fsencode(tmp_path), b"not UTF-8 \xff")
+    os.mkdir(folder)
+    library = os.path.join(folder, b"library.so")
+    shutil.copy(delegate, library)
+    run = measure(Job("chain", model, delegate=os.fsdecode(library), **QUICK))
+    assert run["status"]["outcome"] == "completed", run["status"]
+    assert f"{tmp_path}/not UTF-8 \ufffd" in run["conditions"]["confinement"]["readable"]
+    json.dumps(run, ensure_ascii=False).encode()
+
+
+def test_in_the_root_folder_only_the_library_itself_is_opened(tmp_path):
+    assert service._policy(Job("chain", b"", delegate="/library.so")).readable == ("/library.so",)
+    link = tmp_path / "link.so"
+    link.symlink_to("/lib/real.so")
+    assert service._policy(Job("chain", b"", delegate=str(link))).readable == (str(tmp_path), os.path.realpath("/lib"))
 
 
 def test_real_time_is_left():
