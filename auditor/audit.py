@@ -28,7 +28,7 @@ from auditor.sources.filesystem import Tree
 from auditor.sources.live import Live
 from auditor.sources.recording import Record, Recorder, Replay
 from auditor.sources.ssh import Order, Ssh
-from auditor.zoo.measure import BenchTime, Sandbox, measure_zoo, model_files, shared_library
+from auditor.zoo.measure import BenchTime, NoRuntime, Sandbox, measure_zoo, model_files, shared_library
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -223,6 +223,8 @@ def _runs(request: Request, progress: Callable[[str], None]) -> dict[Question, R
                 counts[name] = counts.get(name, 0) + 1
         except KeyboardInterrupt:
             note = "The measurement was interrupted; the report holds what was finished."
+        except NoRuntime as error:
+            note = str(error)
         used = tuple(ZooModelUsed(file.model.name, file.sha256, file.origin) for file in models)
         plan = replace(plan, models=used, runs=tuple(counts.items()), zoo_note=note)
     return {**answers, base.plan(): Reply(Status.OK, plan_document(plan))}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import json
 import os
@@ -27,6 +28,7 @@ import pytest
 from auditor import cli, registry
 from auditor.facts.plan import plan_document
 from auditor.facts.types import Plan
+from auditor.inference.wire import RUNTIMES
 from auditor.model import Status
 from auditor.sources import base, recording
 from auditor.sources.base import Reply
@@ -206,6 +208,20 @@ def test_a_bad_model_is_a_finding_and_the_audit_goes_on(content, expected, run, 
         each = found[f"zoo-{MODEL}-{figure}.baseline@model:{MODEL}"]
         assert (each["outcome"], expected in each["reason"]) == ("unknown", True), each
     assert ended.report["counts"]["error"] == 0
+
+
+def test_a_runtime_that_is_not_installed_is_said_once(run):
+    absent = [name for name, package in RUNTIMES.items() if importlib.util.find_spec(package) is None]
+    if not absent:
+        pytest.skip("every TFLite runtime is installed here")
+    ended = run("device", "--demo", "--bench-time", "quick", "--tflite", absent[0], "--format", "json")
+    found = _findings(ended.report)[f"zoo-{MODEL}-latency.baseline@model:{MODEL}"]
+    assert (ended.code, found["outcome"], ended.report["model_runs"]) == (1, "unknown", [])
+    assert f"no TFLite runtime: {absent[0]}" in found["observed"]
+    assert "pip install 'crosml-audit[litert]'" in found["observed"]
+    ended = run("zoo", "run", "--bench-time", "quick", "--tflite", absent[0])
+    assert (ended.code, ended.out, ended.err.count("\n")) == (4, "", 1)
+    assert f"no TFLite runtime: {absent[0]}" in ended.err
 
 
 def test_an_archive_that_unpacks_to_too_much(run, tmp_path):

@@ -9,7 +9,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from auditor.errors import UsageError
+from auditor.errors import AuditError, UsageError
 from auditor.facts.elf import BadElf, read_elf
 from auditor.model import visible
 from auditor.statistics import CONFIDENCE, Verdict, decide
@@ -40,6 +40,10 @@ class BenchTime(enum.Enum):
 
 _PLANS = {BenchTime.PAGE: (3, 3, 20.0), BenchTime.ADAPTIVE: (3, 9, 1.0), BenchTime.QUICK: (2, 2, 0.25)}
 """Least and most processes, and seconds timed in each."""
+
+
+class NoRuntime(AuditError):  # noqa: N818  # what is missing is no error of the audit
+    """No TFLite runtime is installed that can run the zoo."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +121,10 @@ def measure_zoo(
     progress: Callable[[str], None],
     sandbox: Sandbox = Sandbox(),
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Measure the models, interleaved, each time in fresh processes; yields (model name, run document) as each is done."""
+    """Measure the models, interleaved, each time in fresh processes; yields (model name, run document) as each is done.
+
+    Raises NoRuntime where there is none to measure with.
+    """
     least, most, seconds = _PLANS[bench_time]
     documents: dict[str, list[dict[str, Any]]] = {file.model.name: [] for file in files}
     for turn in range(most):
@@ -125,6 +132,9 @@ def measure_zoo(
         for number, file in enumerate(wanted, 1):
             where = f"zoo: round {turn + 1}, model {number} of {len(wanted)}"
             document = _measure(file, delegate, sandbox, seconds, runtime, functools.partial(_tell, progress, where))
+            status = document["status"]
+            if (status["outcome"], status["process"]) == ("runtime-missing", "reference"):  # no delegate is in that process
+                raise NoRuntime(f"no TFLite runtime: {visible(status['message'])}; install one: pip install 'crosml-audit[litert]'")
             documents[file.model.name].append(document)
             yield file.model.name, document
 
