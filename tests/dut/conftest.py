@@ -4,7 +4,8 @@
     @pytest.mark.parametrize("dut", ["in-place"], indirect=True)
     def test_something(dut): ...
 
-pytest runs the tests of one configuration together, so a configuration is booted once a session and one machine runs at a time.
+pytest runs the tests of one configuration together, so a configuration is booted once a session and one machine runs at a time. Each is
+audited once, too: a test that looks at what an audit finds, or leaves, takes the fixture `visit`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 import machine
+import record
+import visits
 from configurations import CONFIGURATIONS
 
 if TYPE_CHECKING:
@@ -36,3 +39,17 @@ def dut(request: pytest.FixtureRequest) -> Iterator[machine.Machine]:
         pytest.skip(f"the virtual device needs: {reason}")
     with machine.boot(BY_NAME[request.param]) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def visit(dut: machine.Machine, tmp_path_factory: pytest.TempPathFactory) -> visits.Visit:
+    """The one audit of a configuration."""
+    return visits.visit(dut, tmp_path_factory.mktemp(dut.configuration.name))
+
+
+@pytest.fixture
+def host(dut: machine.Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The machine's name, for an `ssh` found before the system's, which knows it."""
+    monkeypatch.setenv("PATH", os.environ["PATH"])
+    record.ssh_on_path(dut, tmp_path)
+    return f"{dut.configuration.user}@dut"

@@ -1,6 +1,7 @@
 """The probes on the virtual device: what they find, and that they leave nothing behind.
 
-The program goes over as the ssh source sends it: a zip in memory.
+What they find is in the record of the configuration's audit. Where a probe is to be disturbed, the program goes over as the ssh source
+sends it: a zip in memory.
 """
 
 from __future__ import annotations
@@ -8,11 +9,18 @@ from __future__ import annotations
 import errno
 import json
 import shlex
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+from visits import Visit, state
+
 from auditor.facts import dma_buf, tracing
+from auditor.sources import base
 from auditor.sources.ssh import agent_zip
 
 if TYPE_CHECKING:
@@ -39,15 +47,6 @@ reply = answer(probe(*sys.argv[1:]))
 print(json.dumps([reply.status.value, reply.errno, json.loads(reply.data or "null")]))
 """
 
-# What a probe may change: trace settings, instances, drivers bound, buffers that are still there.
-STATE = """
-cat /sys/kernel/tracing/events/enable
-ls /sys/kernel/tracing/instances
-cat /sys/kernel/tracing/tracing_on /sys/kernel/tracing/current_tracer /sys/kernel/tracing/buffer_size_kb
-for each in /sys/bus/*/devices/*/driver; do echo "$each $(readlink $each)"; done
-grep '^Total' /sys/kernel/debug/dma_buf/bufinfo
-"""
-
 
 def inside(dut: machine.Machine, script: str, *arguments: str, user: str | None = None) -> str:
     return dut.run(f"python3 -c {shlex.quote(BOOT + script)} {shlex.join(arguments)}", user=user, stdin=agent_zip())
@@ -58,12 +57,18 @@ def ask(dut: machine.Machine, *question: str, user: str | None = None) -> tuple[
     return status, number, document
 
 
-def document_of(dut: machine.Machine, *question: str) -> Any:
-    status, number, document = ask(dut, *question)
-    assert (status, number) == ("ok", 0)
+def document_of(visit: Visit, *question: str) -> Any:
+    reply = visit.audited.record.answers[base.probe(*question)]
+    assert (reply.status.value, reply.errno) == ("ok", 0)
+    document = json.loads(reply.data)
     assert document["conditions"]["uid"] == 0
     assert document["probe"] == question[0]
     return document
+
+
+def refusal_of(visit: Visit, *question: str) -> tuple[str, int]:
+    reply = visit.audited.record.answers[base.probe(*question)]
+    return reply.status.value, reply.errno
 
 
 def shown(trials: list[dict[str, str]]) -> dict[tuple[str, str], str]:
@@ -72,8 +77,8 @@ def shown(trials: list[dict[str, str]]) -> dict[tuple[str, str], str]:
 
 
 @pytest.mark.parametrize("dut", ["in-place"], indirect=True)
-def test_buffers_are_shared_with_proof_or_refused_with_an_errno(dut):
-    document = document_of(dut, "dma-buf")
+def test_buffers_are_shared_with_proof_or_refused_with_an_errno(visit):
+    document = document_of(visit, "dma-buf")
     edu, gpu = document["accelerators"]
     assert (edu["accelerator"], edu["driver"], edu["claimed"], edu["note"]) == (EDU, "edu_accel", 3, "")
     assert shown(edu["exports"]) == {(EDU, ""): "", (EDU, GPU): "ENODEV", (EDU, "vgem"): "device-copy", (EDU, "v4l2:vivid"): ""}
@@ -87,23 +92,23 @@ def test_buffers_are_shared_with_proof_or_refused_with_an_errno(dut):
 
 
 @pytest.mark.parametrize("dut", ["virtio-gpu"], indirect=True)
-def test_a_claimed_import_is_refused(dut):
-    (gpu,) = document_of(dut, "dma-buf")["accelerators"]
+def test_a_claimed_import_is_refused(visit):
+    (gpu,) = document_of(visit, "dma-buf")["accelerators"]
     assert gpu["claimed"] == 3
     assert shown(gpu["imports"]) == {(each, GPU): "ENODEV" for each in ("dma_heap:system", "udmabuf", "vgem")}
     assert shown(gpu["exports"]) == {(GPU, ""): "", (GPU, "vgem"): "same-inode"}
 
 
 @pytest.mark.parametrize("dut", ["no-iommu", "passthrough"], indirect=True)
-def test_buffers_are_shared_without_translation_too(dut):
-    (edu,) = document_of(dut, "dma-buf")["accelerators"]
+def test_buffers_are_shared_without_translation_too(visit):
+    (edu,) = document_of(visit, "dma-buf")["accelerators"]
     assert shown(edu["imports"]) == {("dma_heap:system", EDU): "device-copy", ("udmabuf", EDU): "device-copy"}
     assert shown(edu["exports"]) == {(EDU, ""): ""}
 
 
 @pytest.mark.parametrize("dut", ["in-place"], indirect=True)
-def test_events_are_counted_while_the_device_works(dut):
-    document = document_of(dut, "tracing")
+def test_events_are_counted_while_the_device_works(visit):
+    document = document_of(visit, "tracing")
     counts = tracing._counts(document)
     assert document["work"] == [
         {"accelerator": EDU, "driver": "edu_accel", "work": "device-copy"},
@@ -113,18 +118,6 @@ def test_events_are_counted_while_the_device_works(dut):
     assert counts["virtio_gpu:virtio_gpu_cmd_queue"] > 0
     assert counts["iommu:map"] > 0
     assert document["samples"]["edu_accel:edu_copy"].startswith("edu_copy: 0000:00:05.0 ")
-
-
-@pytest.mark.parametrize("dut", ["in-place"], indirect=True)
-def test_probes_leave_the_device_as_it_was(dut):
-    script = """
-from auditor.probes import PROBES, answer
-from auditor.sources.base import probe
-print(*(answer(probe(*question)).status.value for question in PROBES))
-"""
-    before = dut.run(STATE)
-    assert inside(dut, script) == "ok ok ok ok\n"
-    assert dut.run(STATE) == before
 
 
 # A tracing probe whose work hangs: says when its events are enabled; its processes; waiting for what they leave.
@@ -180,23 +173,24 @@ for names in (["caller"], ["worker"], ["keeper", "worker"]):
     print(*names, until(gone))
     os.waitpid(processes["caller"], 0)
 """
-    before = dut.run(STATE)
+    before = state(dut)
     assert inside(dut, HALF_WAY + script).splitlines() == [
         *("enabled True", "caller True"),
         *("enabled True", "worker True"),
         *("enabled True", "keeper worker True"),
     ]
-    assert dut.run(STATE) == before
+    assert state(dut) == before
 
 
 @pytest.mark.parametrize("dut", ["in-place"], indirect=True)
 def test_what_a_probe_left_behind_that_was_killed_with_all_its_processes_is_removed_by_the_next(dut):
-    before = dut.run(STATE)
+    before = state(dut)
     script = "kill(*start().values())\nprint('gone', until(gone, 1))"
     assert inside(dut, HALF_WAY + script).splitlines() == ["enabled True", "gone False"]
-    assert dut.run(STATE) != before
-    assert document_of(dut, "tracing")["counts"]["edu_accel:edu_copy"] == 6
-    assert dut.run(STATE) == before
+    assert state(dut) != before
+    status, number, document = ask(dut, "tracing")
+    assert (status, number, document["counts"]["edu_accel:edu_copy"]) == ("ok", 0, 6)
+    assert state(dut) == before
 
 
 @pytest.mark.parametrize("dut", ["in-place"], indirect=True)
@@ -217,15 +211,14 @@ print("gone", until(gone))
 
 
 @pytest.mark.parametrize("dut", ["unprivileged"], indirect=True)
-def test_an_ordinary_user_is_denied(dut):
-    assert ask(dut, "dma-buf") == ("denied", errno.EACCES, None)
-    assert ask(dut, "tracing") == ("denied", errno.EACCES, None)
+def test_an_ordinary_user_is_denied(visit):
+    assert refusal_of(visit, "dma-buf") == ("denied", errno.EACCES)
+    assert refusal_of(visit, "tracing") == ("denied", errno.EACCES)
 
 
 @pytest.mark.parametrize("dut", ["vfio"], indirect=True)
-def test_vfio_finds_the_group_viable_and_the_iommu_stops_what_is_not_mapped(dut):
-    before = dut.run(STATE)
-    document = document_of(dut, "vfio", "dma")
+def test_vfio_finds_the_group_viable_and_the_iommu_stops_what_is_not_mapped(visit):
+    document = document_of(visit, "vfio", "dma")
     assert document["container"] == {"error": "", "api": 0, "type1": True, "type1v2": True, "noiommu": False}
     (group,) = document["groups"]
     assert group == {
@@ -246,7 +239,48 @@ def test_vfio_finds_the_group_viable_and_the_iommu_stops_what_is_not_mapped(dut)
         "log_error": "",
     }
     assert any("DMA Read" in line and "00:05.0" in line and "0x900000" in line for line in moved["faults"])
-    assert dut.run(STATE) == before
+
+
+# A probe of VFIO whose device hangs: whether its group is open to others.
+HANGING = """
+import errno, signal, time
+from auditor.probes import answer, vfio
+from auditor.sources.base import probe
+vfio._Edu.read = lambda *_: time.sleep(600)
+(node,) = (f"/dev/vfio/{name}" for name in os.listdir("/dev/vfio") if name.isdecimal())
+
+def busy():
+    try:
+        os.close(os.open(node, os.O_RDWR))
+    except OSError as error:
+        return error.errno == errno.EBUSY
+    return False
+
+def until(wanted):
+    end = time.monotonic() + 20
+    while busy() != wanted and time.monotonic() < end:
+        time.sleep(0.01)
+    return busy() == wanted
+
+caller = os.fork()
+if caller == 0:
+    answer(probe("vfio", "dma"))
+    os._exit(0)
+print("driven", until(True))
+os.kill(caller, signal.SIGKILL)
+print("let go", until(False))
+"""
+
+
+@pytest.mark.parametrize("dut", ["vfio"], indirect=True)
+def test_a_device_that_is_driven_is_let_go_where_the_probe_is_killed(dut):
+    before = state(dut)
+    assert inside(dut, HANGING).splitlines() == ["driven True", "let go True"]
+    assert state(dut) == before
+    status, number, document = ask(dut, "vfio", "dma")
+    assert (status, number, document["groups"][0]["in_use"]) == ("ok", 0, False)
+    (moved,) = document["dma"]
+    assert (moved["error"], moved["mapped"], moved["unmapped"]) == ("", True, False)
 
 
 @pytest.mark.parametrize("dut", ["vfio"], indirect=True)
@@ -259,8 +293,8 @@ def test_vfio_says_what_an_ordinary_user_may_not_open(dut):
 
 
 @pytest.mark.parametrize("dut", ["not-viable"], indirect=True)
-def test_vfio_finds_a_group_not_viable_that_a_kernel_driver_shares(dut):
-    document = document_of(dut, "vfio", "dma")
+def test_vfio_finds_a_group_not_viable_that_a_kernel_driver_shares(visit):
+    document = document_of(visit, "vfio", "dma")
     (group,) = document["groups"]
     assert group["viable"] is False
     assert {each["device"]: each["driver"] for each in group["devices"]} == {
@@ -272,6 +306,6 @@ def test_vfio_finds_a_group_not_viable_that_a_kernel_driver_shares(dut):
 
 
 @pytest.mark.parametrize("dut", ["no-driver"], indirect=True)
-def test_a_device_without_a_node_is_not_tried(dut):
-    assert document_of(dut, "dma-buf")["accelerators"] == []
-    assert ask(dut, "tracing") == ("failed", errno.ENODEV, None)
+def test_a_device_without_a_node_is_not_tried(visit):
+    assert document_of(visit, "dma-buf")["accelerators"] == []
+    assert refusal_of(visit, "tracing") == ("failed", errno.ENODEV)
