@@ -214,10 +214,16 @@ class _Log:
             if not select.select([self._descriptor], [], [], wait)[0]:
                 break
             with suppress(BrokenPipeError):  # overwritten while we read
-                record = os.read(self._descriptor, 8192)
-                line = record.partition(b";")[2].split(b"\n", 1)[0].decode("utf-8", "backslashreplace")
-                found += [line] if _FAULT.search(line) else []
+                prefix, _, text = os.read(self._descriptor, 8192).partition(b";")
+                line = text.split(b"\n", 1)[0].decode("utf-8", "backslashreplace")
+                found += [line] if _is_kernels(prefix) and _FAULT.search(line) else []
         return found
+
+
+def _is_kernels(prefix: bytes) -> bool:
+    """Whether the kernel itself wrote a record: facility 0, above bit 3 of the priority, which user space cannot claim (dev-kmsg)."""
+    priority = prefix.partition(b",")[0]
+    return priority.isdigit() and int(priority) >> 3 == 0
 
 
 def _names(folder: str) -> list[str]:
