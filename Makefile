@@ -1,9 +1,9 @@
-# make demo | test | lint | test-tflite | test-dut | bench | docs | clean. Each makes .venv as needed.
+# make demo | test | lint | fuzz | test-tflite | test-dut | bench | docs | clean. Each makes .venv as needed.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint test-tflite test-dut bench docs clean
+.PHONY: demo test lint fuzz test-tflite test-dut bench docs clean
 
 # The audit of the recorded virtual device ends in 1 (non-compliant): its driver is out of tree. Any other code is a failure.
 demo: $(VENV)/.run
@@ -20,12 +20,15 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+fuzz: $(VENV)/.dev
+	$(BIN)/python -m pytest -n auto -m fuzz tests/fuzz
+
 # The same tests on the other TFLite runtime, in an environment of its own (Python 3.10 or 3.11, numpy < 2).
 test-tflite: .venv-tflite/.dev
 	.venv-tflite/bin/python -m pytest -n auto tests/auditor/inference tests/auditor/zoo tests/test_zoo_faults.py
 
 test-dut: $(VENV)/.dev
-	$(BIN)/python -m pytest -m dut tests/dut
+	$(BIN)/python -m pytest -m dut -n 2 --dist loadgroup tests/dut
 
 bench: $(VENV)/.dev
 	for each in benchmarks/*.py; do echo "== $$each"; $(BIN)/python $$each || exit 1; done

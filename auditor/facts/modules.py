@@ -159,7 +159,7 @@ def _payload(image: bytes) -> bytes:
     if image[0x202:0x206] == b"HdrS" and len(image) > 0x250:
         offset, length = struct.unpack_from("<II", image, 0x248)
         start = (image[0x1F1] + 1) * 512 + offset
-    elif image[:2] == b"MZ" and image[4:8] == b"zimg":
+    elif image[:2] == b"MZ" and image[4:8] == b"zimg" and len(image) > 16:
         start, length = struct.unpack_from("<II", image, 8)
     else:
         return image

@@ -5,6 +5,7 @@ Only the file's own bytes decide its kind; a name ending in `.xz` proves nothing
 
 from __future__ import annotations
 
+import io
 import lzma
 import zlib
 from typing import TYPE_CHECKING, Any
@@ -12,8 +13,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-LIMIT = 128 << 20
-"""Unpacked bytes above which a file is refused; the largest module or image in use has a third of that."""
+LIMIT = 72 << 20
+"""Unpacked bytes above which a file is refused: Debian's kernel has 58 MB, its largest module 26 MB. With zstd's window, which may be as
+large again, unpacking stays below 200 MB."""
+
+_PIECE = 1 << 20
+"""Bytes unpacked at once: what is needed beside the result and the engine's own window."""
+
+_XZ_MEMORY = 80 << 20
+"""`xz -9`, the most that any of its presets asks for, takes 65 MiB."""
 
 _WINDOW_LOG = 27
 """The largest back-reference of zstd, 128 MiB: what `zstd --ultra -22`, as used for kernels, asks for (zstd's own default limit)."""
@@ -40,7 +48,7 @@ def unpack(data: bytes, *, limit: int = LIMIT, trailing: bool = False) -> bytes:
         return data
     try:
         engine = _ENGINES[kind]()
-        out = bytes(engine.decompress(data, limit + 1))
+        out = _unpacked(engine, data, limit)
     except (lzma.LZMAError, zlib.error, EOFError, MemoryError, ValueError) as error:
         raise BadArchive(f"{kind}: {error}") from None
     except Exception as error:
@@ -57,8 +65,20 @@ def unpack(data: bytes, *, limit: int = LIMIT, trailing: bool = False) -> bytes:
     return out
 
 
+def _unpacked(engine: Any, data: bytes, limit: int) -> bytes:
+    """All that the engine makes of the data, or somewhat more than `limit` bytes of it."""
+    out = io.BytesIO()
+    while not engine.eof and out.tell() <= limit:
+        piece = engine.decompress(data, min(_PIECE, limit + 1))
+        data = getattr(engine, "unconsumed_tail", b"")  # zlib's: the others keep it themselves
+        if not piece and not data:
+            break
+        out.write(piece)
+    return out.getvalue()
+
+
 def _xz() -> Any:
-    return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=256 << 20)
+    return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
 
 
 def _gz() -> Any:

@@ -44,6 +44,13 @@ class Signer:
 
 def parse(data: bytes) -> Signer:
     """Read a CMS ContentInfo with one signer. Raises ValueError."""
+    try:
+        return _signer(data)
+    except IndexError:
+        raise ValueError("an element of the signature is missing") from None
+
+
+def _signer(data: bytes) -> Signer:
     outer = der.children(der.expect(der.first(data), der.SEQUENCE))
     if len(outer) != 2 or der.expect(outer[0], der.OID).content != _SIGNED_DATA:
         raise ValueError("not CMS SignedData")

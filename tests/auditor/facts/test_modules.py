@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from auditor.facts import modules
 from auditor.facts.firmware import appended
+from auditor.facts.firmware.cms import parse as read_cms
 from auditor.facts.firmware.image import Bytes
 from auditor.facts.kernel import read_kernel
 from auditor.facts.reading import Device
@@ -248,6 +249,24 @@ def test_an_image_of_another_compression_is_not_understood():
     struct.pack_into("<II", boot, 0x248, 0, 100)
     with pytest.raises(ValueError, match="compressed by none"):
         modules.carve_certificates(bytes(boot) + b"\x02\x21LZ4 " * 100)
+
+
+@pytest.mark.parametrize("length", [8, 15, 16, 0x250])
+def test_a_kernel_image_that_is_cut_short_has_none(length):
+    for magic, at in ((b"MZ\0\0zimg", 0), (b"HdrS", 0x202)):
+        cut = bytearray(length)
+        cut[at : at + len(magic)] = magic[: max(0, length - at)]
+        with contextlib.suppress(ValueError):
+            assert modules.carve_certificates(bytes(cut)) == ()
+
+
+@pytest.mark.parametrize("element", ["3000", "310030003000", "0500"])
+def test_a_signature_that_lacks_an_element_is_refused(element):
+    whole = bytes.fromhex("06092a864886f70d010702")
+    for inner in (bytes.fromhex(element), b"\x30" + bytes([len(element) // 2]) + bytes.fromhex(element)):
+        content = b"\xa0" + bytes([len(inner)]) + inner
+        with pytest.raises(ValueError, match="element|tag|expected"):
+            read_cms(b"\x30" + bytes([len(whole + content)]) + whole + content)
 
 
 def test_a_signed_module_without_its_kernel_s_image_has_no_certificates(tmp_path):
