@@ -5,6 +5,7 @@ Sources: google/minijail, minijail0_cli.c (optstring, long_options), config_pars
 
 from __future__ import annotations
 
+import posixpath
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -41,6 +42,9 @@ _LONG = {
     "preserve-fd": 1,
 }  # fmt: skip
 
+_MS_BIND, _MS_REC = 0x1000, 0x4000
+"""Flags of mount(2); minijail takes them by name and by number (util.c, parse_constants)."""
+
 _FIRST_LINE = "% minijail-config-file v0"
 
 _RULE = re.compile(r"(?P<names>\{[^{}]*\}|[^\s:{}]+)\s*:\s*(?P<filter>\S.*)", re.DOTALL)
@@ -72,11 +76,19 @@ class Jail:
         return {visible(name): tuple(map(visible, values)) for name, values in sorted(self.options.items())}
 
     def binds(self) -> tuple[str, ...]:
-        """The sources of bind mounts: of `-b SOURCE[,TARGET[,WRITABLE]]`, and of `-k SOURCE,TARGET,TYPE,FLAGS` with MS_BIND."""
-        mounts = (value.split(",") for value in self.options.get("mount", ()))
+        """The sources of bind mounts: of `-b SOURCE[,TARGET[,WRITABLE]]`, and of `-k SOURCE,TARGET,TYPE,FLAGS` with MS_BIND.
+
+        A devtmpfs has the nodes of all devices, and so has the root with all that is mounted below it: both count as /dev.
+        """
         bound = [value.partition(",")[0] for value in self.options.get("bind-mount", ())]
-        bound += [parts[0] for parts in mounts if len(parts) > 3 and "MS_BIND" in parts[3].split("|")]
-        return tuple(sorted({visible(path.rstrip("/") or "/") for path in bound}))
+        for mount in self.options.get("mount", ()):
+            source, _, kind, flags, *_ = (part.strip() for part in f"{mount},,,".split(","))
+            bits = _mount_flags(flags)
+            if kind == "devtmpfs":
+                bound.append("/dev")
+            elif bits & _MS_BIND:
+                bound.append("/dev" if bits & _MS_REC and _plain(source) == "/" else source)
+        return tuple(sorted({visible(_plain(path)) for path in bound}))
 
 
 def parse_command_line(words: list[str]) -> tuple[Jail, list[str]]:
@@ -170,6 +182,22 @@ def decode(data: bytes) -> str:
 def joined_lines(text: str) -> list[str]:
     """Lines, with those that end in a backslash joined to the next."""
     return text.replace("\\\n", " ").split("\n")
+
+
+def _plain(path: str) -> str:
+    """A path without repeated slashes, `.` and `..`."""
+    return posixpath.normpath(re.sub("/+", "/", path))
+
+
+def _mount_flags(text: str) -> int:
+    """The two flags that matter here, and the bits of numbers: decimal, hexadecimal or octal, as in C."""
+    bits = 0
+    for word in map(str.strip, text.split("|")):
+        number = re.fullmatch("0[xX](?P<hex>[0-9a-fA-F]+)|0(?P<octal>[0-7]*)|(?P<decimal>[1-9][0-9]*)", word)
+        if number and number.lastgroup:
+            bits |= int(number[number.lastgroup] or "0", {"hex": 16, "octal": 8, "decimal": 10}[number.lastgroup])
+        bits |= {"MS_BIND": _MS_BIND, "MS_REC": _MS_REC}.get(word, 0)
+    return bits
 
 
 def _value(words: list[str], at: int | None) -> str:

@@ -94,10 +94,30 @@ def test_a_configuration_that_minijail_would_refuse_is_refused(text: str) -> Non
         parse_configuration(text)
 
 
+def mounting(*mounts: str) -> tuple[str, ...]:
+    """The sources that mounts bind."""
+    return parse_configuration("\n".join(["% minijail-config-file v0", *(f"k = {each}" for each in mounts)])).binds()
+
+
 def test_mounts_that_bind_count_as_binds() -> None:
-    mounts = ["/dev,/dev,none,MS_BIND|MS_REC", "tmpfs,/run,tmpfs,MS_NOEXEC", "/sys,/sys,none", "/a,/b,none,MS_BINDING"]
-    jail = parse_configuration("\n".join(["% minijail-config-file v0", *(f"k = {each}" for each in mounts)]))
-    assert jail.binds() == ("/dev",)
+    others = ["tmpfs,/run,tmpfs,MS_NOEXEC", "/sys,/sys,none", "/a,/b,none,MS_BINDING", "none,/,none,MS_REC|MS_PRIVATE"]
+    assert mounting("/dev,/dev,none,MS_BIND|MS_REC", *others) == ("/dev",)
+
+
+@pytest.mark.parametrize("flags", ["0x1000", "4096", "010000", "MS_NOSUID|0x5000", "0XFFFF"])
+def test_flags_of_a_mount_may_be_numbers(flags: str) -> None:
+    assert mounting(f"/a,/b,none,{flags}") == ("/a",)
+    assert mounting("/a,/b,none,0xe", "/a,/b,none,09", "/a,/b,none,0") == ()
+
+
+def test_the_root_with_all_below_it_and_a_devtmpfs_have_all_devices() -> None:
+    assert mounting("/,/,none,MS_BIND") == ("/",)
+    assert mounting("//,/,none,MS_BIND|MS_REC") == mounting("any,/dev,devtmpfs,0xe") == mounting("any,/dev,devtmpfs") == ("/dev",)
+
+
+@pytest.mark.parametrize("path", ["//dev", "/dev/.", "/dev/../dev/", "/./dev"])
+def test_a_path_written_another_way_is_the_same(path: str) -> None:
+    assert parse_configuration(f"% minijail-config-file v0\nb = {path},/x").binds() == ("/dev",)
 
 
 def test_a_policy() -> None:
