@@ -30,9 +30,9 @@ class Driver(worker.Session):
         handle = call(0xC02064B2, "=IIIIIIQ", 512, 512, 32, 0, 0, 0, 0)[4]  # DRM_IOCTL_MODE_CREATE_DUMB
         return {"inputs": [], "outputs": [], "claims": None}, b""
     def do_invoke(self, header, payload):
-        for _ in range(50):
-            # not all of its 4096 bytes: QEMU itself ends at those
-            call(0xC0186440, "=IIQQ", handle, 2048, 0, 8192)  # DRM_IOCTL_EDU_COPY
+        for _ in range(10):
+            # inside the first page, the only one that is sure to be in one piece for the device
+            call(0xC0186440, "=IIQQ", handle, 1024, 0, 2048)  # DRM_IOCTL_EDU_COPY
         try:
             os.open("/dev/dma_heap/system", os.O_RDWR)
         except PermissionError:
