@@ -21,7 +21,7 @@ def read_kernel(device: Device) -> Kernel:
     release = _release(device)
     return Kernel(
         release=release,
-        command_line=parse(device.text("/proc/cmdline"), split_command_line),
+        command_line=parse(device.line("/proc/cmdline"), split_command_line),
         config=_config(device, release),
         taint=device.number("/proc/sys/kernel/tainted"),
     )

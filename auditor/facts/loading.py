@@ -135,7 +135,7 @@ def _enforcing(device: Device, kernel: Kernel, log: Fact[str]) -> Fact[bool]:
         parameter = device.switch(f"/proc/sys/kernel/loadpin/{name}")
         if not (isinstance(parameter, Missing) and parameter.status is Status.ABSENT):
             return parameter
-    modules = device.text("/sys/kernel/security/lsm")
+    modules = device.line("/sys/kernel/security/lsm")
     if isinstance(modules, Ok):
         loaded, proof = "loadpin" in modules.value.split(","), modules.evidence
     elif modules.status is Status.ABSENT and isinstance(kernel.config, Ok):
@@ -177,7 +177,7 @@ def _pinned(log: str) -> Pin:
 
 def _search_path(device: Device, kernel: Kernel) -> Fact[str]:
     """firmware_class.path as it is now; in a tree without /sys, as the command line sets it."""
-    now = device.text("/sys/module/firmware_class/parameters/path")
+    now = device.line("/sys/module/firmware_class/parameters/path")
     if isinstance(now, Ok) or now.status is not Status.ABSENT or isinstance(kernel.command_line, Missing):
         return now
     given = _values(kernel.command_line.value, "firmware_class.path")
@@ -196,7 +196,9 @@ def _user_helper(device: Device, kernel: Kernel) -> Fact[bool]:
             return switches if compiled else Ok(False, kernel.config.evidence)
         return switches
     if "firmware_config" not in switches.value:
-        return Ok(False, switches.evidence)
+        if "osrelease" in switches.value:  # every kernel has that one
+            return Ok(False, switches.evidence)
+        return Missing(Status.FAILED, switches.evidence, "it does not list the kernel's switches", Remedy.EVIDENCE)
     forced = device.switch("/proc/sys/kernel/firmware_config/force_sysfs_fallback")
     ignored = device.switch("/proc/sys/kernel/firmware_config/ignore_sysfs_fallback")
     if isinstance(forced, Missing):

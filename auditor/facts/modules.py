@@ -207,7 +207,7 @@ def _module(device: Device, kernel: Kernel, name: str, linked: Ok[str]) -> Modul
         kernel_image=image,
         kernel_certificates=image if isinstance(image, Missing) else _certificates(device, image.value),
         build_id=parse(device.data(f"{folder}/notes/.note.gnu.build-id"), build_id),
-        taint=device.text(f"{folder}/taint"),
+        taint=parse(device.line(f"{folder}/taint"), _letters),
         parameters=_parameters(device, kernel, name, entries),
     )
 
@@ -289,6 +289,8 @@ def _parameters(device: Device, kernel: Kernel, name: str, entries: Fact[tuple[s
     if isinstance(kernel.command_line, Missing):
         return kernel.command_line
     evidence = (*entries.evidence, *kernel.command_line.evidence)
+    if not {"initstate", "uevent"} & set(entries.value):  # a module has the one, a built-in driver the other
+        return Missing(Status.FAILED, evidence, "it does not list what every module has", Remedy.EVIDENCE)
     found: dict[str, Fact[str]] = {}
     for parameter in kernel.command_line.value:
         key, _, value = parameter.partition("=")
@@ -300,10 +302,19 @@ def _parameters(device: Device, kernel: Kernel, name: str, entries: Fact[tuple[s
         if isinstance(shown, Missing):
             return shown
         evidence += shown.evidence
+        if not shown.value:
+            return Missing(Status.FAILED, evidence, "a folder of parameters without any", Remedy.EVIDENCE)
         for word in shown.value:
             if _OVERRIDE.search(word):
-                found[printable(word)] = parse(device.text(f"/sys/module/{name}/parameters/{word}"), _unset)
+                found[printable(word)] = parse(device.line(f"/sys/module/{name}/parameters/{word}"), _unset)
     return Ok(found, evidence)
+
+
+def _letters(value: str) -> str:
+    """Taint letters (kernel/module/main.c, module_flags_taint)."""
+    if not re.fullmatch("[A-Z]*", value):
+        raise ValueError("expected taint letters")
+    return value
 
 
 def _unset(value: str) -> str:

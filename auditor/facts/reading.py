@@ -75,6 +75,10 @@ class Device:
         """A small file as text, without white space at its ends."""
         return parse(self.data(path), lambda data: printable(data).strip())
 
+    def line(self, path: str) -> Fact[str]:
+        """What the kernel writes in a file that is never empty; a copy of /proc or /sys that went by sizes is, or is filled with zeros."""
+        return parse(self.data(path), _line)
+
     def number(self, path: str, radix: int = 10) -> Fact[int]:
         """A file that holds one number."""
         return parse(self.text(path), lambda text: int(text, radix))
@@ -106,6 +110,12 @@ class Device:
     def document(self, question: base.Question) -> Fact[Any]:
         """A question that is answered with JSON."""
         return parse(self.ask(question), json.loads)
+
+
+def _line(data: bytes) -> str:
+    if not data or b"\0" in data:
+        raise ValueError("expected text, found " + ("zero bytes" if data else "nothing"))
+    return printable(data).strip()
 
 
 def _names(data: bytes) -> tuple[str, ...]:

@@ -255,6 +255,17 @@ def test_the_helper_is_where_its_switches_are():
         assert loading(text(with_both, "/proc/sys/kernel/firmware_config/ignore_sysfs_fallback", ignored)).user_helper.open() is asks
 
 
+@pytest.mark.parametrize("content", ["", "\0" * 4096])
+def test_kernel_files_that_a_copy_emptied_say_nothing(content):
+    for path, fact in (
+        ("/proc/cmdline", lambda found: found.loadpin.excluded),
+        ("/sys/module/firmware_class/parameters/path", lambda found: found.search_path),
+    ):
+        assert fact(loading(text(laptop(), path, content))).status is Status.FAILED
+    assert loading(text(without_sysctl(laptop()), "/sys/kernel/security/lsm", content)).loadpin.enforcing.status is Status.FAILED
+    assert loading(names(laptop(), "/proc/sys/kernel")).user_helper.status is Status.FAILED
+
+
 def test_without_proc_the_configuration_says_whether_there_is_a_helper():
     record = absent(laptop(), "/proc/sys/kernel")
     (question,) = (each for each in record.answers if each.path.startswith("/boot/config-"))
@@ -291,7 +302,7 @@ IMA = f"{CONFIG}CONFIG_IMA_APPRAISE=y\n"
     ],
 )
 def test_what_ima_appraises(config, line, policy, appraises):
-    record = text(laptop(), "/proc/cmdline", line)
+    record = text(laptop(), "/proc/cmdline", f"{line}\n")
     (question,) = (each for each in record.answers if each.path.startswith("/boot/config-"))
     record = answered(record, {question: Reply(Status.OK, config.encode())})
     path = "/sys/kernel/security/ima/policy"

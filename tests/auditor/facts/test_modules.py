@@ -136,6 +136,25 @@ def test_overrides_come_from_sysfs_and_from_the_command_line(tmp_path):
     assert {name: fact.open() for name, fact in given_.items()} == {"firmware": "evil.bin", "hidden_fw_path": "x.bin"}
 
 
+@pytest.mark.parametrize("content", ["", "\0" * 64, "\x1b[31m\n", "none\n"])
+def test_a_taint_that_is_none_is_not_known(tmp_path, content):
+    assert read(tmp_path, {"/sys/module/intel_vpu/taint": content}).open().taint.status is Status.FAILED
+
+
+def test_parameters_that_a_copy_emptied_are_not_known(tmp_path):
+    found = read(tmp_path, {"/sys/module/intel_vpu/parameters/firmware": ""}).open()
+    assert found.parameters.open()["firmware"].status is Status.FAILED
+
+
+def test_folders_that_a_copy_emptied_say_nothing_of_parameters(tmp_path):
+    parameters = [path for path in files() if path.startswith("/sys/module/intel_vpu/parameters/")]
+    (tmp_path / "sys/module/intel_vpu/parameters").mkdir(parents=True)
+    assert read(tmp_path, without=parameters).open().parameters.status is Status.FAILED
+    everything = [path for path in files() if path.startswith("/sys/module/intel_vpu/")]
+    (tmp_path / "other/sys/module/intel_vpu").mkdir(parents=True)
+    assert read(tmp_path / "other", without=everything).open().parameters.status is Status.FAILED
+
+
 def test_parameters_are_not_known_where_the_module_s_folder_is_not(tmp_path):
     paths = [path for path in files() if path.startswith("/sys/module/intel_vpu")]
     assert read(tmp_path, without=paths).open().parameters.status is Status.ABSENT
