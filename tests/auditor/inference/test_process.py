@@ -247,7 +247,9 @@ worker.confine(process.Policy(), required=False)
 print(worker.pid, flush=True)
 worker.load_model(1, xnnpack=False)
 """
-    with subprocess.Popen([sys.executable, "-c", controller], stdout=subprocess.PIPE) as running:
+    # nobody is left to remove the worker's folder
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen([sys.executable, "-c", controller], stdout=subprocess.PIPE, env=environment) as running:
         pid = int(running.stdout.readline())
         time.sleep(0.3)  # let it get into the call
         assert not gone(pid, seconds=0)
