@@ -37,13 +37,17 @@ def closure(facts: Facts) -> Iterator[Answer]:
     name and only in a system library folder (a vendor's own `libm.so.6` counts), and what `--base-image` lists. All of these are named.
 
     It passes only if everything that may be loaded stays below the limit: also libraries that are found elsewhere by names in the
-    driver's bytes, all other ELF files in the vendor's folders (a name may be composed at run time), and what the device's own settings
-    load. It fails only by what is certain. Between, and where a needed library is missing or a file cannot be read, it is unknown.
+    driver's bytes, all other ELF files in the vendor's folders and below (a name may be composed at run time), and what the device's own
+    settings load. It fails only by what is certain. Between, and where a needed library is missing or a file cannot be read, it is
+    unknown; so it is with a `--base-image` that lists the driver itself, as a list of the finished image does.
 
     The page says "64 MB" without a definition: 64·10^6 bytes decides, and between that and 64 MiB the finding says so. Code that is
     downloaded is not seen; what may be unpacked is the next check's. Source: ChromeOS, ML accelerator requirements; glibc elf/dl-load.c.
     """
     found, counted = facts.closure.open(), _counted(facts)
+    if listed := _listed_driver(facts):
+        yield listed
+        return
     certain = sum(each.size for each in counted if each.certain)
     possible = sum(each.size for each in counted)
     observed = _observed(found, counted, certain, possible)
@@ -85,6 +89,9 @@ def packed(facts: Facts) -> Iterator[Answer]:
     inside a library is not seen.
     """
     found, counted = facts.closure.open(), _counted(facts)
+    if listed := _listed_driver(facts):
+        yield listed
+        return
     for place in found.unread:
         place.open()
     swollen = [each for each in counted if each.memory > max(2 * each.loaded, each.loaded + SWOLLEN)]
@@ -95,6 +102,16 @@ def packed(facts: Facts) -> Iterator[Answer]:
     outcome = Outcome.FAIL if swollen and unpacked >= LIMIT else Outcome.UNKNOWN if swollen or archives else Outcome.PASS
     remedy = Remedy.VENDOR if outcome is Outcome.UNKNOWN else None
     yield Answer(outcome, observed, facts.closure.evidence, remedy=remedy)
+
+
+def _listed_driver(facts: Facts) -> Answer | None:
+    """Unknown where the list of the base image has the driver: then nothing tells what of it is the vendor's."""
+    driver = next((each.path for each in facts.closure.open().objects if each.edge == "root"), "")
+    if driver not in facts.settings.base_image:
+        return None
+    observed = f"the list of the base image has {driver}, the driver itself"
+    how = "Give --base-image a list of the image as it is without the driver."
+    return Answer(Outcome.UNKNOWN, observed, facts.closure.evidence, remedy=Remedy.EVIDENCE, remediation=how)
 
 
 def _counted(facts: Facts) -> list[ElfObject]:

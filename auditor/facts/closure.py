@@ -2,8 +2,8 @@
 
 From the delegate on, breadth first: DT_NEEDED, DT_FILTER and DT_AUXILIARY; then what the files say they dlopen (`.note.dlopen`, and names
 of shared objects among their bytes); last what only may be loaded: a name found outside the vendor's folders, and every other ELF file in
-those folders, since a name may be composed at run time (in a folder that others share, such as /usr/lib64, only files that fit a format
-among the driver's names). A folder is listed once, and names are looked up in memory.
+those folders and in the folders below them, since a name may be composed at run time (in a folder that others share, such as /usr/lib64,
+only files that fit a format among the driver's names). A folder is listed once, and names are looked up in memory.
 
 Between an object's own folders and the default ones the linker looks into `/etc/ld.so.cache`, and nowhere else: `ld.so.conf` only tells
 ldconfig what to put there. So does this module; in a tree without a cache (a package that was unpacked), ld.so.conf stands for it.
@@ -235,12 +235,17 @@ class _Search:
             raise MissingFact(_limit(folder, f"{len(names)} files beside the driver"))
         return [f"{folder}/{name}" for name in names]
 
-    def beside(self, path: str) -> _File | Archive | None:
-        """The ELF file or the archive at a path that nothing names; None for all else. Of other files four bytes are asked for, no more."""
+    def beside(self, path: str) -> _File | Archive | str | None:
+        """The ELF file, the archive or the folder at a path that nothing names; None for all else.
+
+        Of other files four bytes are asked for, no more. A folder is given by its resolved path.
+        """
         found = self._device.stat(path)
         if isinstance(found, Missing) and found.status is Status.ABSENT:
             return None
         stat = found.open()
+        if stat.kind == "directory":
+            return stat.real
         magic = self._device.piece(stat.real, 0, 4) if stat.kind == "file" else b""
         if magic in _ARCHIVES:
             return Archive(printable(stat.real), stat.size, _ARCHIVES[magic])
@@ -484,6 +489,8 @@ class _Process:
         self._loaded: set[str] = set()
         self._folders: dict[str, None] = {}
         """The vendor's own: the root's, and those of other objects outside the system's."""
+        self._swept: set[str] = set()
+        self._beside = 0
         self._linked: deque[_Edge] = deque()
         self._opened: deque[_Edge] = deque()
         self._perhaps: deque[_Edge] = deque()
@@ -546,11 +553,13 @@ class _Process:
         """A file beside the vendor's, or a name that the linker finds elsewhere."""
         (name,) = edge.names
         if name in self._folders:
-            self._perhaps.extend(_Edge(edge.loader, "beside", (path,)) for path in self._search.files(name))
+            self._sweep(name, edge.loader)
             return
         if edge.kind == "beside":
             found = self._search.beside(name)
-            if isinstance(found, Archive):
+            if isinstance(found, str):
+                self._sweep(found, edge.loader)
+            elif isinstance(found, Archive):
                 self._walk.archives.append(found)
             self._take([found] if isinstance(found, _File) else [], name, edge)
             return
@@ -558,6 +567,18 @@ class _Process:
             self._take(self._search.find(name if name.startswith("/") else _last(name), edge.loader), name, edge)
         except (_NotFound, _Unusable):  # the vendor's code would not get it either
             return
+
+    def _sweep(self, folder: str, loader: _Loaded) -> None:
+        """Note all that lies in a folder of the vendor's, once; a link from there to a folder that others share leads to nothing of his."""
+        if folder in self._swept or _shared(folder, loader.elf):
+            return
+        self._swept.add(folder)
+        paths = self._search.files(folder)
+        self._beside += len(paths)
+        if len(self._swept) > MAX_FOLDERS or self._beside > MAX_BESIDE:
+            what = f"more than {MAX_FOLDERS} folders or {MAX_BESIDE} files beside the driver and below"
+            raise MissingFact(_limit(folder, what))
+        self._perhaps.extend(_Edge(loader, "beside", (path,)) for path in paths)
 
     def _take(self, files: list[_File], name: str, edge: _Edge) -> None:
         for file in files:

@@ -179,6 +179,15 @@ def test_a_base_image_list_leaves_files_out(tmp_path):
     assert "not counted: libprotobuf.so" in found.observed
 
 
+@pytest.mark.parametrize("check", [closure, packed], ids=lambda check: check.word)
+def test_a_list_of_the_finished_image_is_no_list_of_the_base_image(tmp_path, check):
+    """Evasion: --base-image has all files of the image, the driver's among them, so that nothing counts."""
+    files = {DELEGATE: Shared(needed=("libdep.so",)), f"{LIB}/libdep.so": Shared(size=70 * MB)}
+    found = audit(tmp_path, files, base_image=[DELEGATE, f"{LIB}/libdep.so"], check=check)
+    assert (found.outcome, found.observed) == (Outcome.UNKNOWN, f"the list of the base image has {DELEGATE}, the driver itself")
+    assert "without the driver" in found.remediation
+
+
 def test_a_sparse_file_counts_with_its_apparent_size(tmp_path):
     """Evasion: a file with holes takes no blocks on this disk."""
     plant(tmp_path, {DELEGATE: Shared(size=100 * MB)})
@@ -251,10 +260,10 @@ TREES = {
     "small": SMALL,
     "large": {**SMALL, "/opt/npu/libplugin.so": Shared(size=80 * MB)},
     "shadowed": {
-        DELEGATE: Shared(needed=("liba.so", "libb.so"), runpath="$ORIGIN/one:$ORIGIN/two", strings=("libplugin.so",)),
+        DELEGATE: Shared(needed=("liba.so", "libb.so"), runpath="$ORIGIN/one:/opt/two", strings=("libplugin.so",)),
         "/opt/npu/one/liba.so": Shared(soname="libb.so"),
-        "/opt/npu/two/liba.so": Shared(size=80 * MB),
-        "/opt/npu/two/libb.so": Shared(size=80 * MB),
+        "/opt/two/liba.so": Shared(size=80 * MB),
+        "/opt/two/libb.so": Shared(size=80 * MB),
         "/etc/ld.so.conf": "include conf.d/*.conf\n",
         "/etc/conf.d/one.conf": "/opt/one\n",
         "/opt/one/libplugin.so": Shared(),

@@ -11,7 +11,7 @@ import subprocess
 
 import pytest
 
-from auditor.facts.closure import MAX_OBJECTS, read_closure
+from auditor.facts.closure import MAX_BESIDE, MAX_FOLDERS, MAX_OBJECTS, read_closure
 from auditor.facts.reading import Device
 from auditor.facts.types import Missing, Plan
 from auditor.model import Remedy, Status
@@ -455,6 +455,37 @@ def test_files_beside_the_driver_that_nothing_names_are_possible(tmp_path):
     found = closure(tmp_path, files)
     assert set(paths(found, certain=False)) == {"/opt/npu/libcompiler.so", "/opt/npu/compiler.bin", f"{LIB}/libz.so"}
     assert edges(found)["/opt/npu/compiler.bin"] == "beside"
+
+
+def test_so_are_files_in_folders_below_the_drivers(tmp_path):
+    """Evasion: plug-ins or accelerator code in a folder whose name is put together at run time (plugins/, hexagon-v75/unsigned/)."""
+    files = {
+        DELEGATE: Shared(strings=("libplugin.so",)),
+        "/opt/npu/plugins/libplugin.so": Shared(),
+        "/opt/npu/hexagon/v75/libSkel.so": Shared(machine=HEXAGON, bits=32),
+        "/opt/npu/hexagon/pack.zip": "PK\3\4",
+        "/opt/npu/elsewhere": "-> /var/npu",
+        "/var/npu/libx.so": Shared(),
+        "/var/npu/back": "-> /opt/npu",
+        "/opt/npu/system": f"-> {LIB}",
+        f"{LIB}/libz.so": Shared(),
+    }
+    found = closure(tmp_path, files)
+    assert set(paths(found, certain=False)) == {"/opt/npu/plugins/libplugin.so", "/opt/npu/hexagon/v75/libSkel.so", "/var/npu/libx.so"}
+    assert [each.path for each in found.archives] == ["/opt/npu/hexagon/pack.zip"]
+    assert not found.unread
+
+
+def test_a_folder_below_the_drivers_that_cannot_be_listed_is_unread(tmp_path):
+    files = {DELEGATE: Shared(), "/opt/npu/sub/libx.so": Shared()}
+    found = closure(tmp_path, files, refuse=lambda question: question.kind == "list" and question.path == "/opt/npu/sub")
+    assert [each.status for each in found.unread] == [Status.DENIED]
+
+
+@pytest.mark.parametrize("files", [{f"{at}/x": "" for at in range(MAX_FOLDERS + 1)}, {f"{at % 8}/{at}": "" for at in range(MAX_BESIDE)}])
+def test_more_below_the_driver_than_is_looked_at_is_said(tmp_path, files):
+    found = closure(tmp_path, {DELEGATE: Shared(), **{f"/opt/npu/{path}": content for path, content in files.items()}})
+    assert any("beside the driver and below" in each.note for each in found.unread)
 
 
 def test_of_data_beside_the_driver_four_bytes_are_recorded(tmp_path):
