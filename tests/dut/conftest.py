@@ -4,8 +4,8 @@
     @pytest.mark.parametrize("dut", ["in-place"], indirect=True)
     def test_something(dut): ...
 
-pytest runs the tests of one configuration together, so a configuration is booted once a session and one machine runs at a time. Each is
-audited once, too: a test that looks at what an audit finds, or leaves, takes the fixture `visit`.
+The tests of one configuration run together, so a configuration is booted once a session; `-n 2 --dist loadgroup` keeps it so, and has
+two machines run at a time. Each is audited once, too: a test that looks at what an audit finds, or leaves, takes the fixture `visit`.
 """
 
 from __future__ import annotations
@@ -28,6 +28,20 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 BY_NAME = {configuration.name: configuration for configuration in CONFIGURATIONS}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of a configuration in one process, where they are spread over several."""
+    for item in items:
+        if isinstance(item, pytest.Function) and hasattr(item, "callspec") and "dut" in item.callspec.params:
+            item.add_marker(pytest.mark.xdist_group(item.callspec.params["dut"]))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show the times that tests took of a device: the output of a test that passed is not shown."""
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties:
+            terminalreporter.write_line(f"{name}: {value}")
 
 
 @pytest.fixture(scope="session", params=list(BY_NAME))

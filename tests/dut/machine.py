@@ -101,6 +101,8 @@ def boot(configuration: Configuration) -> Iterator[Machine]:
                     machine.run("sh -e", user="root", stdin="\n".join(configuration.setup).encode())
                 yield machine
             finally:
+                if qemu.poll() is not None:  # each test since then failed; this says why
+                    print(f"QEMU ended with {qemu.returncode}: {_tail((place / 'console').read_bytes())}", file=sys.stderr)
                 qemu.kill()
 
 

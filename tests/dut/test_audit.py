@@ -207,18 +207,19 @@ print(time.monotonic() - start)
 
 
 @pytest.mark.parametrize("dut", ["in-place"], indirect=True)
-def test_how_long_it_takes(dut: machine.Machine, host: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_how_long_it_takes(dut: machine.Machine, host: str, record_property: Callable[[str, object], None]) -> None:
     """The static part is meant to stay below three times `ssh HOST true` and the device's own reading time.
 
-    That is printed and not asserted: the processor is emulated, on a machine that does other work meanwhile, so that each of these
-    times differs by a factor from one run to the next, and a limit would test the machine.
+    That is printed and not asserted: the processor is emulated, on a machine that does other work meanwhile (another virtual device, for
+    one), so that each of these times differs by a factor from one run to the next, and a limit would test the machine.
     """
     plan = Plan(accelerators=(f"pci:{dut.configuration.accelerator}",))
     connecting = _seconds(lambda: dut.run("true"))
     whole = _seconds(lambda: audit(Request(host=host, accelerators=plan.accelerators, probes=False, today=TODAY), lambda _text: None))
     own = float(dut.run(f"python3 -c {shlex.quote(READ)} {shlex.quote(plan_document(plan).decode())}", stdin=agent_zip()))
-    with capsys.disabled():
-        print(f"\nssh HOST true {connecting:.2f} s; the static part {whole:.2f} s; of that the device's own reading {own:.2f} s")
+    record_property("ssh HOST true", f"{connecting:.2f} s")
+    record_property("the static part of an audit over ssh", f"{whole:.2f} s")
+    record_property("of that, the device's own reading", f"{own:.2f} s")
     assert own > 0
 
 
