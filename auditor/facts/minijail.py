@@ -149,6 +149,8 @@ def parse_policy(text: str) -> tuple[dict[str, list[str]], tuple[str, ...]]:
             raise ValueError(f"expected 'system call: filter', found {line[:80]!r}")
         for name in match["names"].strip("{} ").split(","):
             rules.setdefault(_system_call(name.strip()), []).append(match["filter"].strip())
+    if not rules and not includes:  # a program under it could not even end: a copy that lost its content
+        raise ValueError("a policy without a rule")
     return rules, tuple(includes)
 
 

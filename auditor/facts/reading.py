@@ -97,7 +97,7 @@ class Device:
 
     def link_name(self, path: str) -> Fact[str]:
         """The last part of the target of a symbolic link: how sysfs names a device's driver, module or group."""
-        return parse(self.link(path), lambda target: target.rstrip("/").rpartition("/")[2])
+        return parse(self.link(path), _last)
 
     def stat(self, path: str) -> Fact[FileStat]:
         """What a path leads to."""
@@ -110,6 +110,13 @@ class Device:
     def document(self, question: base.Question) -> Fact[Any]:
         """A question that is answered with JSON."""
         return parse(self.ask(question), json.loads)
+
+
+def _last(target: str) -> str:
+    name = target.rstrip("/").rpartition("/")[2]
+    if not name or "\0" in name:
+        raise ValueError("expected a path that ends in a name")
+    return name
 
 
 def _line(data: bytes) -> str:

@@ -91,7 +91,9 @@ class Scripted:
 def test_no_content_has_another_end(data: bytes) -> None:
     device = Device(Scripted(data))
     group = read_group(device, NPU)
-    assert isinstance(group, Ok)
+    if isinstance(group, Missing):  # a link without a name, or with a zero byte
+        assert (group.status, not data.strip(b"/") or b"\0" in data) == (Status.FAILED, True)
+        return
     for fact in (group.value.type, group.value.reserved, group.value.mates, group.value.no_iommu, read_iommu(device).unsafe_noiommu):
         assert isinstance(fact, Ok) or fact.status is Status.FAILED
     assert not isinstance(device.ask(base.names("/")), Missing)

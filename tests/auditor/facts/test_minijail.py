@@ -137,9 +137,11 @@ def test_a_policy() -> None:
     )
 
 
-@pytest.mark.parametrize("text", ["ioctl 1", "ioctl:", ": 1", "16: 1", "ioctl: {", "{read: 1", "{}: 1", "{read,}: 1", "@include p"])
+@pytest.mark.parametrize(
+    "text", ["ioctl 1", "ioctl:", ": 1", "16: 1", "ioctl: {", "{read: 1", "{}: 1", "{read,}: 1", "@include p", "", "# none\n"]
+)
 def test_what_is_no_policy_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"expected|brace"):
+    with pytest.raises(ValueError, match=r"expected|brace|without a rule"):
         parse_policy(text)
 
 
