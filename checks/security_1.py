@@ -63,9 +63,10 @@ def confined_run(facts: Facts) -> Iterator[Answer]:
     A driver supports sandboxing if it works in a sandbox. A run's conditions record under `confinement` the `state` it was in
     (`confined`: no new privileges, no capabilities, Landlock, seccomp, limits), and under `escapes` what became of each attempt to get
     out (network, files, other devices, other processes): the errno it was `refused` with, null where it succeeded. It passes where every
-    run ended well and was confined, each attempt was refused as a confinement refuses, and a run had 95 % of its multiply-accumulates
-    taken by the delegate: one that computes on the CPU shows nothing about the accelerator's driver. An attempt that succeeded fails; one
-    that ended otherwise decides nothing. Runs of a demonstration are not the device's.
+    run ended well and was confined, each attempt was refused as a confinement refuses, and in a run the delegate took 95 % of the
+    multiply-accumulates while the accelerator was seen working: a delegate that computes on the CPU shows nothing about the accelerator's
+    driver. An attempt that succeeded in a confined run fails; one that ended otherwise, or was made without confinement, decides nothing.
+    Runs of a demonstration are not the device's.
 
     The confinement is applied, and the attempts are made, before the first byte of the vendor's is loaded, so neither can be faked by
     it. Source: seccomp(2), landlock(7).
@@ -79,15 +80,20 @@ def confined_run(facts: Facts) -> Iterator[Answer]:
         yield Answer(Outcome.UNKNOWN, observed, evidence, remedy=Remedy.DELEGATE)
         return
     attempts = [_attempts(run) for run in delegated]
-    escaped = sorted({name for each in attempts for name, refusal in each if refusal is None})
+    held = [_attempts(run) for run in delegated if _is_confined(run)]
+    escaped = sorted({name for each in held for name, refusal in each if refusal is None})
     confined = all(map(_is_confined, delegated)) and all(each and REFUSALS.issuperset(how for _, how in each) for each in attempts)
     if escaped:
         yield Answer(Outcome.FAIL, visible(f"not refused: {some(escaped)}"), evidence)
-    elif confined and any((run.delegated_macs or 0) >= DELEGATED_SHARE for run in delegated):
+    elif confined and any(map(_worked, delegated)):
         tried = sorted({name for each in attempts for name, _ in each})
         yield Answer(Outcome.PASS, visible(f"{len(delegated)} confined runs; refused: {some(tried)}"), evidence)
     else:
         yield Answer(Outcome.UNKNOWN, f"{len(delegated)} runs through the delegate", evidence, remedy=Remedy.DELEGATE)
+
+
+def _worked(run: ModelRun) -> bool:
+    return (run.delegated_macs or 0) >= DELEGATED_SHARE and run.conditions.get("accelerator_busy") is True
 
 
 def _is_confined(run: ModelRun) -> bool:

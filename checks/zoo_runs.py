@@ -36,7 +36,10 @@ def of_baseline(facts: Facts, requirement: Requirement, judge: Callable[..., Ite
 
 def of_stand_in(facts: Facts, requirement: Requirement, judge: Callable[..., Iterator[Answer]]) -> Iterator[Answer]:
     """The answers about a generated stand-in that is not pinned: shown beside the baseline, never instead of it."""
-    if not any(each.name == requirement.model and each.origin == "stand-in" for each in facts.plan.models):
+    results = facts.models.value if isinstance(facts.models, Ok) else ()
+    known = {run.value.model for each in results for run in each.runs if isinstance(run, Ok) and run.value.identity == "stand-in"}
+    known |= {each.name for each in facts.plan.models if each.origin == "stand-in"}
+    if requirement.model not in known:
         return
     result, runs = _runs(facts, requirement)
     if _identity(facts, result, runs)[0] == "stand-in":

@@ -47,7 +47,8 @@ def tried(**attempts: str | None) -> list[dict[str, str | None]]:
     return [{"attempt": name, "refused": refused} for name, refused in attempts.items()]
 
 
-CONDITIONS = {"confinement": STATE, "escapes": tried(network="EPERM", files="EACCES")}
+IDLE = {"confinement": STATE, "escapes": tried(network="EPERM", files="EACCES")}
+CONDITIONS = {**IDLE, "accelerator_busy": True}
 
 
 def with_runs(*runs: ModelRun | Missing, **changes: Any) -> Facts:
@@ -89,6 +90,8 @@ def test_an_escape_fails() -> None:
         measured(confinement={"state": "unconfined"}, escapes=tried(network="EPERM")),
         measured(confinement="confined", escapes=tried(network="EPERM")),
         measured(status="died", **CONDITIONS),
+        measured(**IDLE),  # nothing shows that the accelerator worked
+        measured(confinement={"state": "unconfined"}, escapes=tried(network=None)),  # nothing was there to refuse it
         measured(macs=0.5, **CONDITIONS),
         measured(macs=None, **CONDITIONS),
         measured(delegate=None, **CONDITIONS),
