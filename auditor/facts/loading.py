@@ -80,6 +80,8 @@ def _mounts(text: str) -> tuple[Mount, ...]:
     for line in lines:
         before, _, after = line.partition(" - ")
         fields, rest = before.split(" "), after.split(" ")
+        if len(fields) < 6 or len(rest) < 3:
+            raise ValueError(f"expected mountinfo's fields, found {line[:80]!r}")
         point = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), fields[4])
         found.append(Mount(int(fields[0]), int(fields[1]), point, fields[2], rest[0], "ro" in rest[2].split(",")))
     return tuple(found)
@@ -101,18 +103,21 @@ def _verity(device: Device, kernel: Kernel, mounts: Fact[tuple[Mount, ...]]) -> 
     if isinstance(line, Missing):
         return line
     number = next((match[1] for value in _values(line.value, "root")[-1:] if (match := re.fullmatch(r"/dev/dm-(\d{1,5})", value))), None)
-    tables = [value for name in _DM_TABLES for value in _values(line.value, name) if _ROOT_DIGEST.search(value[:_MAX_TABLE])]
+    given = [value[:_MAX_TABLE] for name in _DM_TABLES for value in _values(line.value, name)]
+    tables = [value for value in given if _ROOT_DIGEST.search(value)]
     careless = [value for value in tables if _GOES_ON.search(value)] or {"2", "none"} & set(_values(line.value, "dm_verity.error_behavior"))
     if _values(line.value, "roothash") and not tables:
         return Missing(Status.FAILED, line.evidence, "dm-verity set up by an initial RAM disk is not understood", Remedy.EVIDENCE)
+    if number is not None and not tables and any(re.search(r"\bverity\b", value) for value in given):
+        return Missing(Status.FAILED, line.evidence, "a dm-verity table that is not understood", Remedy.EVIDENCE)
     if number is None or not tables or careless:
         return Ok(False, line.evidence)
     named = device.text(f"/sys/block/dm-{number}/dev")
     mounted = parse(mounts, lambda found: _root(found).device)
-    evidence = all_of(line, named, mounted)
     for fact in (named, mounted):
         if isinstance(fact, Missing):
-            return Missing(fact.status, evidence, fact.note, fact.remedy)
+            return Missing(fact.status, all_of(fact, line, named, mounted), fact.note, fact.remedy)
+    evidence = all_of(mounted, named, line)
     if named.open() != mounted.open():  # a container's root, or a system that was switched to another
         return Missing(Status.FAILED, evidence, f"what is mounted at / is not dm-{number}", Remedy.EVIDENCE)
     return Ok(True, evidence)

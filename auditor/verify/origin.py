@@ -53,7 +53,9 @@ def verified_root(loading: Loading) -> Origin:
         return Origin(Cover.OPEN, "the root is no dm-verity device", boot.verity.evidence)
     if isinstance(boot.verity, Ok) and not boot.mode.value:
         return Origin(Cover.UNDECIDED, "nothing says that ChromeOS firmware verified this kernel", boot.mode.evidence)
-    return _all("the root is verified by dm-verity, in normal mode", boot.verity, boot.mode)
+    if isinstance(boot.verity, Ok) and isinstance(boot.root_read_only, Ok) and not boot.root_read_only.value:
+        return Origin(Cover.UNDECIDED, "the root is mounted writable, which no dm-verity device can be", boot.root_read_only.evidence)
+    return _all("the root is verified by dm-verity, in normal mode", boot.verity, boot.root_read_only, boot.mode)
 
 
 def covered(loading: Loading, path: str) -> Origin:

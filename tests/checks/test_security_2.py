@@ -352,6 +352,14 @@ def test_what_the_device_verifies_is_not_known_offline():
     assert (unknown.outcome, unknown.remedy) == (Outcome.UNKNOWN, Remedy.VENDOR)
 
 
+def test_a_root_that_is_mounted_writable_is_not_taken_for_verified():
+    """Evasion: the table of a verified root on the command line of a system whose root can be written."""
+    record = text(laptop(), "/proc/self/mountinfo", MOUNTS.replace("ro,relatime - ext2 /dev/root ro", "rw,relatime - ext2 /dev/root rw"))
+    (unknown,) = judged(record, security_2.verified_boot).values()
+    assert (unknown.outcome, "mounted writable" in unknown.observed) == (Outcome.UNKNOWN, True)
+    assert found(record, security_2.loading).outcome is Outcome.UNKNOWN
+
+
 def test_a_machine_of_which_nothing_is_known_passes_and_fails_nothing():
     record = answered(
         laptop(), {question: Reply(Status.ABSENT, errno=2) for question in laptop().answers if question.path[:5] in {"/proc", "/sys/k"}}

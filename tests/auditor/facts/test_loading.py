@@ -80,7 +80,7 @@ def test_the_mainline_form_of_the_table_is_known():
     assert started_with(COS.replace("4f74 9698", "4f74 9698 1 ignore_corruption ")).verified_boot.verity.open() is False
 
 
-@pytest.mark.parametrize("change", ["overlay", "other", "denied", "no-dm", "roothash"])
+@pytest.mark.parametrize("change", ["overlay", "other", "denied", "no-dm", "roothash", "table"])
 def test_a_root_of_which_nothing_can_be_said(change):
     record = {
         "overlay": lambda: text(laptop(), "/proc/self/mountinfo", MOUNTS.replace("253:0 / / ro", "0:42 / / ro")),
@@ -88,8 +88,17 @@ def test_a_root_of_which_nothing_can_be_said(change):
         "denied": lambda: denied(laptop(), "/proc/self/mountinfo"),
         "no-dm": lambda: absent(laptop(), "/sys/block/dm-0/dev"),
         "roothash": lambda: text(laptop(), "/proc/cmdline", "root=/dev/dm-0 roothash=5e"),
+        "table": lambda: text(laptop(), "/proc/cmdline", COMMAND_LINE.replace("root_hexdigest=", "root_hexdigest:")),
     }[change]()
     assert isinstance(loading(record).verified_boot.verity, Missing)
+
+
+def test_what_is_not_understood_is_what_is_named():
+    found = loading(text(laptop(), "/proc/self/mountinfo", f"29 1\n{MOUNTS}")).verified_boot.verity
+    assert isinstance(found, Missing)
+    assert (found.evidence[0].path, found.note) == ("/proc/self/mountinfo", "not understood: expected mountinfo's fields, found '29 1'")
+    found = loading(absent(laptop(), "/proc/self/mountinfo")).verified_boot.verity
+    assert found.evidence[0].path == "/proc/self/mountinfo"
 
 
 @pytest.mark.parametrize(
@@ -107,7 +116,7 @@ def test_the_mode_is_the_firmware_s_word(line, mode):
 
 
 def test_a_very_long_table_does_not_hang():
-    assert started_with(f'root=/dev/dm-0 dm="{"verity " * 100_000}"').verified_boot.verity.open() is False
+    assert isinstance(started_with(f'root=/dev/dm-0 dm="{"verity " * 100_000}"').verified_boot.verity, Missing)
 
 
 # --- mounts ------------------------------------------------------------------------------------------------------------------------------
