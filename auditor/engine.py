@@ -211,11 +211,18 @@ def _finding(check: Check, requirement: Requirement, answer: Answer, subject: st
         expected=check.expected,
         reason=answer.because or sentence,
         remediation=answer.remediation or fallback,
-        owner=answer.owner or (Owner.LAB if answer.outcome is Outcome.UNKNOWN else check.owner),
+        owner=answer.owner or _owner(check, answer),
         waiver=None,
         evidence=tuple(dict.fromkeys(answer.evidence)),
         remedy=answer.remedy,
     )
+
+
+def _owner(check: Check, answer: Answer) -> Owner:
+    """Who can act: an unknown is the lab's to decide, unless it takes the vendor's word."""
+    if answer.outcome is not Outcome.UNKNOWN:
+        return check.owner
+    return Owner.VENDOR if answer.remedy is Remedy.VENDOR else Owner.LAB
 
 
 def _asked(facts: Facts, check: Check, requirement: Requirement, selection: Selection, whole: str) -> Iterator[tuple[Answer, str]]:
@@ -284,6 +291,8 @@ def counts(results: Iterable[RequirementResult]) -> dict[str, int]:
 
 def _waiver_notes(waivers: Iterable[Waiver], results: Iterable[RequirementResult], today: datetime.date) -> Iterator[str]:
     used = {finding.id for result in results for finding in result.findings if finding.waiver}
+    if used:
+        yield f"The waivers in force are those of {today.isoformat()}."
     for waiver in waivers:
         name = printable(waiver.finding)
         if waiver.expires < today:

@@ -88,13 +88,13 @@ def question(name, *answers, each=None, level=Level.MUST, needs=()):
     )(body)
 
 
-def audit(*checks, on=None, requirements=None, waivers=(), selection=None):
+def audit(*checks, on=None, requirements=None, waivers=(), selection=None, today=TODAY):
     return judge(
         on or facts(),
         checks,
         requirements or (requirement(),),
         waivers,
-        TODAY,
+        today,
         selection or Selection(),
         CONTEXT,
     )
@@ -205,7 +205,7 @@ def test_an_answer_overrides_the_metadata():
 def test_every_remedy_says_how(remedy):
     finding = only(audit(question("r-1.word", Answer(Outcome.UNKNOWN, "x", remedy=remedy))))
     assert finding.remediation not in {"", "Mend it."}
-    assert finding.owner is Owner.LAB
+    assert finding.owner is (Owner.VENDOR if remedy is Remedy.VENDOR else Owner.LAB)
 
 
 def test_a_missing_fact_is_unknown_with_its_place_and_what_would_collect_it():
@@ -464,7 +464,7 @@ def test_a_waiver_counts_as_a_pass_and_is_shown(outcome):
     assert (only(report).outcome, only(report).waiver) == (outcome, given_waiver)
     assert report.verdict is Verdict.COMPLIANT
     assert report.counts[outcome.value] == report.counts["waived"] == 1
-    assert report.notes == ("a note",)
+    assert report.notes == ("a note", f"The waivers in force are those of {TODAY.isoformat()}.")
 
 
 def test_a_waiver_covers_one_finding_only():
@@ -488,6 +488,13 @@ def test_a_waiver_is_in_force_up_to_its_day():
     late = audit(check_, waivers=[waiver("r-1.word@device", TODAY - day)])
     assert late.verdict is Verdict.NON_COMPLIANT
     assert late.notes == ("a note", "The waiver of r-1.word@device expired on 2026-02-28 and covers nothing.")
+
+
+def test_the_day_that_a_waiver_was_in_force_on_is_said():
+    """Evasion: an expired waiver, and a day in the past."""
+    check_, old = question("r-1.word", Outcome.FAIL), waiver("r-1.word@device", datetime.date(2020, 1, 1))
+    assert "The waivers in force are those of 2020-01-01." in audit(check_, waivers=[old], today=datetime.date(2020, 1, 1)).notes
+    assert not any("in force" in note for note in audit(check_, waivers=[old]).notes)
 
 
 def test_a_renewed_waiver_covers_although_the_old_one_has_expired():
