@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from auditor.facts.types import DOWNLOAD_MARKS, PACKED_MARK
 from auditor.model import Answer, Level, Outcome, Owner, Remedy, check
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from auditor.facts.types import Closure, ElfObject, Facts
+    from auditor.model import Evidence
 
 LIMIT = 64 * 10**6
 """64 MB. The page says just MB, which is 10^6 bytes (IEC 80000-13); 64 MiB would be 67.1 MB."""
@@ -41,8 +43,8 @@ def closure(facts: Facts) -> Iterator[Answer]:
     settings load. It fails only by what is certain. Between, and where a needed library is missing or a file cannot be read, it is
     unknown; so it is with a `--base-image` that lists the driver itself, as a list of the finished image does.
 
-    The page says "64 MB" without a definition: 64·10^6 bytes decides, and between that and 64 MiB the finding says so. Code that is
-    downloaded is not seen; what may be unpacked is the next check's. Source: ChromeOS, ML accelerator requirements; glibc elf/dl-load.c.
+    The page says "64 MB" without a definition: 64·10^6 bytes decides, and between that and 64 MiB the finding says so. What may be
+    unpacked or fetched is the next checks'. Source: ChromeOS, ML accelerator requirements; glibc elf/dl-load.c.
     """
     found, counted = facts.closure.open(), _counted(facts)
     if listed := _listed_driver(facts):
@@ -83,10 +85,10 @@ def closure(facts: Facts) -> Iterator[Answer]:
 def packed(facts: Facts) -> Iterator[Answer]:
     """The driver's size on the disk is its size once loaded.
 
-    A packed executable (UPX) maps few bytes of its file and takes many in memory: more than twice as many, and 16 MB more. It fails
-    where the certain files so take 64 MB or more, and is unknown below that, since large zeroed buffers look the same. An archive or a
-    compressed image beside the driver (zip, gzip, xz, zstd, lz4, 7z, squashfs, ar) may hold libraries, which makes it unknown. Packed data
-    inside a library is not seen.
+    A packed executable maps few bytes of its file and takes many in memory: more than twice as many, and 16 MB more. It fails where the
+    certain files so take 64 MB or more, and is unknown below that, since large zeroed buffers look the same; so is a file that UPX marked.
+    An archive or a compressed image beside the driver (zip, gzip, xz, zstd, lz4, 7z, squashfs, ar) may hold libraries, which makes it
+    unknown. Packed data inside a library is not seen.
     """
     found, counted = facts.closure.open(), _counted(facts)
     if listed := _listed_driver(facts):
@@ -97,11 +99,45 @@ def packed(facts: Facts) -> Iterator[Answer]:
     swollen = [each for each in counted if each.memory > max(2 * each.loaded, each.loaded + SWOLLEN)]
     archives = [f"{each.path.rpartition('/')[2]} ({each.format}, {_mb(each.size)})" for each in found.archives]
     unpacked = sum(max(each.size, each.memory) for each in counted if each.certain)
+    marked = [f"{each.path.rpartition('/')[2]} was packed by UPX" for each in counted if PACKED_MARK in each.marks.open()]
     parts = [f"{each.path.rpartition('/')[2]} maps {_mb(each.loaded)} into {_mb(each.memory)}" for each in swollen]
-    observed = _some([*parts, *archives]) or f"{_mb(unpacked)} once loaded"
-    outcome = Outcome.FAIL if swollen and unpacked >= LIMIT else Outcome.UNKNOWN if swollen or archives else Outcome.PASS
+    observed = _some([*parts, *marked, *archives]) or f"{_mb(unpacked)} once loaded"
+    outcome = Outcome.FAIL if swollen and unpacked >= LIMIT else Outcome.UNKNOWN if swollen or marked or archives else Outcome.PASS
     remedy = Remedy.VENDOR if outcome is Outcome.UNKNOWN else None
-    yield Answer(outcome, observed, facts.closure.evidence, remedy=remedy)
+    yield Answer(outcome, observed, _searched(facts, counted), remedy=remedy)
+
+
+@check(
+    "misc-1.download",
+    level=Level.SHOULD,
+    needs=("closure",),
+    expected="a driver that brings along all that it loads",
+    passes="Nothing in the driver's files fetches others.",
+    fails="The driver fetches what it loads.",
+    unknown="The driver may fetch what it loads, so its size on the disk is not all of it.",
+    remediation="Ship all that the driver loads, or say what its download is for.",
+    owner=Owner.VENDOR,
+)
+def download(facts: Facts) -> Iterator[Answer]:
+    """No file of the closure calls libcurl, holds a copy of it, or a script that fetches files.
+
+    A driver that is installed by its first run (as some vendors' SDK packages are) is small on the disk until then; what it will take is
+    not known. Code that speaks to the network by itself is not seen: that is what the sandbox is for.
+    """
+    found, counted = facts.closure.open(), _counted(facts)
+    if listed := _listed_driver(facts):
+        yield listed
+        return
+    for place in found.unread:
+        place.open()
+    marks = {each.path: [mark for mark in each.marks.open() if mark in DOWNLOAD_MARKS] for each in counted}
+    observed = _some([f"{path.rpartition('/')[2]} holds {', '.join(words)}" for path, words in marks.items() if words])
+    outcome, remedy = (Outcome.UNKNOWN, Remedy.VENDOR) if observed else (Outcome.PASS, None)
+    yield Answer(outcome, observed or "no file holds a downloader", _searched(facts, counted), remedy=remedy)
+
+
+def _searched(facts: Facts, counted: list[ElfObject]) -> tuple[Evidence, ...]:
+    return (*facts.closure.evidence, *(item for each in counted for item in each.marks.evidence))
 
 
 def _listed_driver(facts: Facts) -> Answer | None:

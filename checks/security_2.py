@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from auditor.facts.mainline import MAINLINE
-from auditor.facts.types import Missing, Ok
+from auditor.facts.types import FIRMWARE_MARKS, Missing, Ok
 from auditor.model import Answer, Level, Outcome, Owner, Remedy, Status, check, printable
 from auditor.verify import State, verify_image
 from auditor.verify.origin import Cover, Origin, covered, enforced, pinned, verified_root
@@ -15,7 +15,7 @@ from checks.functional_1 import is_vfio
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from auditor.facts.types import Accelerator, Envelope, Fact, Facts, FirmwareImage, Module
+    from auditor.facts.types import Accelerator, ElfObject, Envelope, Fact, Facts, FirmwareImage, Module
     from auditor.model import Evidence
 
 UNSAFE = frozenset({State.BAD, State.UNSIGNED, State.TEST})
@@ -23,6 +23,9 @@ UNSAFE = frozenset({State.BAD, State.UNSIGNED, State.TEST})
 
 UPLOAD = "firmware_upload_register"
 """The function with which a driver lets user space write an image (drivers/base/firmware_loader/sysfs_upload.c)."""
+
+SHOWN = 5
+"""Files that are named in one finding."""
 
 OUTCOMES = {Cover.ENFORCED: Outcome.PASS, Cover.OPEN: Outcome.FAIL, Cover.UNDECIDED: Outcome.UNKNOWN}
 
@@ -52,7 +55,7 @@ def loading(facts: Facts, accelerator: Accelerator) -> Iterator[Answer]:
     can see offline: unknown, until a device is seen to refuse an altered image.
 
     Unknown too: developer mode; a parameter that names an image that is not there; no image of those that are named; a driver that
-    takes firmware in under names that its modinfo does not have, or lets user space upload it; a VFIO driver, whose user space may; code
+    takes firmware in under names that its modinfo does not have, holds images itself, or lets user space upload them; a VFIO driver; code
     for another processor among what the driver's user space loads, since nothing checks where that comes from. Images that are named
     and not installed cannot be loaded and are left out. A driver that names none, and takes none in by any function of the kernel, and
     whose mainline namesake needs none, is not concerned: the requirement is about what is loaded. Firmware in the device's own flash is
@@ -74,7 +77,7 @@ def loading(facts: Facts, accelerator: Accelerator) -> Iterator[Answer]:
         yield Answer(Outcome.UNKNOWN, observed, module.info.evidence, remedy=Remedy.VENDOR)
     elif wanted:
         yield _images(facts, accelerator, module, wanted)
-    elif not info.loaders and module.name in MAINLINE and not MAINLINE[module.name].firmware:
+    elif not info.loaders and not info.images and module.name in MAINLINE and not MAINLINE[module.name].firmware:
         observed = f"{module.name} names no firmware and takes none in"
         yield Answer(Outcome.NOT_APPLICABLE, observed, module.info.evidence)
     else:
@@ -101,6 +104,10 @@ def _images(facts: Facts, accelerator: Accelerator, module: Module, wanted: list
             return Answer(Outcome.UNKNOWN, f"{each.name}: {origin.reason}", (*origin.evidence, *each.path.evidence), remedy=remedy)
     for given in module.parameters.open().values():
         given.open()
+    held = module.info.open().images
+    if held:
+        observed = f"{module.name} holds images, which are not looked at: {', '.join(held[:SHOWN])}"
+        return Answer(Outcome.UNKNOWN, observed, module.info.evidence, remedy=Remedy.VENDOR)
     foreign = _foreign(facts)
     if foreign:
         observed = f"code for another processor is loaded from user space: {', '.join(foreign)}"
@@ -150,8 +157,9 @@ def _foreign(facts: Facts) -> list[str]:
     level=Level.SHOULD,
     needs=("closure",),
     expected="no code for another processor among what the driver's user space loads",
-    passes="The driver's user space loads no code for another processor.",
+    passes="The driver's user space loads no code for another processor, and nothing in it speaks of firmware.",
     fails="The driver's user space brings code for another processor, which the kernel's loader never sees.",
+    unknown="The driver's user space may hold firmware, or hand it to the device itself.",
     remediation="Load the accelerator's code as firmware, by the kernel, from the verified root.",
     owner=Owner.VENDOR,
 )
@@ -159,11 +167,52 @@ def user_space(facts: Facts) -> Iterator[Answer]:
     """No file of the delegate's closure is an ELF file for another machine than the delegate itself.
 
     Code for a DSP or NPU that is shipped as a shared library (Hexagon's `*Skel.so`) is firmware in all but name: LoadPin, IMA and the
-    firmware search path are about what the kernel loads. Images inside other files are not seen.
+    firmware search path are about what the kernel loads. A file that holds the first bytes of AMD's or Intel's images ($PS1, $CPD, $MN2),
+    or the path of the firmware folder or of the kernel's upload interfaces, is unknown. ELF images and packed ones inside a library are
+    not seen, nor are daemons that the delegate does not load.
     """
     foreign = _foreign(facts)
-    observed = f"for another processor: {', '.join(foreign)}" if foreign else "all files are for one machine"
-    yield Answer(Outcome.FAIL if foreign else Outcome.PASS, observed, facts.closure.evidence)
+    if foreign:
+        yield Answer(Outcome.FAIL, f"for another processor: {', '.join(foreign)}", facts.closure.evidence)
+        return
+    own = [each for each in facts.closure.open().objects if not (each.base or each.runtime)]
+    found = [f"{each.path} holds {', '.join(marks)}" for each in own if (marks := _marks(each))]
+    evidence = (*facts.closure.evidence, *(item for each in own for item in each.marks.evidence))
+    if found:
+        yield Answer(Outcome.UNKNOWN, "; ".join(found[:SHOWN]), evidence, remedy=Remedy.VENDOR)
+        return
+    yield Answer(Outcome.PASS, "all files are for one machine, and none speaks of firmware", evidence)
+
+
+def _marks(each: ElfObject) -> list[str]:
+    return [mark for mark in each.marks.open() if mark in FIRMWARE_MARKS]
+
+
+@check(
+    "security-2.embedded",
+    level=Level.SHOULD,
+    each="accelerators",
+    expected="no firmware image inside the driver's module",
+    passes="The driver's module holds no firmware image.",
+    fails="The driver's module holds what looks like firmware, which none of the checks of images sees.",
+    unknown="Whether the driver holds firmware is not known.",
+    remediation="Ship the image as a file of its own, and name it in the driver (MODULE_FIRMWARE).",
+    owner=Owner.VENDOR,
+)
+def embedded(facts: Facts, accelerator: Accelerator) -> Iterator[Answer]:
+    """No ELF file, no image of AMD's or Intel's formats, no device tree (FIT) and nothing packed (xz, zstd, gzip) lies inside the module.
+
+    What is inside is as trustworthy as the module (functional-1), and is replaced with it. Only what its format's reader takes, or what
+    unpacks, counts; an image of another format is not seen. A driver that is built into the kernel is not searched.
+    """
+    module = accelerator.module.open()
+    info = module.info.open()
+    if module.built_in.open():
+        yield Answer(Outcome.UNKNOWN, f"{module.name} is built into the kernel", module.built_in.evidence, remedy=Remedy.VENDOR)
+        return
+    outcome = Outcome.FAIL if info.images else Outcome.PASS
+    observed = f"{module.name} holds {', '.join(info.images[:SHOWN])}" if info.images else f"{module.name} holds no image"
+    yield Answer(outcome, observed, (*module.built_in.evidence, *module.info.evidence))
 
 
 @check(

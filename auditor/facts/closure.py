@@ -26,7 +26,18 @@ from typing import TYPE_CHECKING, NamedTuple
 from auditor.facts import elf as elves
 from auditor.facts.linker_cache import MAX_CACHE, BadCache, read_cache
 from auditor.facts.reading import FileStat, parse
-from auditor.facts.types import Archive, Closure, ElfObject, Missing, MissingFact, MissingLibrary, Ok
+from auditor.facts.types import (
+    DOWNLOAD_MARKS,
+    FIRMWARE_MARKS,
+    PACKED_MARK,
+    Archive,
+    Closure,
+    ElfObject,
+    Missing,
+    MissingFact,
+    MissingLibrary,
+    Ok,
+)
 from auditor.model import Evidence, Remedy, Status, printable
 from auditor.sources import base
 
@@ -78,6 +89,8 @@ _ARCHIVES = {
     b"!<ar": "ar",
 }
 """First bytes of packed files."""
+
+_MARKS = (*FIRMWARE_MARKS, *DOWNLOAD_MARKS, PACKED_MARK)
 
 _TRIPLETS = {
     elves.X86_64: "x86_64-linux-gnu",
@@ -258,6 +271,10 @@ class _Search:
             self._device.ask(base.sonames(path)), lambda data: tuple(data.decode("ascii").split("\0")[:-1])
         ).open()
         return names
+
+    def marks(self, path: str) -> Fact[tuple[str, ...]]:
+        """What among a file's bytes says that there may be more to it than a library."""
+        return parse(self._device.ask(base.holds(path, *_MARKS)), lambda data: tuple(data.decode("ascii").split("\0")[:-1]))
 
     def find(self, name: str, loaded: _Loaded) -> list[_File]:
         """The files that the linker may load for a name: one, or several where it depends on the processor (glibc-hwcaps).
@@ -608,6 +625,8 @@ class _Process:
             system=system,
             certain=alone and self._certain and len(self._walk.unread) == self._unread,
         )
+        if not (item.base or item.runtime or file.inode in self._walk.objects):
+            item = replace(item, marks=self._search.marks(file.stat.real))
         self._walk.objects.setdefault(file.inode, item)
         by = f"{kind}, from {item.needed_by}" if item.needed_by else kind
         self._walk.evidence.setdefault(file.inode, replace(file.evidence, excerpt=f"{item.size:,} bytes: {by}"))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from auditor.facts.firmware import appended, elf
 from auditor.facts.firmware.image import Bytes
+from auditor.facts.firmware.inside import find_images
 from auditor.facts.reading import parse
 from auditor.facts.types import Fact, Missing, Module, ModuleInfo, Ok
 from auditor.facts.unpack import compression, unpack
@@ -100,16 +101,17 @@ def read_info(data: bytes) -> ModuleInfo:
         tuple(each for each in LOADERS if not symbols or each.encode("ascii") in names),
         build_id(data[note.offset : note.offset + note.size]) if note else "",
         signed=appended.is_signed(data),
+        images=find_images(data),
     )
 
 
 def _built_in_info(name: str, text: str) -> ModuleInfo:
     """What modules.builtin.modinfo, `module.key=value` ended by NUL, has of a driver. What is built in is of the kernel's own tree."""
     entries = [entry.partition(".")[2] for entry in text.split("\0") if entry.partition(".")[0].replace("-", "_") == name]
-    return replace(_info(entries, LOADERS, "", signed=False), intree=True)
+    return replace(_info(entries, LOADERS, "", signed=False, images=()), intree=True)
 
 
-def _info(entries: list[str], loaders: tuple[str, ...], identity: str, *, signed: bool) -> ModuleInfo:
+def _info(entries: list[str], loaders: tuple[str, ...], identity: str, *, signed: bool, images: tuple[str, ...]) -> ModuleInfo:
     values: dict[str, list[str]] = {}
     for entry in entries:
         key, equals, value = entry.partition("=")
@@ -128,6 +130,7 @@ def _info(entries: list[str], loaders: tuple[str, ...], identity: str, *, signed
         srcversion=one.get("srcversion", ""),
         build_id=identity,
         signed=signed,
+        images=images,
     )
 
 

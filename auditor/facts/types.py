@@ -178,6 +178,8 @@ class ModuleInfo:
     """The GNU build id of the file, as hexadecimal; empty for none."""
     signed: bool
     """Whether the file ends in a module signature; whose, and whether it verifies, is another question."""
+    images: tuple[str, ...]
+    """Firmware images inside the file, as `format at offset`; not looked for in a driver that is built in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -415,6 +417,16 @@ RUNTIME_LIBRARIES = frozenset({"libtensorflowlite.so", "libtensorflowlite_c.so",
 """The TFLite runtime, which loads the driver and is no part of it."""
 
 
+FIRMWARE_MARKS = ("$CPD", "$MN2", "$PS1", "/lib/firmware", "/sys/class/firmware", "/sys/class/remoteproc")
+"""Texts in a file that may hold firmware (Intel's and AMD's image formats) or hand it to the kernel itself."""
+
+DOWNLOAD_MARKS = ("curl_easy_perform", "libcurl/", "urlretrieve")
+"""Texts in a file that fetches others: it calls libcurl, holds a copy of it, or a script for Python's urllib."""
+
+PACKED_MARK = "UPX!"
+"""What UPX leaves in the files that it packs."""
+
+
 @dataclass(frozen=True, slots=True)
 class ElfObject:
     """An ELF file in a closure; `inode` is (device, inode), `size` its apparent size in bytes.
@@ -440,6 +452,8 @@ class ElfObject:
     certain: bool
     """Whether it is loaded by all that was read; else it may be: beside the driver, by a name found elsewhere, for another processor, or
     after something that could not be read."""
+    marks: Fact[tuple[str, ...]] = Missing(Status.UNASKED)
+    """Those of FIRMWARE_MARKS, DOWNLOAD_MARKS and PACKED_MARK among its bytes; not asked of the run time's own files."""
 
     @property
     def base(self) -> bool:

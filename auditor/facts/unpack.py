@@ -46,16 +46,7 @@ def unpack(data: bytes, *, limit: int = LIMIT, trailing: bool = False) -> bytes:
     kind = compression(data)
     if not kind:
         return data
-    try:
-        engine = _ENGINES[kind]()
-        out = _unpacked(engine, data, limit)
-    except (lzma.LZMAError, zlib.error, EOFError, MemoryError, ValueError) as error:
-        raise BadArchive(f"{kind}: {error}") from None
-    except Exception as error:
-        # ZstdError is a class of whichever zstd module there is
-        if type(error).__name__ != "ZstdError":
-            raise
-        raise BadArchive(f"{kind}: {error}") from None
+    engine, out = _started(kind, data, limit)
     if len(out) > limit:
         raise BadArchive(f"{kind}: more than {limit} bytes unpacked")
     if not engine.eof:
@@ -63,6 +54,28 @@ def unpack(data: bytes, *, limit: int = LIMIT, trailing: bool = False) -> bytes:
     if engine.unused_data and not trailing:
         raise BadArchive(f"{kind}: {len(engine.unused_data)} bytes after its end")
     return out
+
+
+def beginning(data: bytes, size: int) -> bytes:
+    """The first bytes, at least `size` where there are so many, of what one xz, zst or gz stream unpacks to. Raises BadArchive."""
+    kind = compression(data)
+    if not kind:
+        raise BadArchive("not compressed")
+    return _started(kind, data, size)[1]
+
+
+def _started(kind: str, data: bytes, limit: int) -> tuple[Any, bytes]:
+    """The engine after it unpacked all, or somewhat more than `limit` bytes, and those bytes. Raises BadArchive."""
+    try:
+        engine = _ENGINES[kind]()
+        return engine, _unpacked(engine, data, limit)
+    except (lzma.LZMAError, zlib.error, EOFError, MemoryError, ValueError) as error:
+        raise BadArchive(f"{kind}: {error}") from None
+    except Exception as error:
+        # ZstdError is a class of whichever zstd module there is
+        if type(error).__name__ != "ZstdError":
+            raise
+        raise BadArchive(f"{kind}: {error}") from None
 
 
 def _unpacked(engine: Any, data: bytes, limit: int) -> bytes:
