@@ -52,9 +52,9 @@ def driver(facts: Facts, accelerator: Accelerator) -> Iterator[Answer]:
     proof. An older kernel with a newer driver has a backport, which is upstream.
 
     *Claimed* is `intree=Y`, an upstream name, an absent taint: anyone can type these, so they are unknown on their own; so is a driver
-    that the table does not have. *Contradicted*, and so failed, is a driver that lacks `intree`, has a licence that the kernel does not
-    take for open, taints the kernel as out of tree or proprietary, is known to live outside mainline, lies outside the kernel's own
-    folder, or is unsigned or altered where nothing else vouches for it.
+    that the table does not have, and one that needs a module from outside the kernel's own folder. *Contradicted*, and so failed, is a
+    driver that lacks `intree`, has a licence that the kernel does not take for open, taints the kernel as out of tree or proprietary,
+    is known to live outside mainline, lies outside the kernel's own folder, or is unsigned or altered where nothing else vouches for it.
 
     Through VFIO, every other device of the group must be without a driver, a bridge, or VFIO's too, and VFIO's unsafe no-IOMMU mode
     must be off. What remains: a kernel whose own tree holds a vendor's driver under a name of mainline's.
@@ -167,6 +167,10 @@ def _loaded(facts: Facts, accelerator: Accelerator, module: Module, known: Drive
     if not folder.endswith(tuple(f"/kernel/{each}" for each in known.folders)):
         observed = f"{module.name}: claimed: mainline has it in {known.folders[0]}, this is {printable(path)}"
         return Answer(Outcome.UNKNOWN, observed, module.path.evidence, remedy=Remedy.VENDOR)
+    foreign = [each for each in _needs(module) if not each.startswith("kernel/")]
+    if foreign:
+        observed = f"{module.name}: claimed: it needs {', '.join(foreign[:3])}, outside the kernel's own modules"
+        return Answer(Outcome.UNKNOWN, observed, module.needs.evidence, remedy=Remedy.VENDOR)
     running = module.build_id
     if isinstance(running, Missing) and running.status is not Status.ABSENT:
         running.open()
@@ -189,6 +193,12 @@ def _loaded(facts: Facts, accelerator: Accelerator, module: Module, known: Drive
     since = f", upstream since Linux {known.since}" if known.since else ""
     tainted = f"; taint {taint}" if taint else ""
     return Answer(Outcome.PASS, f"{module.name}: in-tree verified{since}: {origin.reason}{tainted}", evidence)
+
+
+def _needs(module: Module) -> tuple[str, ...]:
+    """The files of the modules that a module needs; none are known where depmod never ran."""
+    absent = isinstance(module.needs, Missing) and module.needs.status is Status.ABSENT
+    return () if absent else module.needs.open()
 
 
 def _claimed(module: Module, origin: Origin) -> Answer:

@@ -108,6 +108,8 @@ def read_info(data: bytes) -> ModuleInfo:
 def _built_in_info(name: str, text: str) -> ModuleInfo:
     """What modules.builtin.modinfo, `module.key=value` ended by NUL, has of a driver. What is built in is of the kernel's own tree."""
     entries = [entry.partition(".")[2] for entry in text.split("\0") if entry.partition(".")[0].replace("-", "_") == name]
+    if not any(entry.startswith("license=") for entry in entries):
+        raise ValueError(f"it has no licence of {printable(name)}")
     return replace(_info(entries, LOADERS, "", signed=False, images=()), intree=True)
 
 
@@ -191,10 +193,12 @@ def _module(device: Device, kernel: Kernel, name: str, linked: Ok[str]) -> Modul
     if isinstance(built_in, Ok) and built_in.value:
         nowhere = Missing(Status.ABSENT, built_in.evidence, "the driver is built into the kernel")
         path: Fact[str] = nowhere
+        needs: Fact[tuple[str, ...]] = nowhere
         data: Fact[bytes] = nowhere
         info = parse(_index(device, kernel, "modules.builtin.modinfo"), lambda text: _built_in_info(name, text))
     else:
         path = _path(device, kernel, name)
+        needs = parse(_index(device, kernel, "modules.dep"), lambda text: _needs(name, text))
         data = path if isinstance(path, Missing) else _file(device, path)
         info = parse(data, read_info)
     signature: Fact[Signature] = parse(data, lambda each: appended.read_signature(Bytes(each)))
@@ -212,6 +216,7 @@ def _module(device: Device, kernel: Kernel, name: str, linked: Ok[str]) -> Modul
         build_id=parse(device.data(f"{folder}/notes/.note.gnu.build-id"), build_id),
         taint=parse(device.line(f"{folder}/taint"), _letters),
         parameters=_parameters(device, kernel, name, entries),
+        needs=needs,
     )
 
 
@@ -249,6 +254,12 @@ def _lines_of(name: str, text: str) -> tuple[str, ...]:
     """The paths in a module index that belong to a module; file names have `-` where the kernel has `_`."""
     paths = (line.partition(":")[0].strip() for line in text.splitlines())
     return tuple(path for path in paths if _stem(path) == name.replace("-", "_"))
+
+
+def _needs(name: str, text: str) -> tuple[str, ...]:
+    """What follows the colon in a module's first line of modules.dep: all that it needs, directly or not (depmod)."""
+    lines = (line.partition(":") for line in text.splitlines())
+    return next((tuple(map(printable, after.split())) for path, _, after in lines if _stem(path.strip()) == name.replace("-", "_")), ())
 
 
 def _stem(path: str) -> str:

@@ -203,6 +203,9 @@ class Module:
     """The letters of /sys/module/NAME/taint, empty for none: O out of tree, E unsigned, P proprietary, C staging."""
     parameters: Fact[Mapping[str, Fact[str]]]
     """Those that override firmware, by name."""
+    needs: Fact[tuple[str, ...]]
+    """The files of the modules that are loaded before it, as modules.dep names them: below the folder of the kernel's modules, or absolute.
+    Missing(ABSENT) for a driver that is built in, and where depmod never ran."""
 
 
 # --- accelerators ------------------------------------------------------------------------------------------------------------------------

@@ -101,6 +101,25 @@ def test_a_driver_that_is_built_in(tmp_path):
     assert found.info.open().intree
 
 
+def test_a_built_in_driver_of_which_the_kernels_list_has_nothing_is_not_known(tmp_path):
+    changes = {
+        f"{FOLDER}/modules.builtin": "kernel/drivers/accel/ivpu/intel_vpu.ko\n",
+        f"{FOLDER}/modules.builtin.modinfo": "intel_vpu.firmware=x\0vfio.license=GPL\0",
+    }
+    found = read(tmp_path, changes, without=("/sys/module/intel_vpu/initstate",)).open()
+    assert found.built_in.open()
+    assert isinstance(found.info, Missing)
+    assert "no licence of intel_vpu" in found.info.note
+
+
+def test_what_a_module_needs(tmp_path):
+    assert read(tmp_path / "a").open().needs.open() == ("kernel/drivers/gpu/drm/drm.ko",)
+    dep = f"{FOLDER}/modules.dep"
+    assert read(tmp_path / "b", {dep: "kernel/drivers/accel/ivpu/intel_vpu.ko:\n"}).open().needs.open() == ()
+    order = {f"{FOLDER}/modules.order": "kernel/drivers/accel/ivpu/intel_vpu.ko\n"}
+    assert read(tmp_path / "c", order, without=(dep,)).open().needs.status is Status.ABSENT
+
+
 def test_a_built_in_driver_without_a_module_link(tmp_path):
     changes = {f"{FOLDER}/modules.builtin": "kernel/drivers/accel/ivpu/intel-vpu.ko\n"}
     found = read(tmp_path, changes, without=("/sys/bus/pci/drivers/intel_vpu/module",)).open()
