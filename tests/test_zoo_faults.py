@@ -70,7 +70,7 @@ def pinned(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def few_inferences(monkeypatch):
     """Enough to see every fault, and no more."""
-    job = functools.partial(service.Job, min_runs=2, inputs=2, limits=Limits(request_seconds=3))
+    job = functools.partial(service.Job, min_runs=2, inputs=2)
     monkeypatch.setattr(service, "Job", job)
 
 
@@ -128,7 +128,9 @@ CORRECT = {"accuracy": PASS, "memory": PASS}
     ],
     ids=lambda value: value.replace(" ", ",") if isinstance(value, str) and "=" in value else "",
 )
-def test_each_fault_has_its_own_finding(delegate, pinned, runtime, options, outcomes, said):
+def test_each_fault_has_its_own_finding(delegate, pinned, runtime, options, outcomes, said, monkeypatch):
+    if said.startswith("timed-out"):  # any other request has as long as a busy machine takes
+        monkeypatch.setattr(service, "Job", functools.partial(service.Job, limits=Limits(request_seconds=3)))
     pairs = tuple(tuple(option.split("=")) for option in options.split())
     report, found = judge(delegate=delegate, delegate_options=pairs, runtime=runtime, **pinned)
     assert {figure: about(found, figure).outcome for figure in outcomes} == outcomes, found
@@ -136,7 +138,7 @@ def test_each_fault_has_its_own_finding(delegate, pinned, runtime, options, outc
     assert all(said in each.observed for each in decisive), decisive
     assert about(found, "latency").outcome is not PASS, "nothing here is an accelerator"
     assert about(found, "accuracy").level is Level.MUST
-    assert len(report.model_runs) == 2
+    assert len(report.model_runs) == (1 if outcomes is BROKE else 3)
 
 
 def test_a_library_that_is_not_there(pinned, runtime, tmp_path):

@@ -38,7 +38,7 @@ class BenchTime(enum.Enum):
     QUICK = "quick"
 
 
-_PLANS = {BenchTime.PAGE: (3, 3, 20.0), BenchTime.ADAPTIVE: (3, 9, 1.0), BenchTime.QUICK: (2, 2, 0.25)}
+_PLANS = {BenchTime.PAGE: (3, 3, 20.0), BenchTime.ADAPTIVE: (3, 9, 1.0), BenchTime.QUICK: (3, 3, 0.1)}
 """Least and most processes, and seconds timed in each."""
 
 
@@ -128,7 +128,7 @@ def measure_zoo(
     least, most, seconds = _PLANS[bench_time]
     documents: dict[str, list[dict[str, Any]]] = {file.model.name: [] for file in files}
     for turn in range(most):
-        wanted = [file for file in files if turn < least or not _decided(documents[file.model.name], file.model)]
+        wanted = [file for file in files if _goes_on(documents[file.model.name], file.model, least)]
         for number, file in enumerate(wanted, 1):
             where = f"zoo: round {turn + 1}, model {number} of {len(wanted)}"
             document = _measure(file, delegate, sandbox, seconds, runtime, functools.partial(_tell, progress, where))
@@ -143,14 +143,16 @@ def _tell(progress: Callable[[str], None], where: str, text: str) -> None:
     progress(f"{where}: {text}")
 
 
-def _decided(documents: Sequence[dict[str, Any]], model: ZooModel) -> bool:
-    """Whether further runs of a model would change nothing: one ended badly, or its latency lies on one side of the limit."""
+def _goes_on(documents: Sequence[dict[str, Any]], model: ZooModel, least: int) -> bool:
+    """Whether a further run of a model may change its verdict: none ended badly, and the latency is not yet on one side of the limit."""
     if any(document["status"]["outcome"] != "completed" or not document["samples_us"] for document in documents):
+        return False
+    if len(documents) < least:
         return True
     limit = model.baseline.latency_ms * 1000
     own = decide([_mean(document["samples_us"]) for document in documents], limit, CONFIDENCE)
     outside = decide([_mean(document["bracket_us"]) for document in documents], limit, CONFIDENCE)
-    return own.verdict is Verdict.MISSED or outside.verdict is Verdict.MET
+    return own.verdict is not Verdict.MISSED and outside.verdict is not Verdict.MET
 
 
 def _mean(values: Sequence[float]) -> float:
