@@ -121,7 +121,7 @@ def _all(reason: str, *facts: Fact[object]) -> Origin:
 
 
 def _undecided(missing: Missing) -> Origin:
-    where = missing.evidence[0].path if missing.evidence else "what decides it"
+    where = missing.evidence[0].path.removesuffix(":") if missing.evidence else "what decides it"
     reason = f"{where}: {missing.note or 'not read'}"
     return Origin(
         Cover.UNDECIDED, reason, missing.evidence, Missing(missing.status, missing.evidence, missing.note, missing.remedy or Remedy.LIVE)

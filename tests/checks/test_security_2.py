@@ -360,6 +360,11 @@ def test_a_root_that_is_mounted_writable_is_not_taken_for_verified():
     assert found(record, security_2.loading).outcome is Outcome.UNKNOWN
 
 
+def test_a_question_without_a_path_is_named_without_a_stray_colon():
+    unknown = found(answered(laptop(), {base.kernel_log(): Reply(Status.UNASKED)}))
+    assert (unknown.outcome, "kernel_log: not read" in unknown.observed) == (Outcome.UNKNOWN, True)
+
+
 def test_a_machine_of_which_nothing_is_known_passes_and_fails_nothing():
     record = answered(
         laptop(), {question: Reply(Status.ABSENT, errno=2) for question in laptop().answers if question.path[:5] in {"/proc", "/sys/k"}}
