@@ -15,7 +15,7 @@ pytest.importorskip("numpy", reason="numpy is not installed")
 from auditor import audit, requirements
 from auditor.engine import Selection
 from auditor.errors import UsageError
-from auditor.inference import process, service
+from auditor.inference import process, run
 from auditor.inference.confine import landlock_abi
 from auditor.inference.process import Limits
 from auditor.inference.wire import RUNTIMES
@@ -70,8 +70,8 @@ def pinned(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def few_inferences(monkeypatch):
     """Enough to see every fault, and no more."""
-    job = functools.partial(service.Job, min_runs=2, inputs=2)
-    monkeypatch.setattr(service, "Job", job)
+    job = functools.partial(run.Job, min_runs=2, inputs=2)
+    monkeypatch.setattr(run, "Job", job)
 
 
 def ids(name):
@@ -130,7 +130,7 @@ CORRECT = {"accuracy": PASS, "memory": PASS}
 )
 def test_each_fault_has_its_own_finding(delegate, pinned, runtime, options, outcomes, said, monkeypatch):
     if said.startswith("timed-out"):  # any other request has as long as a busy machine takes
-        monkeypatch.setattr(service, "Job", functools.partial(service.Job, limits=Limits(request_seconds=3)))
+        monkeypatch.setattr(run, "Job", functools.partial(run.Job, limits=Limits(request_seconds=3)))
     pairs = tuple(tuple(option.split("=")) for option in options.split())
     report, found = judge(delegate=delegate, delegate_options=pairs, runtime=runtime, **pinned)
     assert {figure: about(found, figure).outcome for figure in outcomes} == outcomes, found

@@ -22,7 +22,7 @@ from auditor.zoo.rewrite import without_custom_deconvolution
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from auditor.inference.service import Run
+    from auditor.inference.run import Run
     from auditor.zoo.catalogue import ZooVersion
     from auditor.zoo.graph import Graph
 
@@ -162,7 +162,8 @@ def _mean(values: Sequence[float]) -> float:
 def _measure(
     file: ModelFile, delegate: Delegate | None, sandbox: Sandbox, seconds: float, runtime: str, progress: Callable[[str], None]
 ) -> dict[str, Any]:
-    from auditor.inference.service import Job, measure  # noqa: PLC0415  # numpy, only for those who measure
+    from auditor.inference.embedded import measure  # noqa: PLC0415  # numpy, only for those who measure
+    from auditor.inference.run import Job  # noqa: PLC0415
 
     job = Job(
         name=file.model.name,

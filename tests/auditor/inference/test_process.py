@@ -9,9 +9,10 @@ import time
 
 import pytest
 
-from auditor.inference import process, service
+from auditor.inference import embedded, process
 from auditor.inference.fdinfo import DeviceUse
 from auditor.inference.process import Limits, Worker, WorkerFailure
+from auditor.inference.run import Job
 from auditor.inference.wire import AUTO, Outcome
 
 LIMITS = Limits(request_seconds=10)
@@ -324,8 +325,8 @@ def test_outputs_of_another_shape(model, monkeypatch, body):
         monkeypatch.setattr(process, "_COMMAND", lying if role == "test" else honest)
         return Worker(role, *arguments)
 
-    monkeypatch.setattr(service, "Worker", start)
-    run = service.measure(service.Job("chain", model, inputs=2, min_runs=1, min_seconds=0, warmup_seconds=0))
+    monkeypatch.setattr(embedded, "Worker", start)
+    run = embedded.measure(Job("chain", model, inputs=2, min_runs=1, min_seconds=0, warmup_seconds=0))
     assert run["status"]["outcome"] == "output-shape-mismatch", run["status"]
     assert run["status"]["process"] == "test"
     assert run["samples_us"] == []

@@ -9,9 +9,10 @@ import time
 import pytest
 
 from auditor.inference import process
+from auditor.inference.embedded import measure
 from auditor.inference.fdinfo import DeviceUse
 from auditor.inference.process import Limits
-from auditor.inference.service import Job, measure
+from auditor.inference.run import Job
 
 QUICK = {"inputs": 3, "min_runs": 6, "min_seconds": 0, "warmup_seconds": 0}
 DEQUANTIZE, FLOOR_MOD = 6, 95
