@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 DELEGATED_SHARE = 0.95
 """Of a model's multiply-accumulates, the share that the delegate must take for its figures to be the accelerator's."""
 
-RUN_BROKE = frozenset({"died", "exited", "timed-out", "protocol-error", "output-shape-mismatch", "out-of-memory"})
+RUN_BROKE = frozenset({"died", "exited", "timed-out", "cpu-exceeded", "protocol-error", "output-shape-mismatch", "out-of-memory"})
 RUN_REFUSED = frozenset({"delegate-create-failed", "prepare-failed", "invoke-failed"})
 
 

@@ -15,13 +15,13 @@ import os
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from auditor.inference import wire
 from auditor.inference.conditions import conditions
-from auditor.inference.confine import Policy
+from auditor.inference.executor import Executor, Options
 from auditor.inference.fdinfo import busy_ns
 from auditor.inference.process import Loaded, Status, Worker, WorkerFailure
 from auditor.inference.run import Job, Run, blank, identify
@@ -93,10 +93,12 @@ def _reference(job: Job, run: Run, generator: np.random.Generator) -> list[_Samp
     """Make the inputs and have the reference answer each, for at most the time that a run may take."""
     pool: list[_Sample] = []
     overheads, held = [], 0
-    with Worker("reference", job.reference or job.model, job.limits) as worker:
-        run["python"], run["runtime"] = worker.hello(job.runtime)
-        worker.confine(Policy(), required=not job.allow_unconfined)
-        loaded = worker.load_model(1, xnnpack=job.xnnpack)
+    options = Options(allow_unconfined=job.allow_unconfined, runtime=job.runtime, xnnpack=job.xnnpack)
+    with Executor(job.reference or job.model, options, job.limits, "reference") as executor:
+        worker = executor.worker
+        run["python"], run["runtime"] = executor.python, executor.runtime
+        run["conditions"]["operators"] = dict(executor.require_operators())
+        loaded, _ns = executor.load()
         deadline = time.monotonic() + job.max_seconds
         # two at least: an answer that does not depend on the input must show
         while len(pool) < 2 or (len(pool) < job.inputs and held < MAX_POOL_BYTES and time.monotonic() < deadline):
@@ -117,8 +119,9 @@ def _test(job: Job, run: Run, pool: list[_Sample], generator: np.random.Generato
     """Warm up, then time and compare until both `min_runs` and `min_seconds` are met, or `max_seconds` are over."""
     errors: list[tuple[OutputError, ...]] = []
     try:
-        with _confined(job, run, "test") as worker:
-            loaded, ns = _load(job, worker)
+        with _confined(job, run, "test") as executor:
+            worker = executor.worker
+            loaded, ns = executor.load()
             run["init_us"] = ns / 1e3
             _note_claims(run, loaded.claims, job.model)
             run["first_us"] = _warm_up(job, worker, _draw(loaded, generator)) / 1e3
@@ -152,9 +155,10 @@ def _note_who_worked(run: Run, busy_us: float) -> None:
 
 def _memory(job: Job, run: Run, pool: list[_Sample]) -> None:
     """Run as many inferences as a timed run has at least, and read the peak; a figure only if all went well."""
-    with _confined(job, run, "memory") as worker:
+    with _confined(job, run, "memory") as executor:
+        worker = executor.worker
         before = worker.peak_bytes()
-        _load(job, worker)
+        executor.load()
         deadline = time.monotonic() + job.max_seconds
         for count in range(job.min_runs):
             worker.set_inputs(pool[count % len(pool)].inputs)
@@ -170,40 +174,19 @@ def _memory(job: Job, run: Run, pool: list[_Sample]) -> None:
 
 
 @contextlib.contextmanager
-def _confined(job: Job, run: Run, role: str) -> Iterator[Worker]:
+def _confined(job: Job, run: Run, role: str) -> Iterator[Executor]:
     """Start a worker for the delegate, confined before anything of the vendor's is in it; write down how, and what it was refused."""
     conditions = run["conditions"]
-    with Worker(role, job.model, job.limits, job.library_path) as worker:
-        worker.hello(_runtime(run))
-        confinement = worker.confine(_policy(job), required=not job.allow_unconfined)
+    with Executor(job.model, replace(job, runtime=_runtime(run)), job.limits, role) as executor:
+        confinement = executor.confinement
         conditions["confinement"] = {**confinement.to_json(), "allowed": list(map(wire.shown, job.allow_paths))}
         conditions["escapes"] = [{"attempt": attempt, "refused": error} for attempt, error in confinement.escapes]
         try:
-            yield worker
+            yield executor
         finally:
-            seen = worker.refused()
+            seen = executor.worker.refused()
             known = conditions.get("refused", [])
             conditions["refused"] = None if seen is None or known is None else known + [each for each in seen if each not in known]
-
-
-def _policy(job: Job) -> Policy:
-    """What the delegate may open: its own folder and those of its libraries, the accelerator's nodes, and what was allowed."""
-    if job.delegate is None:
-        return Policy()
-    path = os.path.abspath(job.delegate)
-    folders = [os.path.dirname(each) for each in (path, os.path.realpath(path))]
-    # in the root folder, everything lies
-    own = [path if folder == "/" else folder for folder in folders]
-    return Policy(
-        tuple(dict.fromkeys((*own, *map(os.path.abspath, job.library_path)))), job.allow_paths, (*job.device_nodes, *job.allow_paths)
-    )
-
-
-def _load(job: Job, worker: Worker) -> tuple[Loaded, int]:
-    """Load delegate and model. Returns the model, and the bracket of both in ns."""
-    ns = worker.load_delegate(os.path.abspath(job.delegate), dict(job.options)) if job.delegate else 0
-    loaded = worker.load_model(job.threads, xnnpack=job.xnnpack)
-    return loaded, ns + loaded.ns
 
 
 def _warm_up(job: Job, worker: Worker, inputs: bytes) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import math
 import os
 import select
 import shutil
@@ -54,7 +55,7 @@ _PIPE_BYTES = 1 << 20
 
 _WORKERS_WORDS = frozenset(Outcome) - {
     *(Outcome.COMPLETED, Outcome.DELEGATE_MISSING, Outcome.DIED, Outcome.EXITED, Outcome.TIMED_OUT),
-    *(Outcome.PROTOCOL_ERROR, Outcome.OUTPUT_SHAPE_MISMATCH, Outcome.UNCONFINABLE),
+    *(Outcome.PROTOCOL_ERROR, Outcome.OUTPUT_SHAPE_MISMATCH, Outcome.UNCONFINABLE, Outcome.OPERATOR_MISSING, Outcome.CPU_EXCEEDED),
 }
 """The outcomes that a worker itself may report; the others are the controller's to find."""
 
@@ -85,10 +86,11 @@ class WorkerFailure(Exception):  # noqa: N818 - it is what the auditor looks for
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one worker may use: seconds until it has started, seconds for any other request, bytes of resident memory."""
+    """What one worker may use: seconds until it has started, for any other request seconds and processor seconds, resident bytes."""
 
     start_seconds: float = 60.0
     request_seconds: float = 30.0
+    cpu_seconds: float = math.inf
     memory_bytes: int = 4 << 30
 
 
@@ -137,6 +139,7 @@ class Worker:
         self._refusals: Refusals | None = None
         self._oom_kills = _oom_kills()
         self._watched_until = 0.0
+        self._cpu_before = 0
         with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
             self._model = _sealed(model)
             ours.callback(os.close, self._model)
@@ -172,6 +175,11 @@ class Worker:
     def close(self) -> None:
         """End the worker's process group, if anything of it is left. May be called again."""
         self._stack.close()
+
+    def kill(self) -> None:
+        """End the process now, from whatever thread; who waits for its answer gets a WorkerFailure. `close` is still to be called."""
+        with contextlib.suppress(OSError):  # it has ended, or is closed
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
     @property
     def pid(self) -> int:
@@ -219,6 +227,12 @@ class Worker:
             raise self._failure(Outcome.UNCONFINABLE, "confine", wire.bounded("; ".join(problems)))
         return Confinement(abi, kernel, whole, escapes, self._refusals is not None, problems)
 
+    def operators(self) -> dict[str, int]:
+        """Return name and greatest version of each builtin operator that the runtime has (operators.py)."""
+        reply = self._request("operators", {}).header
+        with self._checking("operators"):
+            return {_text(name): _count(version) for name, version in reply["operators"].items()}
+
     def refused(self) -> list[dict[str, Any]] | None:
         """Return what the confinement refused since it holds (refusals.py); None where nobody could see that."""
         return self._refusals.seen() if self._refusals else None
@@ -241,9 +255,9 @@ class Worker:
 
     def invoke(self) -> Inference:
         """Run one inference on the inputs last set."""
-        before = self._cpu_ns()
+        before = self.cpu_ns()
         reply = self._request("invoke", {})
-        after = self._cpu_ns()
+        after = self.cpu_ns()
         with self._checking("invoke"):
             worker_ns = _count(reply.header["ns"])
             if worker_ns > reply.ns:
@@ -278,6 +292,10 @@ class Worker:
         self._peak = max(self._peak, _status_bytes(self.pid, "VmHWM"))
         return self._peak
 
+    def memory_bytes(self) -> int:
+        """Return VmRSS + VmSwap, as the ML service counts a process's memory; 0 once it has ended."""
+        return _status_bytes(self.pid, "VmRSS") + _status_bytes(self.pid, "VmSwap")
+
     def device_bytes(self) -> int | None:
         """Return the most device memory that the process was seen to hold, in bytes; None if a reading failed.
 
@@ -298,6 +316,7 @@ class Worker:
         frame = wire.pack({"id": self._request_id, "do": action, **header}, payload)
         limit = self._limits.start_seconds if action == "hello" else self._limits.request_seconds
         deadline = time.monotonic() + limit
+        self._cpu_before = self.cpu_ns()
         started = time.perf_counter_ns()
         pending = self._send(memoryview(frame))
         if pending:
@@ -395,6 +414,9 @@ class Worker:
         """Hold the worker to its limits while it is waited for."""
         if time.monotonic() > deadline:
             raise self._failure(Outcome.TIMED_OUT, action, "no answer in time")
+        used = (self.cpu_ns() - self._cpu_before) / 1e9
+        if used > self._limits.cpu_seconds:
+            raise self._failure(Outcome.CPU_EXCEEDED, action, f"{used:.1f} s of processor time, the limit is {self._limits.cpu_seconds:g}")
         self._watch_memory(action)
 
     def _watch_memory(self, action: str) -> None:
@@ -452,7 +474,7 @@ class Worker:
         message = f"the process died of signal {info.si_status} ({name})"
         return Status(Outcome.DIED, self._role, action, signal=info.si_status, message=message)
 
-    def _cpu_ns(self) -> int:
+    def cpu_ns(self) -> int:
         """Processor time of all threads of the process, ended ones too, in ns; 0 once it is gone.
 
         A thread that runs at this moment may be behind by a scheduler's tick; nothing is lost in the next reading. The clock's id is

@@ -36,6 +36,7 @@ spoil is null. Whatever happens to a worker, there is a document; what was measu
       confinement {state: confined|unconfined, problems, landlock_abi, no_new_privs, seccomp, capabilities, refusals_seen, readable,
                   writable, devices, allowed: of these paths, those that were asked for}: as the controller read it of the kernel, before
                   anything of the vendor's was loaded
+      operators   {runtime, model}: digests of the operators that each has and needs (operators.py); no model where we cannot read it
       escapes     [{attempt, refused: name of the errno | null}]: attempts to get out that the auditor made in that same process
       cpu_share   processor time of the timed inferences over their brackets: about 1 for each thread that computes or waits busily
       engines     {source, busy_us, timed_us}: where engines of a device were seen working for the process meanwhile
@@ -52,19 +53,19 @@ from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
 from auditor.inference import wire
+from auditor.inference.executor import Options
 from auditor.inference.process import Limits, Status, WorkerFailure
-from auditor.inference.wire import AUTO, RUNTIMES, Outcome
+from auditor.inference.wire import Outcome
 from auditor.zoo.protocol import MAX_SECONDS, MIN_SECONDS, RUNS, WARMUP_SECONDS
 
 SCHEMA = "crosml-audit/run/1"
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class Job(Options):
     """One model to be measured once. The defaults are those of benchmark_model and inference_diff.
 
-    `delegate` is the path of an external delegate's library; `library_path` is the only thing that its process finds in its
-    environment (LD_LIBRARY_PATH). `inputs` is how many different inputs there are. Raises ValueError for a runtime that is none.
+    `inputs` is how many different inputs there are.
     """
 
     name: str
@@ -72,28 +73,12 @@ class Job:
     reference: bytes | None = field(default=None, repr=False)
     """The model that the reference process runs, where it is not the same file: one rewritten without custom operators."""
     origin: str = ""
-    delegate: str | None = None
-    options: tuple[tuple[str, str], ...] = ()
-    library_path: tuple[str, ...] = ()
-    device_nodes: tuple[str, ...] = ()
-    """The accelerator's nodes: what the delegate may open beside libraries, its own folder and a folder to write to."""
-    allow_paths: tuple[str, ...] = ()
-    """More paths that it may read, write and drive, each with all below it."""
-    allow_unconfined: bool = False
-    """Whether to run where the kernel cannot confine."""
-    runtime: str = AUTO
-    threads: int = 1
-    xnnpack: bool = True
     inputs: int = RUNS
     min_runs: int = RUNS
     min_seconds: float = MIN_SECONDS
     max_seconds: float = MAX_SECONDS
     warmup_seconds: float = WARMUP_SECONDS
     limits: Limits = field(default_factory=Limits)
-
-    def __post_init__(self) -> None:
-        if self.runtime not in (AUTO, *RUNTIMES):
-            raise ValueError(f"runtime {self.runtime!r}, expected one of {', '.join((AUTO, *RUNTIMES))}")
 
 
 class Run(TypedDict):

@@ -5,6 +5,7 @@ runtime or the vendor prints goes to the standard descriptors and never mixes wi
 
     hello     {runtime}                   -> {python, runtime: {name, version}, folders: of the code that runs here}
     confine   {policy, notify}            -> {landlock_abi, listener, problems}
+    operators                             -> {operators: {name: greatest version}} of the runtime
     escape    {scratch}                   -> {escapes: [{attempt, refused}]}
     delegate  {library, options}          -> {}
     model     {descriptor, threads, xnnpack} -> {inputs, outputs: [{name, shape, dtype}], claims: {operators, partitions} | null}
@@ -28,7 +29,7 @@ from dataclasses import asdict
 from importlib import import_module, metadata
 from typing import Any, NoReturn
 
-from auditor.inference import confine, escapes, wire
+from auditor.inference import confine, escapes, operators, wire
 from auditor.inference.delegate import WrappedDelegate
 from auditor.inference.wire import AUTO, RUNTIMES, Outcome, RequestError
 from auditor.zoo.protocol import TensorSpec
@@ -81,6 +82,19 @@ class Session:
         tried = escapes.attempts(header["scratch"], self._policy)
         threading.Thread(target=_end_with_controller, args=(self._requests,), daemon=True).start()
         return {"escapes": tried}, b""
+
+    def do_operators(self, _header: dict[str, Any], _payload: bytes) -> tuple[dict[str, Any], bytes]:
+        """List the runtime's operators."""
+        resolver = self._runtime.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+
+        def accepts(model: bytes) -> bool:
+            try:
+                self._runtime.Interpreter(model_content=model, experimental_op_resolver_type=resolver)
+            except (ValueError, RuntimeError):
+                return False
+            return True
+
+        return {"operators": operators.present(accepts)}, b""
 
     def do_delegate(self, header: dict[str, Any], _payload: bytes) -> tuple[dict[str, Any], bytes]:
         """Load the vendor's library and create its delegate."""
