@@ -7,24 +7,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from auditor.facts.types import Missing, Ok
 from auditor.model import Answer, Level, Outcome, Owner, Remedy, check, visible
-from checks.confinement import lets_every_ioctl_through, shows_all_devices
+from checks.confinement import is_restrained, lets_every_ioctl_through, restrained, shows_all_devices
 from checks.wording import some
 from checks.zoo_runs import DELEGATED_SHARE, cited
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-    from auditor.facts.types import Accelerator, Fact, Facts, Holder, Listing, SandboxDefinition
+    from auditor.facts.types import Accelerator, Facts, Holder, Listing, SandboxDefinition
     from auditor.model import ModelRun
 
 T = TypeVar("T")
 
-SECCOMP_FILTER = 2
-"""`Seccomp:` of /proc/PID/status: 0 off, 1 strict, 2 filter."""
-
-ESCAPES = {16: "CAP_SYS_MODULE", 17: "CAP_SYS_RAWIO", 19: "CAP_SYS_PTRACE", 21: "CAP_SYS_ADMIN"}
-"""Capabilities by bit (include/uapi/linux/capability.h) with which a process leaves any sandbox: by code in the kernel, by memory, by
-another process, by mounts and namespaces."""
 
 REFUSALS = frozenset({"EACCES", "EPERM", "ENOSYS"})
 """How a confinement refuses: Landlock, seccomp, and calls that it takes for unknown."""
@@ -144,14 +138,11 @@ def holders(facts: Facts, accelerator: Accelerator) -> Iterator[Answer]:
 
 def _holder(holder: Holder, *, alone: bool) -> Answer:
     """What is to be said of one process; it passes only where no other of the same executable may be out of sight."""
-    privileges, seccomp, capabilities = holder.no_new_privs, holder.seccomp, holder.capabilities
-    evidence = (*holder.evidence, *privileges.evidence, *seccomp.evidence, *capabilities.evidence)
-    observed = _described(holder)
-    for each in (privileges, seccomp, capabilities):
-        if isinstance(each, Missing):
-            return Answer(Outcome.UNKNOWN, observed, evidence, subject=holder.subject, remedy=each.remedy)
-    escapes = any(capabilities.open() >> bit & 1 for bit in ESCAPES)
-    confined = privileges.open() and seccomp.open() == SECCOMP_FILTER and not escapes
+    found, observed = holder.restraint, _described(holder)
+    evidence = (*holder.evidence, *found.evidence)
+    if isinstance(found, Missing):
+        return Answer(Outcome.UNKNOWN, observed, evidence, subject=holder.subject, remedy=found.remedy)
+    confined = is_restrained(found.value)
     if confined and not alone:
         because = "It is confined, but not every process could be looked at."
         return Answer(Outcome.UNKNOWN, observed, evidence, because, subject=holder.subject, remedy=Remedy.ROOT)
@@ -160,22 +151,10 @@ def _holder(holder: Holder, *, alone: bool) -> Answer:
 
 def _described(holder: Holder) -> str:
     """A process's confinement in words; what could not be read is named so."""
-
-    def words(fact: Fact[T], say: Callable[[T], str], what: str) -> str:
-        return say(fact.value) if isinstance(fact, Ok) else f"{what} not readable"
-
-    return f"holds {holder.node}; " + ", ".join([
-        words(holder.uid, lambda uid: "root" if uid == 0 else f"user {uid}", "user"),
-        words(holder.no_new_privs, lambda on: "no new privileges" if on else "may gain new privileges", "privileges"),
-        words(holder.seccomp, lambda mode: {0: "no seccomp", 1: "seccomp strict"}.get(mode, "seccomp filter"), "seccomp"),
-        words(holder.capabilities, _capabilities, "capabilities"),
-        words(holder.namespaces, lambda own: f"own namespaces: {' '.join(sorted(own)) or 'none'}", "namespaces"),
-    ])  # fmt: skip
-
-
-def _capabilities(mask: int) -> str:
-    escapes = [name for bit, name in ESCAPES.items() if mask >> bit & 1]
-    return f"capabilities {mask:#x}{' with ' + ' '.join(escapes) if escapes else ''}" if mask else "no capabilities"
+    found, own = holder.restraint, holder.namespaces
+    restraint = restrained(found.value) if isinstance(found, Ok) else "confinement not readable"
+    spaces = f"own namespaces: {' '.join(sorted(own.value)) or 'none'}" if isinstance(own, Ok) else "namespaces not readable"
+    return f"holds {holder.node}; {restraint}, {spaces}"
 
 
 def _unread(listing: Listing[Any]) -> Answer:
