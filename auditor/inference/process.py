@@ -175,6 +175,7 @@ class Worker:
     def close(self) -> None:
         """End the worker's process group, if anything of it is left. May be called again."""
         self._stack.close()
+        self._pidfd = -1  # its number may soon be another's, whom `kill` must not end
 
     def kill(self) -> None:
         """End the process now, from whatever thread; who waits for its answer gets a WorkerFailure. `close` is still to be called."""
