@@ -63,6 +63,7 @@ class Tree:
         self._root = os.path.realpath(root).rstrip("/")
         self._names: str = name or printable(os.path.basename(self._root) or "/")
         self._links: dict[str, str | None] = {}
+        self._resolved: dict[str, str] = {}
         self._left = WORK_LIMIT
         self._answers: Mapping[str, Callable[[Question], Reply]] = {
             "read": self._read,
@@ -135,7 +136,9 @@ class Tree:
 
     def _open(self, path: str) -> int:
         """A descriptor of a regular file; the file is looked at before and after it is opened, and never waited for."""
-        host = self._root + self._resolve(path)
+        if path not in self._resolved:  # images are read in hundreds of pieces
+            self._resolved[path] = self._resolve(path)
+        host = self._root + self._resolved[path]
         _regular(os.lstat(host))
         descriptor = os.open(host, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
@@ -231,6 +234,7 @@ class Tree:
 
     def _holds(self, question: Question) -> Reply:
         words = [str(word).encode("ascii") for word in question.args]
+        patterns = _by_beginning(words)
         found: set[bytes] = set()
         end = b""
         descriptor = self._open(question.path)
@@ -238,7 +242,8 @@ class Tree:
             self._afford(os.fstat(descriptor).st_size, SCAN_LIMIT)
             for piece in _pieces(descriptor, 0, SCAN_LIMIT):
                 seen = end + piece
-                found.update(word for word in words if word in seen)
+                places = (match.start() for pattern in patterns for match in pattern.finditer(seen))
+                found.update(word for at in places for word in words if seen.startswith(word, at))
                 end = seen[-64:]
         finally:
             os.close(descriptor)
@@ -315,6 +320,14 @@ def _pieces(descriptor: int, offset: int, length: int) -> Iterator[bytes]:
         yield piece
         offset += len(piece)
         length -= len(piece)
+
+
+def _by_beginning(words: list[bytes]) -> list[re.Pattern[bytes]]:
+    """One pattern for all words that begin with the same byte: for short words that is twice as fast as to look for each with `in`."""
+    rests: dict[bytes, list[bytes]] = {}
+    for word in words:
+        rests.setdefault(word[:1], []).append(re.escape(word[1:]))
+    return [re.compile(re.escape(first) + b"(?=%s)" % b"|".join(ends)) for first, ends in rests.items()]
 
 
 def _names_in(descriptor: int) -> Iterator[bytes]:

@@ -8,12 +8,13 @@ import random
 import re
 import shutil
 import subprocess
+from itertools import filterfalse
 
 import pytest
 
 from auditor.facts.closure import MAX_BESIDE, MAX_FOLDERS, MAX_OBJECTS, read_closure
 from auditor.facts.reading import Device
-from auditor.facts.types import Missing, Plan
+from auditor.facts.types import Missing, Ok, Plan
 from auditor.model import Remedy, Status
 from auditor.sources import base
 from auditor.sources.filesystem import Tree
@@ -23,6 +24,7 @@ from fixtures.elf import Shared, linker_cache
 AARCH64, HEXAGON = 183, 164
 DELEGATE = "/opt/npu/libdelegate.so"
 LIB = "/usr/lib64"
+SYSTEM_FILES = 300
 
 
 def plant(root, files):
@@ -36,6 +38,18 @@ def plant(root, files):
         else:
             with open(where, "w", encoding="utf-8") as file:
                 file.write(content)
+
+
+class Linked:
+    """A source in which no file spells a name: what is left is what the linker loads at the start."""
+
+    kind, name = "root", "linked"
+
+    def __init__(self, source):
+        self._source = source
+
+    def ask(self, question):
+        return base.Reply(Status.OK) if question.kind in {"sonames", "holds"} else self._source.ask(question)
 
 
 class Degraded:
@@ -573,6 +587,12 @@ def test_names_with_control_characters_are_shown_harmlessly(tmp_path):
 
 # --- agreement with the linker itself ----------------------------------------------------------------------------------------------------
 
+
+def _is_interpreter(path):
+    """The linker itself, which ldd shows for every file, and libtree for those that name it."""
+    return os.path.basename(path).startswith("ld-linux")
+
+
 _LINE = re.compile(r"^\t(?:(\S+) => )?(/\S+|not found)(?: \(0x[0-9a-f]+\))?$")
 
 
@@ -595,27 +615,44 @@ def _linked(found):
 
 
 needs_ldd = pytest.mark.skipif(shutil.which("ldd") is None, reason="this machine has no ldd")
+needs_libtree = pytest.mark.skipif(shutil.which("libtree") is None, reason="this machine has no libtree (apt-get install libtree)")
 needs_cc = pytest.mark.skipif(shutil.which("cc") is None or shutil.which("ldd") is None, reason="this machine has no cc, or no ldd")
 
 
-@needs_ldd
-def test_agrees_with_ldd_on_system_files():
-    files = sorted(glob.glob("/usr/bin/*") + glob.glob("/usr/lib/x86_64-linux-gnu/*.so.*"))
-    chosen = [path for path in random.Random(2).sample(files, min(60, len(files))) if not os.path.islink(path)]
-    recorder = Recorder(Tree("/"))
-    compared = 0
-    for path in chosen:
+@pytest.fixture(scope="module")
+def system_files():
+    """Dynamically linked files of this machine, each with what we find that the linker loads for it, and what is missing."""
+    files = sorted(glob.glob("/usr/bin/*") + glob.glob("/usr/sbin/*") + glob.glob("/usr/lib/*-linux-gnu/*.so.*"))
+    random.Random(2).shuffle(files)
+    recorder = Recorder(Linked(Tree("/")))
+    chosen = {}
+    for path in filter(lambda path: not os.path.islink(path), files):
         found = ask(recorder, path)
-        if isinstance(found, Missing) or not found.value.objects:
-            continue
+        if isinstance(found, Ok) and found.value.objects and (found.value.objects[1:] or found.value.missing):
+            gone = {each.name for each in found.value.missing if each.edge == "DT_NEEDED" and not each.optional}
+            chosen[path] = _linked(found.value), gone
+        if len(chosen) == SYSTEM_FILES:
+            return chosen
+    pytest.skip(f"this machine has {len(chosen)} dynamically linked files, not {SYSTEM_FILES}")
+
+
+@needs_ldd
+def test_agrees_with_ldd_on_system_files(system_files):
+    for path, (linked, missing) in system_files.items():
         expected, gone = _ldd(path)
-        if not expected and not gone:  # statically linked
-            continue
-        interpreter = {each for each in expected if os.path.basename(each).startswith("ld-linux")}
-        assert _linked(found.value) | interpreter == expected, path
-        assert {each.name for each in found.value.missing if each.edge == "DT_NEEDED" and not each.optional} == gone, path
-        compared += 1
-    assert compared > 20 or len(files) < 100
+        assert linked | set(filter(_is_interpreter, expected)) == expected, path
+        assert missing == gone, path
+
+
+@needs_libtree
+def test_agrees_with_libtree_on_system_files(system_files):
+    """It looks into the folders that the linker's cache is made of, and not into the cache."""
+    for path, (linked, missing) in system_files.items():
+        out = subprocess.run(["libtree", "-vv", "-p", path], capture_output=True, text=True, timeout=20, check=False).stdout
+        shown = [line.rpartition("── ")[2] for line in out.splitlines() if "── " in line]
+        found = {os.path.realpath(each.partition(" [")[0]) for each in shown if not each.endswith(" not found")}
+        assert not set(filterfalse(_is_interpreter, linked ^ found)), path
+        assert missing == {each.removesuffix(" not found") for each in shown if each.endswith(" not found")}, path
 
 
 def _compile(folder, name, *arguments, source="int f(void) { return 1; }"):
