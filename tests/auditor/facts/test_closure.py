@@ -455,6 +455,50 @@ def test_a_delegate_in_a_system_folder_names_its_neighbours(tmp_path):
     assert {path.rpartition("/")[2] for path in paths(found, certain=False)} == {"libplatform.so", "libnpu_core7.so.3"}
 
 
+@pytest.mark.parametrize(
+    ("spelled", "possible"),
+    [
+        ("/usr/lib64/npu", {"libcore.so", "libdeep.so"}),
+        ("/lib64/npu/", {"libcore.so", "libdeep.so"}),
+        ("%s/npu/%s", {"libcore.so", "libdeep.so"}),
+        ("npu/lib%s.so", {"libcore.so", "libdeep.so"}),
+        ("/usr/share/cores/lib%d.so", {"lib7.so"}),
+        ("libcore.so", {"libcore.so", "libdeep.so"}),
+        ("lib%s.so", set()),
+        ("/dev/other", set()),
+    ],
+)
+def test_folders_below_a_shared_one_that_the_driver_names(tmp_path, spelled, possible):
+    """Evasion: what a driver in a shared folder loads lies one folder below, under a name that is composed at run time."""
+    files = {
+        f"{LIB}/libdelegate.so": Shared(strings=(spelled,)),
+        f"{LIB}/npu/libcore.so": Shared(),
+        f"{LIB}/npu/v2/libdeep.so": Shared(),
+        f"{LIB}/other/libother.so": Shared(),
+        "/usr/share/cores/lib7.so": Shared(),
+    }
+    found = closure(tmp_path, files, f"{LIB}/libdelegate.so")
+    assert {path.rpartition("/")[2] for path in paths(found, certain=False)} == possible
+    assert not found.unread
+
+
+def test_a_folder_below_a_shared_one_that_cannot_be_looked_at_is_unread(tmp_path):
+    files = {f"{LIB}/libdelegate.so": Shared(strings=("/usr/lib64/npu",)), f"{LIB}/npu/libcore.so": Shared()}
+    found = closure(tmp_path, files, f"{LIB}/libdelegate.so", refuse=lambda question: question.path == f"{LIB}/npu")
+    assert [each.status for each in found.unread] == [Status.DENIED]
+
+
+def test_all_of_a_package_below_opt_is_the_drivers(tmp_path):
+    """Evasion: what the driver loads lies in another folder of its package, beside the driver's own."""
+    files = {
+        "/opt/vendor/lib/libdelegate.so": Shared(),
+        "/opt/vendor/data/core.bin": Shared(),
+        "/opt/another/libx.so": Shared(),
+    }
+    found = closure(tmp_path, files, "/opt/vendor/lib/libdelegate.so")
+    assert paths(found, certain=False) == ["/opt/vendor/data/core.bin"]
+
+
 def test_files_beside_the_driver_that_nothing_names_are_possible(tmp_path):
     """Evasion: a name composed at run time (openvino_intel_npu_compiler_loader, libQnnHtpV%dSkel.so)."""
     files = {
