@@ -64,6 +64,9 @@ SMALL = 4096
 MIN_LITERAL = 10
 """Characters of a name's format that must be literal, `lib` and `.so` among them."""
 
+MAX_FORMATS = 256
+"""Formats for names in one object; each is held against all names in a folder."""
+
 MAX_WORD = 64
 """Characters of a word that a file's bytes are searched for."""
 
@@ -277,7 +280,10 @@ class _Search:
             raise MissingFact(_limit(folder, f"{len(names)} names beside the driver that are no library's"))
         found = {name: self._device.stat(f"{folder}/{name}") for name in names}
         there = {name: each.open() for name, each in found.items() if isinstance(each, Ok) or each.status is not Status.ABSENT}
-        return {name: stat.real for name, stat in there.items() if stat.kind == "directory"}
+        folders = {name: stat.real for name, stat in there.items() if stat.kind == "directory"}
+        if len(folders) > 4 * MAX_FOLDERS:
+            raise MissingFact(_limit(folder, f"{len(folders)} folders beside the driver"))
+        return folders
 
     def held(self, path: str, words: tuple[str, ...]) -> frozenset[str]:
         """Those of some words that are among a file's bytes; what cannot be asked is taken for held."""
@@ -671,7 +677,10 @@ class _Process:
         queue = self._opened if own else self._perhaps
         queue.extend(_Edge(loaded, "string", (name,)) for name in names if "%" not in name)
         if own:
-            fitting = dict.fromkeys(path for name in names if "%" in name for path in self._fitting(loaded, name))
+            formats = [name for name in names if "%" in name]
+            if len(formats) > MAX_FORMATS:
+                raise MissingFact(_limit(loaded.file.stat.real, f"{len(formats)} formats for names"))
+            fitting = dict.fromkeys(path for name in formats for path in self._fitting(loaded, name))
             self._perhaps.extend(_Edge(loaded, "string", (path,)) for path in fitting)
         if own and shared:
             self._perhaps.extend(self._below(loaded, names))
@@ -687,9 +696,12 @@ class _Process:
         """Of the folders in the root's folder, which others share: those that its bytes name, and files there whose names they are."""
         elf, folder = loaded.elf, loaded.file.folder
         found = {name: real for name, real in self._search.folders(folder).items() if not _shared(real, elf)}
-        named = self._search.held(loaded.file.stat.real, tuple(word for name in found for word in _words(folder, name)))
+        if not found:
+            return
+        spelled = {part for name in names for part in name.split("/")[:-1]}
+        held = self._search.held(loaded.file.stat.real, tuple(f"{_last(folder)}/{name}" for name in found))
         for name, real in found.items():
-            if named.intersection(_words(folder, name)):
+            if name in spelled or f"{_last(folder)}/{name}" in held:
                 yield _Edge(loaded, "beside", (real,))
                 continue
             present = self._search.names(real)
@@ -716,11 +728,6 @@ def _in_system(folder: str, elf: elves.Elf) -> bool:
 def _shared(folder: str, elf: elves.Elf) -> bool:
     """Whether a folder holds the files of many, so that what lies in it need not be the vendor's."""
     return folder in _SHARED or _in_system(folder, elf)
-
-
-def _words(folder: str, name: str) -> tuple[str, str]:
-    """How a path to a folder in another is written: below it, or with more to come."""
-    return f"{_last(folder)}/{name}", f"/{name}/"
 
 
 def _package(folder: str) -> str:

@@ -460,7 +460,7 @@ def test_a_delegate_in_a_system_folder_names_its_neighbours(tmp_path):
     [
         ("/usr/lib64/npu", {"libcore.so", "libdeep.so"}),
         ("/lib64/npu/", {"libcore.so", "libdeep.so"}),
-        ("%s/npu/%s", {"libcore.so", "libdeep.so"}),
+        ("%s/npu/lib%s.so", {"libcore.so", "libdeep.so"}),
         ("npu/lib%s.so", {"libcore.so", "libdeep.so"}),
         ("/usr/share/cores/lib%d.so", {"lib7.so"}),
         ("libcore.so", {"libcore.so", "libdeep.so"}),
