@@ -336,8 +336,7 @@ def _by_beginning(words: list[bytes]) -> dict[bytes, list[bytes]]:
 
 
 def _not_in(data: bytes, first: bytes, rests: list[bytes]) -> list[bytes]:
-    """Those of `rests` that nowhere follow `first`. One beginning is looked for at once: `re` takes the same time for every byte, `in`
-    twice as long where a word is short."""
+    """Those of `rests` that nowhere follow `first`. `re` takes the same time for every byte, `in` twice as long for a short word."""
     at = 0
     while rests:
         match = re.compile(re.escape(first) + b"(?=%s)" % b"|".join(map(re.escape, rests))).search(data, at)
