@@ -5,14 +5,13 @@ from __future__ import annotations
 import datetime
 import os
 import re
-import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from auditor import __version__, files, registry, requirements
-from auditor.codec import decode_json, decode_waivers
+from auditor.codec import decode_waivers
 from auditor.engine import Context, Selection, judge
 from auditor.errors import AuditError, UsageError
 from auditor.facts.accelerators import read_accelerators
@@ -336,17 +335,8 @@ def _settings(request: Request, judged_by: RequirementSet) -> Settings:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _KeyFile:
-    """A file with a public key: {"key_id", "exponent", "modulus_hex"}."""
-
-    key_id: str
-    exponent: int
-    modulus_hex: str
-
-
 def _trust_root(text: str) -> str | PublicKey:
-    """A fingerprint as it is given, that of a certificate's file (PEM or DER), or the key in a JSON file."""
+    """A fingerprint as it is given, or what a file holds."""
     from auditor.verify import crypto  # noqa: PLC0415  # cryptography, only for those who name a root
 
     if _SHA256.fullmatch(text.lower()):
@@ -354,24 +344,7 @@ def _trust_root(text: str) -> str | PublicKey:
     label = f"--trust-root: {printable(text)}"
     if not os.path.exists(text):
         raise UsageError(f"{label[:100]}: expected 64 hexadecimal digits, or a file with a certificate or a key")
-    data = _small(text, "--trust-root")
-    if data.lstrip().startswith(b"{"):
-        key = decode_json(data, _KeyFile, label, UsageError)
-        try:
-            found = PublicKey(key.key_id.lower(), int(key.modulus_hex, 16), key.exponent)
-        except ValueError:
-            raise UsageError(f"{label}: modulus_hex: expected hexadecimal digits") from None
-        if crypto.rsa_key(found.modulus, found.exponent) is None:
-            raise UsageError(f"{label}: modulus_hex, exponent: expected those of an RSA key")
-        return found
-    try:
-        der = ssl.PEM_cert_to_DER_cert(data.decode("ascii")) if data.startswith(b"-----BEGIN CERTIFICATE-----") else data
-    except ValueError:
-        raise UsageError(f"{label}: expected a PEM certificate") from None
-    try:
-        return crypto.read_certificate(der).sha256
-    except ValueError:
-        raise UsageError(f"{label}: expected a certificate (PEM or DER) or a key (JSON with key_id, exponent, modulus_hex)") from None
+    return crypto.read_root(_small(text, "--trust-root"), label)
 
 
 def _waivers(path: str | None) -> tuple[Waiver, ...]:

@@ -39,6 +39,17 @@ def _is_open(rule: str) -> bool:
     return any(part in _ALLOWED or ("arg" in part and not _RESTRICTS.search(part)) for part in alternatives if part)
 
 
+def filter_in_doubt(definition: SandboxDefinition) -> str:
+    """Why the policy need not be what is enforced, in words; empty where it is.
+
+    With -L a minijail that was built for debugging writes down what the policy refuses, and lets it through (libminijail.c,
+    parse_seccomp_filters); how it was built does not show. A compiled filter takes the policy's place.
+    """
+    if "L" in definition.options:
+        return "with -L the filter may only log what it should refuse"
+    return "its filter is a compiled one" if "seccomp-bpf-binary" in definition.options else ""
+
+
 def shows_all_devices(definition: SandboxDefinition) -> bool:
     """Whether the service sees the whole of /dev: taken along, or never taken away. A configuration by itself need not say the latter."""
     return "/dev" in definition.binds or bool(definition.command and OWN_ROOT.isdisjoint(definition.options))

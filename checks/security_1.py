@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from auditor.facts.types import Missing, Ok
 from auditor.model import Answer, Level, Outcome, Owner, Remedy, check, visible
-from checks.confinement import is_restrained, lets_every_ioctl_through, restrained, shows_all_devices
+from checks.confinement import filter_in_doubt, is_restrained, lets_every_ioctl_through, restrained, shows_all_devices
 from checks.wording import some
 from checks.zoo_runs import DELEGATED_SHARE, cited
 
@@ -23,8 +23,8 @@ T = TypeVar("T")
 REFUSALS = frozenset({"EACCES", "EPERM", "ENOSYS"})
 """How a confinement refuses: Landlock, seccomp, and calls that it takes for unknown."""
 
-OTHERS_WRITE = 0o002
-"""The mode bit that lets everyone write."""
+OTHERS_READ, OTHERS_WRITE = 0o004, 0o002
+"""The mode bits that let everyone read and write."""
 
 DEVICES = (
     "/dev/accel",
@@ -184,8 +184,9 @@ def definition(facts: Facts, accelerator: Accelerator) -> Iterator[Answer]:
     each alternative of each of its rules, with those of included files, has a condition on the request (`arg1 ==`, `arg1 in`, `arg1 &`);
     how wide the condition is, is for people to judge. A job is matched to a process by its executable.
 
-    Unknown are a process that no job starts through minijail, a definition with options that only the shell knows, and a filter that is
-    compiled or installed by the program itself. Source: google/minijail (minijail0.1, minijail0.5); chromiumos/docs, sandboxing.md.
+    Unknown are a process that no job starts through minijail, a definition with options that only the shell knows, a filter that is
+    compiled or installed by the program itself, and one with -L, which may only log what it should refuse.
+    Source: google/minijail (minijail0.1, minijail0.5); chromiumos/docs, sandboxing.md.
     """
     listing, written = facts.sandbox.holders.open(), facts.sandbox.definitions.open()
     held = sorted({each.subject for each in listing.items if each.accelerator == accelerator.subject})
@@ -217,6 +218,8 @@ def _definition(facts: Facts, definition: SandboxDefinition) -> Answer:
         return Answer(Outcome.FAIL, f"{where}: {', '.join(faults)}", evidence)
     if definition.trouble:
         return Answer(Outcome.UNKNOWN, f"{where}: {definition.trouble}", evidence, remedy=Remedy.EVIDENCE)
+    if doubt := filter_in_doubt(definition):
+        return Answer(Outcome.UNKNOWN, f"{where}: {doubt}", evidence, remedy=Remedy.VENDOR)
     if policy is None:
         return Answer(Outcome.UNKNOWN, f"{where}: no seccomp policy that can be read", evidence, remedy=Remedy.VENDOR)
     if isinstance(policy, Missing):
@@ -271,9 +274,10 @@ def reaching_definitions(facts: Facts) -> Iterator[Answer]:
 def node_mode(facts: Facts, accelerator: Accelerator) -> Iterator[Answer]:
     """The mode of each of the accelerator's nodes does not let others write.
 
-    A node that everyone may open (0666, a common workaround) is open to every process, sandboxed or not. Access that a list adds to the
-    mode (setfacl, as logind does for the user at the seat) is not seen. An accelerator without nodes is unknown: they are there once its
-    driver is. Source: chmod(1); udev(7).
+    A node that everyone may open (0666, a common workaround) is open to every process, sandboxed or not. Others who may only read it
+    (0664) do not fail it; the finding says so, since many drivers take the same requests through a descriptor that was opened for
+    reading. Access that a list adds to the mode (setfacl, as logind does for the user at the seat) is not seen. An accelerator without
+    nodes is unknown: they are there once its driver is. Source: chmod(1); udev(7).
     """
     modes = [(node.path, node.mode) for node in accelerator.nodes]
     evidence = tuple(item for _, mode in modes for item in mode.evidence)
@@ -286,6 +290,7 @@ def node_mode(facts: Facts, accelerator: Accelerator) -> Iterator[Answer]:
     for place in facts.accelerators.open().unread:
         place.open()
     if modes:
-        yield Answer(Outcome.PASS, shown, evidence)
+        readable = any(mode.open() & OTHERS_READ for _, mode in modes)
+        yield Answer(Outcome.PASS, f"{shown}; others may open it for reading" if readable else shown, evidence)
     else:
         yield Answer(Outcome.UNKNOWN, "no node of it is known", accelerator.driver.evidence, remedy=Remedy.DRIVER)

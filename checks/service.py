@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from auditor.facts.types import Missing
 from auditor.model import Answer, Outcome, Owner, Status, check
-from checks.confinement import OWN_ROOT, is_restrained, lets_every_ioctl_through, restrained
+from checks.confinement import OWN_ROOT, filter_in_doubt, is_restrained, lets_every_ioctl_through, restrained
 from checks.wording import some
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def definition(facts: Facts) -> Iterator[Answer]:
     own = [each for each in written.items if each.command.rpartition("/")[2] == NAME]
     opened = [each.path for each in workers.items if lets_every_ioctl_through(each)]
     faults = [*(f"{path} lets every ioctl through" for path in opened), *(fault for each in own for fault in _faults(facts, each))]
-    trouble = [each.trouble for each in own if each.trouble]
+    trouble = [doubt for each in own if (doubt := each.trouble or filter_in_doubt(each))]
     policies = [facts.sandbox.policies[each.policy] for each in own if each.policy]
     evidence = (
         *facts.ml_service.executable.evidence,
