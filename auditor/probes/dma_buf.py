@@ -178,7 +178,8 @@ class _Trials:
             for source in sources:
                 self.imported(source.name, error_name(error))
         else:
-            self.notes.append(f"{path}: {error_name(error)}")
+            why = "is not the kernel's node of this name (ENXIO)" if error.errno == errno.ENXIO else error_name(error)
+            self.notes.append(f"{path}: {why}")
 
 
 def _export(here: Open, receivers: Iterable[Receiver], trials: _Trials) -> None:
