@@ -219,7 +219,7 @@ def _is_ready(stream: IO[bytes], end: float) -> bool:
     return left > 0 and bool(select.select([stream], [], [], left)[0])
 
 
-def _lines(said: bytes) -> list[str]:
+def _lines(said: bytes | bytearray) -> list[str]:
     return [line.strip() for line in said.decode("utf-8", "replace").splitlines() if line.strip()]
 
 
