@@ -17,7 +17,7 @@ import time
 import zipfile
 from dataclasses import asdict, dataclass
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from auditor.errors import AuditError
 from auditor.model import visible
@@ -36,6 +36,8 @@ MARK = b"crosml-audit/agent/1\n"
 BANNER_LIMIT = 1 << 20
 """Bytes that a login shell may print before the agent speaks."""
 REPLY_LIMIT = recording.MAX_FILE
+WHOLE = 3600.0
+"""Seconds that a device has for one reply, however busily it sends."""
 PACKAGES = ("auditor", "elftools")
 LEFT_OUT = ("data", "inference", "zoo", "verify", "cli.py", "audit.py", "codec.py", "engine.py", "registry.py", "requirements.py")
 """Of this program, what the agent does not need on the device."""
@@ -47,6 +49,8 @@ _BOOT = (
     "w=os.fdopen(os.dup(f),'wb');w.write(i.read(n));w.close();sys.dont_write_bytecode=True;"
     "sys.path.insert(0,'/proc/self/fd/%d'%f);from auditor.agent import main;main()"
 )
+# Isolated (-I -S): neither the folder that one logs in to nor the user's own packages or environment take part. -B: nothing is written.
+_PYTHON = f'exec python3 -I -S -B -c "{_BOOT}"'
 _HOST = re.compile(r"(?!-)[^\s'\"\\]+")
 
 
@@ -71,8 +75,11 @@ class Ssh:
         self.host = host
         self._timeout = timeout
         self._process: subprocess.Popen[bytes] | None = None
+        self._banner = bytearray()
         self._errors = b""
-        self._arguments = ["ssh", "-T", "-o", "BatchMode=yes", *options, "--", host, f'exec python3 -c "{_BOOT}"']
+        self._errors_ended = False
+        self._end = 0.0
+        self._arguments = ["ssh", "-T", "-o", "BatchMode=yes", *options, "--", host, _PYTHON]
 
     def __enter__(self) -> Self:
         """Connect, and send the agent."""
@@ -82,9 +89,14 @@ class Ssh:
             )
         except OSError as error:
             raise AuditError(f"--host {self.host}: ssh cannot be run: {error.strerror}") from None
-        agent = agent_zip()
-        self._send(agent)
-        self._skip_banner()
+        os.set_blocking(self._streams()[0].fileno(), False)  # ssh takes nothing before it is connected
+        self._end = time.monotonic() + WHOLE
+        try:
+            self._send(agent_zip())
+            self._skip_banner()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -105,19 +117,25 @@ class Ssh:
     def collect(self, order: Order, questions: Sequence[Question] = ()) -> Record:
         """One round trip: the record of the questions, or of all that the facts ask where there are none."""
         request: dict[str, Any] = {**asdict(order), "questions": [[each.kind, each.path, *each.args] for each in questions]}
+        self._end = time.monotonic() + WHOLE
         self._send(json.dumps(request).encode())
-        length = int.from_bytes(self._receive(8), "big")
+        length = 0
+        while not length:  # a length of 0 says that the device is still at it
+            length = int.from_bytes(self._receive(8), "big")
         if length > REPLY_LIMIT:
             raise AuditError(f"--host {self.host}: the record has {length} bytes, expected at most {REPLY_LIMIT}")
         return recording.unpack(self._receive(length), f"--host {self.host}")
 
     def _send(self, data: bytes) -> None:
-        stream = self._running().stdin
-        assert stream is not None
+        """Send a message; what a login shell prints meanwhile is taken, or it might not get to the agent."""
+        stdin = self._streams()[0]
         view = memoryview(len(data).to_bytes(8, "big") + data)
         try:
             while view:
-                view = view[stream.write(view) :]
+                if stdin in self._wait(writing=(stdin,)):
+                    view = view[stdin.write(view) or 0 :]
+                else:
+                    self._hear_banner()
         except BrokenPipeError:
             raise self._lost() from None
 
@@ -130,50 +148,79 @@ class Ssh:
         return b"".join(parts)
 
     def _skip_banner(self) -> None:
-        seen = b""
-        while not seen.endswith(MARK):
-            seen += self._read(1)
-            if len(seen) > BANNER_LIMIT:
-                raise AuditError(f"--host {self.host}: its shell prints without end where the agent should answer")
+        """The agent says nothing after its mark until it is asked."""
+        while not self._banner.endswith(MARK):
+            self._hear_banner()
+
+    def _hear_banner(self) -> None:
+        self._banner += self._read(4096)
+        if len(self._banner) > BANNER_LIMIT:
+            raise AuditError(f"--host {self.host}: its shell prints without end where the agent should answer")
 
     def _read(self, length: int) -> bytes:
-        """At least one byte of the agent's output; its errors are kept for the message if it ends."""
-        process = self._running()
-        assert process.stdout is not None
-        assert process.stderr is not None
-        deadline = time.monotonic() + self._timeout
-        streams = [process.stdout, process.stderr]
+        """At least one byte of the agent's output."""
+        self._wait()
+        data = os.read(self._streams()[1].fileno(), length)
+        if not data:
+            raise self._lost()
+        return data
+
+    def _wait(self, writing: Sequence[IO[bytes]] = ()) -> list[IO[bytes]]:
+        """Wait for output, or until a stream can be written to; errors that come in are kept for the message if the connection ends."""
+        _, stdout, stderr = self._streams()
+        deadline = min(time.monotonic() + self._timeout, self._end)
         while True:
-            ready = select.select(streams, [], [], max(0.0, deadline - time.monotonic()))[0]
-            if not ready:
-                raise AuditError(f"--host {self.host}: no answer within {self._timeout:.0f} s")
-            if process.stderr in ready:
-                said = os.read(process.stderr.fileno(), 4096)
-                self._errors = (self._errors + said)[-4096:]
-                if not said:
-                    streams.remove(process.stderr)
-            if process.stdout in ready:
-                data = os.read(process.stdout.fileno(), length)
-                if not data:
-                    raise self._lost()
-                return data
+            left = deadline - time.monotonic()
+            told = () if self._errors_ended else (stderr,)
+            readable, writable, _ = select.select([stdout, *told], writing, [], max(0.0, left))
+            if left <= 0 or not (readable or writable):
+                raise AuditError(f"--host {self.host}: no answer within {WHOLE if deadline == self._end else self._timeout:.0f} s")
+            if stderr in readable:
+                self._hear(stderr)
+            if writable or stdout in readable:
+                return [*writable, *readable]
+
+    def _hear(self, errors: IO[bytes]) -> None:
+        said = os.read(errors.fileno(), 4096)
+        self._errors, self._errors_ended = (self._errors + said)[-4096:], not said
 
     def _lost(self) -> AuditError:
-        """Why the connection ended, in one line: the last thing that ssh or the device's Python said."""
-        process = self._running()
-        with contextlib.suppress(OSError, subprocess.TimeoutExpired, ValueError):
-            process.wait(2)
-            if process.stderr:
-                self._errors += process.stderr.read()
-        said = [line for line in self._errors.decode("utf-8", "replace").splitlines() if line.strip()]
-        reason = visible(said[-1].strip())[:300] if said else f"the connection ended (exit code {process.poll()})"
-        if process.poll() == 127:
+        """Why the connection ended, in one line: the last thing that ssh, the device's Python or its shell said."""
+        _, stdout, stderr = self._streams()
+        end = time.monotonic() + 2
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._running().wait(2)
+        # Not until it ends: what ssh leaves running (a shared connection, a ProxyCommand) may have it open.
+        while not self._errors_ended and _is_ready(stderr, end):
+            self._hear(stderr)
+        if not self._banner and _is_ready(stdout, end):
+            self._banner += os.read(stdout.fileno(), 4096)
+        code = self._running().poll()
+        said = _lines(self._errors) or _lines(self._banner.partition(MARK)[0])
+        reason = visible(said[-1])[:300] if said else f"the connection ended (exit code {code})"
+        if code == 127:
             reason = f"the device has no python3 ({reason})"
         return AuditError(f"--host {self.host}: {reason}")
 
     def _running(self) -> subprocess.Popen[bytes]:
         assert self._process is not None, "used outside its context"
         return self._process
+
+    def _streams(self) -> tuple[IO[bytes], IO[bytes], IO[bytes]]:
+        process = self._running()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        return process.stdin, process.stdout, process.stderr
+
+
+def _is_ready(stream: IO[bytes], end: float) -> bool:
+    left = end - time.monotonic()
+    return left > 0 and bool(select.select([stream], [], [], left)[0])
+
+
+def _lines(said: bytes | bytearray) -> list[str]:
+    return [line.strip() for line in said.decode("utf-8", "replace").splitlines() if line.strip()]
 
 
 def agent_zip() -> bytes:
