@@ -320,6 +320,8 @@ class ModelRun:
     identity_reason: str = ""
     process: str = ""
     """Of the run's processes, the one that ended badly: `reference`, `test` or `memory`."""
+    thirds_us: tuple[float, float, float] | None = None
+    """The first, middle and last third of the timed inferences, by the clock of `bracket_us`; None where the samples are not known."""
 
 
 @dataclass(frozen=True, slots=True)

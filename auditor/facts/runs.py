@@ -11,7 +11,7 @@ from auditor.facts.reading import parse
 from auditor.facts.types import Fact, Missing, ModelResult, Ok
 from auditor.model import ModelRun, Remedy, Status
 from auditor.sources import base
-from auditor.statistics import CONFIDENCE, Interval, student_interval
+from auditor.statistics import Interval, find_drift, student_interval
 
 if TYPE_CHECKING:
     from auditor.facts.reading import Device
@@ -31,13 +31,21 @@ def read_models(device: Device, plan: Plan) -> Fact[tuple[ModelResult, ...]]:
 
 def _result(device: Device, name: str, count: int, sha256: str) -> ModelResult:
     documents = [device.document(base.run(name, index)) for index in range(count)]
-    runs = tuple(parse(parse(document, _run), partial(_of, name)) for document in documents)
+    return model_result(name, sha256, tuple(parse(parse(document, read_run), partial(_of, name)) for document in documents))
+
+
+def model_result(name: str, sha256: str, runs: tuple[Fact[ModelRun], ...]) -> ModelResult:
+    """What the runs of a model add up to; it decides when to measure no more, and then what the finding is."""
+    known = [run.value for run in runs if isinstance(run, Ok)]
+    brackets = [run.bracket_us for run in known if run.bracket_us is not None]
+    thirds = [run.thirds_us for run in known if run.thirds_us is not None]
     return ModelResult(
         model=name,
         sha256=sha256,
         runs=runs,
-        latency=_interval([run.value.latency_us for run in runs if isinstance(run, Ok)], runs),
-        bracket=_interval([run.value.bracket_us for run in runs if isinstance(run, Ok)], runs),
+        latency=_interval([run.latency_us for run in known], runs),
+        bracket=_interval([run.bracket_us for run in known], runs),
+        drift=find_drift(brackets, thirds if len(thirds) == len(runs) else ()),
     )
 
 
@@ -47,7 +55,7 @@ def _interval(means: list[float | None], runs: tuple[Fact[ModelRun], ...]) -> Fa
     known = [mean for mean in means if mean is not None]
     if not known or len(known) < len(runs):
         return Missing(Status.FAILED, evidence, "not every run was timed", Remedy.MORE_RUNS)
-    return Ok(student_interval(known, CONFIDENCE), evidence)
+    return Ok(student_interval(known), evidence)
 
 
 def _of(model: str, run: ModelRun) -> ModelRun:
@@ -57,13 +65,16 @@ def _of(model: str, run: ModelRun) -> ModelRun:
     return run
 
 
-def _run(document: dict[str, Any]) -> ModelRun:
+def read_run(document: dict[str, Any]) -> ModelRun:
+    """The figures of a run document. Raises KeyError, TypeError or ValueError for what is none."""
     if document["schema"] != RUN_SCHEMA:
         raise ValueError(f"schema {document['schema']!r}, expected {RUN_SCHEMA!r}")
     model, status, nodes, runtime = document["model"], document["status"], document["nodes"], document["runtime"]
     samples, brackets = _times(document["samples_us"]), _times(document["bracket_us"])
     accuracy, identity = document["accuracy"], document.get("identity")
     overhead = _time(document["overhead_us"]) or 0.0
+    # never below the worker's own figure: what the exchange cost an honest worker is only an estimate
+    bracket = max(statistics.fmean(brackets) - overhead, statistics.fmean(samples)) if brackets else None
     return ModelRun(
         model=str(model["name"]),
         sha256=str(model["sha256"]),
@@ -79,8 +90,7 @@ def _run(document: dict[str, Any]) -> ModelRun:
         partitions=len(nodes["partitions"]) if nodes else None,
         delegated_macs=_share(document.get("macs")),
         latency_us=statistics.fmean(samples) if samples else None,
-        # never below the worker's own figure: what the exchange cost an honest worker is only an estimate
-        bracket_us=max(statistics.fmean(brackets) - overhead, statistics.fmean(samples)) if brackets else None,
+        bracket_us=bracket,
         samples=len(samples),
         init_us=_time(document["init_us"]),
         first_us=_time(document["first_us"]),
@@ -91,7 +101,19 @@ def _run(document: dict[str, Any]) -> ModelRun:
         threads=int(document["threads"]),
         identity=str(identity["kind"]) if identity else "other",
         identity_reason=str(identity["reason"]) if identity else "",
+        thirds_us=_thirds(brackets, bracket),
     )
+
+
+def _thirds(brackets: list[float], mean: float | None) -> tuple[float, float, float] | None:
+    """The means of the thirds of some times, moved to where the mean of all is."""
+    third = len(brackets) // 3
+    if not third or mean is None:
+        return None
+    moved = mean - statistics.fmean(brackets)
+    parts = (brackets[:third], brackets[third:-third], brackets[-third:])
+    first, middle, last = (max(0.0, statistics.fmean(part) + moved) for part in parts)
+    return first, middle, last
 
 
 def _trouble(status: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Generic, NoReturn, TypeVar
 
 from auditor.model import Evidence, ModelRun, Remedy, Status, ZooModelUsed, printable
-from auditor.statistics import Interval
+from auditor.statistics import NO_DRIFT, Drift, Interval
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -696,7 +696,7 @@ class ModelResult:
     """The runs of one zoo model, each in fresh processes.
 
     `latency` and `bracket` are Student intervals over the processes' means, in microseconds: of the worker's own times, and of the
-    controller's clock around them less what an honest worker's exchange costs.
+    controller's clock around them less what an honest worker's exchange costs. `drift` is that clock's.
     """
 
     model: str
@@ -704,6 +704,7 @@ class ModelResult:
     runs: tuple[Fact[ModelRun], ...]
     latency: Fact[Interval]
     bracket: Fact[Interval]
+    drift: Drift = NO_DRIFT
 
 
 @dataclass(frozen=True, slots=True)

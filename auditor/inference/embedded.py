@@ -154,13 +154,13 @@ def _note_who_worked(run: Run, busy_us: float) -> None:
 
 
 def _memory(job: Job, run: Run, pool: list[_Sample]) -> None:
-    """Run as many inferences as a timed run has at least, and read the peak; a figure only if all went well."""
+    """Run a fixed number of inferences, and read the peak; a figure only if all went well."""
     with _confined(job, run, "memory") as executor:
         worker = executor.worker
         before = worker.peak_bytes()
         executor.load()
         deadline = time.monotonic() + job.max_seconds
-        for count in range(job.min_runs):
+        for count in range(job.memory_runs):
             worker.set_inputs(pool[count % len(pool)].inputs)
             worker.invoke()
             worker.peak_bytes()

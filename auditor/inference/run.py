@@ -78,6 +78,8 @@ class Job(Options):
     min_seconds: float = MIN_SECONDS
     max_seconds: float = MAX_SECONDS
     warmup_seconds: float = WARMUP_SECONDS
+    memory_runs: int = RUNS
+    """Inferences of the process that is looked at for memory alone."""
     limits: Limits = field(default_factory=Limits)
 
 

@@ -6,23 +6,31 @@ import enum
 import functools
 import hashlib
 import os
-from dataclasses import dataclass
+import statistics
+import time
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from auditor.errors import AuditError, UsageError
 from auditor.facts.elf import BadElf, read_elf
+from auditor.facts.reading import parse
+from auditor.facts.runs import model_result, read_run
+from auditor.facts.types import Ok
 from auditor.model import visible
-from auditor.statistics import CONFIDENCE, Verdict, decide
+from auditor.statistics import LOOKS, Verdict, further, judge
 from auditor.zoo.catalogue import ZooModel, recognise
 from auditor.zoo.find import find_models
 from auditor.zoo.generate import generate, stand_ins
 from auditor.zoo.graph import BadModel, read_graph
+from auditor.zoo.protocol import RUNS, WARMUP_SECONDS
 from auditor.zoo.rewrite import without_custom_deconvolution
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from auditor.facts.types import Fact
     from auditor.inference.run import Run
+    from auditor.model import ModelRun
     from auditor.zoo.catalogue import ZooVersion
     from auditor.zoo.graph import Graph
 
@@ -31,15 +39,29 @@ DEVICE_FOLDERS = ("/usr/local/share/ml-test-assets", "/usr/local/mlbenchmark/dat
 
 
 class BenchTime(enum.Enum):
-    """How long to measure: the page's own 20 s in each process, as long as the verdict needs, or a glance."""
+    """How long to measure in each process: the page's own 20 s (`--min_secs=20`), a part of it, or a glance."""
 
     PAGE = "page"
     ADAPTIVE = "adaptive"
     QUICK = "quick"
 
 
-_PLANS = {BenchTime.PAGE: (3, 3, 20.0), BenchTime.ADAPTIVE: (3, 9, 1.0), BenchTime.QUICK: (3, 3, 0.1)}
-"""Least and most processes, and seconds timed in each."""
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Least and most processes of a model, and what is timed in each: at least these seconds, and at least so many inferences."""
+
+    least: int
+    most: int
+    seconds: float
+    inferences: int
+
+
+PLANS = {
+    BenchTime.PAGE: Plan(LOOKS[0], LOOKS[-1], 20.0, RUNS),
+    BenchTime.ADAPTIVE: Plan(LOOKS[0], LOOKS[-1], 0.5, 20),
+    BenchTime.QUICK: Plan(LOOKS[0], LOOKS[0], 0.1, RUNS),
+}
+"""Nine processes of 0.5 s are less than a quarter of the page's 20 s; three of 20 inferences have the 50 that both native tools make."""
 
 
 class NoRuntime(AuditError):  # noqa: N818  # what is missing is no error of the audit
@@ -125,17 +147,21 @@ def measure_zoo(
 
     Raises NoRuntime where there is none to measure with.
     """
-    least, most, seconds = _PLANS[bench_time]
-    documents: dict[str, list[dict[str, Any]]] = {file.model.name: [] for file in files}
-    for turn in range(most):
-        wanted = [file for file in files if _goes_on(documents[file.model.name], file.model, least)]
+    plan = PLANS[bench_time]
+    runs: dict[str, list[Fact[ModelRun]]] = {file.model.name: [] for file in files}
+    took: dict[str, list[float]] = {file.model.name: [] for file in files}
+    for turn in range(plan.most):
+        wanted = [file for file in files if _runs_left(runs[file.model.name], file.model, plan)]
         for number, file in enumerate(wanted, 1):
-            where = f"zoo: round {turn + 1}, model {number} of {len(wanted)}"
-            document = _measure(file, delegate, sandbox, seconds, runtime, functools.partial(_tell, progress, where))
+            left = {each.model.name: _runs_left(runs[each.model.name], each.model, plan) for each in files}
+            where = f"zoo: round {turn + 1}, model {number} of {len(wanted)}{_time_left(took, left, at_least=turn < plan.least)}"
+            started = time.monotonic()
+            document = _measure(file, delegate, sandbox, plan, runtime, functools.partial(_tell, progress, where))
             status = document["status"]
             if (status["outcome"], status["process"]) == ("runtime-missing", "reference"):  # no delegate is in that process
                 raise NoRuntime(f"no TFLite runtime: {visible(status['message'])}; install one: pip install 'crosml-audit[litert]'")
-            documents[file.model.name].append(document)
+            took[file.model.name].append(time.monotonic() - started)
+            runs[file.model.name].append(parse(Ok(document), read_run))
             yield file.model.name, document
 
 
@@ -143,24 +169,37 @@ def _tell(progress: Callable[[str], None], where: str, text: str) -> None:
     progress(f"{where}: {text}")
 
 
-def _goes_on(documents: Sequence[dict[str, Any]], model: ZooModel, least: int) -> bool:
-    """Whether a further run of a model may change its verdict: none ended badly, and the latency is not yet on one side of the limit."""
-    if any(document["status"]["outcome"] != "completed" or not document["samples_us"] for document in documents):
-        return False
-    if len(documents) < least:
-        return True
-    limit = model.baseline.latency_ms * 1000
-    own = decide([_mean(document["samples_us"]) for document in documents], limit, CONFIDENCE)
-    outside = decide([_mean(document["bracket_us"]) for document in documents], limit, CONFIDENCE)
-    return own.verdict is not Verdict.MISSED and outside.verdict is not Verdict.MET
+def _time_left(took: Mapping[str, Sequence[float]], left: Mapping[str, int], *, at_least: bool) -> str:
+    """How long the runs that are left take, by those that are done; `at_least` while it is open how many there will be."""
+    done = [seconds for each in took.values() for seconds in each]
+    if not done:
+        return ""
+    seconds = sum(count * statistics.fmean(took[name] or done) for name, count in left.items())
+    shown = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+    return f", {'at least' if at_least else 'about'} {shown} left"
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+def _runs_left(runs: Sequence[Fact[ModelRun]], model: ZooModel, plan: Plan) -> int:
+    """How many further runs of a model its verdict is likely to take; none once it stands, or none will come of it.
+
+    The verdict is the one that the finding will have: of the same facts, by the same rule.
+    """
+    if not all(isinstance(run, Ok) and run.value.status == "completed" for run in runs):
+        return 0
+    if len(runs) < plan.least:
+        return plan.least - len(runs)
+    result = model_result(model.name, "", tuple(runs))
+    if len(runs) >= plan.most or not isinstance(result.latency, Ok) or not isinstance(result.bracket, Ok):
+        return 0
+    own, outside, limit = result.latency.value, result.bracket.value, model.baseline.latency_ms * 1000
+    if judge(own, outside, limit, result.drift) is not Verdict.UNDECIDED:
+        return 0
+    # a verdict that only a drift keeps open may stand with the next run
+    return min(further(own, outside, limit) or plan.most, plan.most - len(runs))
 
 
 def _measure(
-    file: ModelFile, delegate: Delegate | None, sandbox: Sandbox, seconds: float, runtime: str, progress: Callable[[str], None]
+    file: ModelFile, delegate: Delegate | None, sandbox: Sandbox, plan: Plan, runtime: str, progress: Callable[[str], None]
 ) -> dict[str, Any]:
     from auditor.inference.embedded import measure  # noqa: PLC0415  # numpy, only for those who measure
     from auditor.inference.run import Job  # noqa: PLC0415
@@ -176,10 +215,10 @@ def _measure(
         allow_paths=sandbox.allow_paths,
         allow_unconfined=sandbox.allow_unconfined,
         runtime=runtime,
-        min_seconds=seconds,
-        warmup_seconds=min(0.5, seconds),
+        min_seconds=plan.seconds,
+        warmup_seconds=min(WARMUP_SECONDS, plan.seconds),
     )
-    run: Run = measure(job, progress)
+    run: Run = measure(replace(job, min_runs=min(job.min_runs, plan.inferences)), progress)
     try:
         graph = read_graph(file.content)
     except BadModel as error:
