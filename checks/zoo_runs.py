@@ -34,16 +34,37 @@ def of_baseline(facts: Facts, requirement: Requirement, judge: Callable[..., Ite
         yield Answer(Outcome.UNKNOWN, f"sha256 {runs[0].sha256}", cited(result), reason, remedy=Remedy.ZOO)
 
 
+def of_file(facts: Facts, requirement: Requirement, judge: Callable[..., Iterator[Answer]]) -> Iterator[Answer]:
+    """The answers about any file that is the zoo's model or its stand-in."""
+    result, runs = _runs(facts, requirement)
+    kind, reason = _identity(facts, result, runs)
+    if kind in {"pinned", "same-graph", "stand-in"}:
+        yield from judge(facts, result, runs, requirement)
+    else:
+        yield Answer(Outcome.UNKNOWN, f"sha256 {runs[0].sha256}", cited(result), reason, remedy=Remedy.ZOO)
+
+
+def of_generated(facts: Facts, requirement: Requirement, judge: Callable[..., Iterator[Answer]]) -> Iterator[Answer]:
+    """The answers about a generated stand-in, pinned or not."""
+    if _generated(facts, requirement):
+        result, runs = _runs(facts, requirement)
+        if all(run.identity == "stand-in" for run in runs):
+            yield from judge(facts, result, runs, requirement)
+
+
 def of_stand_in(facts: Facts, requirement: Requirement, judge: Callable[..., Iterator[Answer]]) -> Iterator[Answer]:
     """The answers about a generated stand-in that is not pinned: shown beside the baseline, never instead of it."""
+    if _generated(facts, requirement):
+        result, runs = _runs(facts, requirement)
+        if _identity(facts, result, runs)[0] == "stand-in":
+            yield from judge(facts, result, runs, requirement)
+
+
+def _generated(facts: Facts, requirement: Requirement) -> bool:
+    """Whether a stand-in was run for a model, or was to be run."""
     results = facts.models.value if isinstance(facts.models, Ok) else ()
     known = {run.value.model for each in results for run in each.runs if isinstance(run, Ok) and run.value.identity == "stand-in"}
-    known |= {each.name for each in facts.plan.models if each.origin == "stand-in"}
-    if requirement.model not in known:
-        return
-    result, runs = _runs(facts, requirement)
-    if _identity(facts, result, runs)[0] == "stand-in":
-        yield from judge(facts, result, runs, requirement)
+    return requirement.model in known | {each.name for each in facts.plan.models if each.origin == "stand-in"}
 
 
 def invalid(facts: Facts, result: ModelResult, runs: tuple[ModelRun, ...], broken: Outcome) -> Answer | None:

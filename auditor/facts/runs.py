@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from auditor.facts.types import Plan
 
 RUN_SCHEMA = "crosml-audit/run/1"
+MAX_PICTURES = 64
 
 
 def read_models(device: Device, plan: Plan) -> Fact[tuple[ModelResult, ...]]:
@@ -96,6 +97,8 @@ def read_run(document: dict[str, Any]) -> ModelRun:
         first_us=_time(document["first_us"]),
         cpu_us=statistics.fmean(_times(document["cpu_us"])) if document["cpu_us"] else None,
         accuracy=tuple(_output(output) for output in accuracy["outputs"]) if accuracy else None,
+        golden=_golden(document["golden"]) if document.get("golden") else None,
+        reference=_reference(document["reference"]) if document.get("reference") else "",
         memory=_memory(document["memory"]) if document["memory"] else None,
         conditions=dict(document["conditions"]),
         threads=int(document["threads"]),
@@ -131,10 +134,48 @@ def _output(output: dict[str, Any]) -> dict[str, Any]:
     """How one output differs from the reference's; without figures only where a NaN or an infinity spoilt them."""
     counts = {key: _count(output[key]) for key in ("index", "reference_nan_runs", "test_nan_runs")}
     figures = {key: _figure(output[key]) for key in ("avg_error", "std_dev", "two_input_distance")}
+    # the device's own tools do not measure these
+    figures |= {key: _figure(output[key]) for key in ("idle_error", "offset") if key in output}
+    figures |= {key: _between(output[key], -1.0, 1.0) for key in ("correlation",) if key in output}
     spoilt = counts["reference_nan_runs"] or counts["test_nan_runs"]
     if not spoilt and (figures["avg_error"] is None or figures["std_dev"] is None):
         raise ValueError("an output without its errors")
     return {**output, **counts, **figures}
+
+
+def _golden(golden: dict[str, Any]) -> dict[str, Any]:
+    """What came of golden images; raises ValueError where a figure is none."""
+    if golden["metric"] not in {"top-1", "mask"} or len(golden["pictures"]) > MAX_PICTURES:
+        raise ValueError("golden images by another metric, or too many")
+    pictures = tuple(_picture(golden["metric"], picture) for picture in golden["pictures"])
+    idle = _figure(golden["idle_error"])
+    return {"metric": str(golden["metric"]), "note": str(golden["note"]), "idle_error": idle, "pictures": pictures}
+
+
+def _picture(metric: str, picture: dict[str, Any]) -> dict[str, Any]:
+    agreement = _between(picture["agreement"], 0.0, 1.0)
+    if agreement is None:
+        raise ValueError("an answer that was not compared")
+    sides = {side: _seen(metric, picture[side]) if picture[side] else None for side in ("reference", "test")}
+    error = _figure(picture["avg_error"])
+    if error is None and all(sides.values()):
+        raise ValueError("an answer without its error")
+    texts = {key: str(picture[key]) for key in ("name", "sha256")}
+    return {**texts, "variation": picture["variation"], **sides, "agreement": agreement, "avg_error": error}
+
+
+def _seen(metric: str, figures: dict[str, Any]) -> dict[str, Any]:
+    names = ("share",) if metric == "mask" else ("probability", "margin")
+    shares = {name: _between(figures[name], 0.0, 1.0) for name in names}
+    if None in shares.values():
+        raise ValueError("an answer that is none")
+    return shares if metric == "mask" else {"class": _count(figures["class"]), **shares}
+
+
+def _reference(reference: dict[str, Any]) -> str:
+    """What the answers were compared with, in words."""
+    rewritten = ", custom operator rewritten" if reference["rewritten"] else ""
+    return f"{reference['kernels']} kernels{rewritten}, threads: {_count(reference['threads'])}"
 
 
 def _memory(memory: dict[str, Any]) -> dict[str, int]:
@@ -148,6 +189,12 @@ def _memory(memory: dict[str, Any]) -> dict[str, int]:
 def _figure(value: Any) -> float | None:
     if value is not None and not 0 <= float(value) < math.inf:
         raise ValueError("an error that is none")
+    return None if value is None else float(value)
+
+
+def _between(value: Any, low: float, high: float) -> float | None:
+    if value is not None and not low <= float(value) <= high:
+        raise ValueError(f"a figure outside {low:g} to {high:g}")
     return None if value is None else float(value)
 
 

@@ -4,7 +4,8 @@
 
 * *reference*: no delegate, one thread; its outputs are what is right. No vendor code ever enters this process.
 * *test*: with the delegate, if there is one. Warmed up and timed as benchmark_model does it; every inference gets another input, and
-  every timed output is compared with the reference's, so speed and accuracy are one measurement.
+  every timed output is compared with the reference's, so speed and accuracy are one measurement. Golden images come in between,
+  timed and compared like the others.
 * *memory*: as *test*, for memory alone.
 """
 
@@ -15,7 +16,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -27,6 +28,8 @@ from auditor.inference.process import Loaded, Status, Worker, WorkerFailure
 from auditor.inference.run import Job, Run, blank, identify
 from auditor.inference.wire import Claims, Outcome
 from auditor.statistics import spread
+from auditor.zoo import golden
+from auditor.zoo.golden import Picture, Variation
 from auditor.zoo.graph import BadModel, read_graph
 from auditor.zoo.protocol import (
     WARMUP_RUNS,
@@ -36,6 +39,7 @@ from auditor.zoo.protocol import (
     make_inputs,
     split,
 )
+from auditor.zoo.tracking import Tracking
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,11 +58,13 @@ Progress: TypeAlias = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class _Sample:
-    """One set of inputs, and what the reference answered to it: the bytes of each output."""
+    """One set of inputs, and what the reference answered: the bytes of each output. Noise, or a golden image and how it was varied."""
 
     inputs: bytes
     specs: tuple[TensorSpec, ...]
     outputs: tuple[bytes, ...]
+    picture: Picture | None = None
+    variation: Variation | None = None
 
 
 def measure(job: Job, progress: Progress | None = None) -> Run:
@@ -82,15 +88,15 @@ def _measure(job: Job, run: Run, seed: int, tell: Progress) -> None:
 
     generator = np.random.default_rng(seed)
     tell(f"{job.name}: reference")
-    pool = _reference(job, run, generator)
+    pool, photos = _reference(job, run, generator)
     tell(f"{job.name}: latency and accuracy")
-    _test(job, run, pool, generator)
+    _test(job, run, pool, photos, generator)
     tell(f"{job.name}: memory")
     _memory(job, run, pool)
 
 
-def _reference(job: Job, run: Run, generator: np.random.Generator) -> list[_Sample]:
-    """Make the inputs and have the reference answer each, for at most the time that a run may take."""
+def _reference(job: Job, run: Run, generator: np.random.Generator) -> tuple[list[_Sample], list[_Sample]]:
+    """Make the inputs and have the reference answer each, for at most the time that a run may take. Returns noise, and golden images."""
     pool: list[_Sample] = []
     overheads, held = [], 0
     options = Options(allow_unconfined=job.allow_unconfined, runtime=job.runtime, xnnpack=job.xnnpack)
@@ -102,22 +108,49 @@ def _reference(job: Job, run: Run, generator: np.random.Generator) -> list[_Samp
         deadline = time.monotonic() + job.max_seconds
         # two at least: an answer that does not depend on the input must show
         while len(pool) < 2 or (len(pool) < job.inputs and held < MAX_POOL_BYTES and time.monotonic() < deadline):
-            inputs = _draw(loaded, generator)
-            worker.set_inputs(inputs)
-            inference = worker.invoke()
-            specs, answer, _ns = worker.outputs()
-            pool.append(_Sample(inputs, specs, split(specs, answer)))
-            overheads.append(inference.bracket_ns - inference.worker_ns)
-            held += len(inputs) + len(answer)
+            sample, overhead = _answered(worker, _draw(loaded, generator))
+            pool.append(sample)
+            overheads.append(overhead)
+            held += len(sample.inputs) + sum(map(len, sample.outputs))
+        photos = _photos(job, run, worker, loaded, generator)
         worker.quit()
-    run["inputs"] = len(pool)
+    run["inputs"] = len(pool) + len(photos)
     run["overhead_us"] = statistics.median(overheads) / 1e3
-    return pool
+    return pool, photos
 
 
-def _test(job: Job, run: Run, pool: list[_Sample], generator: np.random.Generator) -> None:
-    """Warm up, then time and compare until both `min_runs` and `min_seconds` are met, or `max_seconds` are over."""
-    errors: list[tuple[OutputError, ...]] = []
+def _answered(worker: Worker, inputs: bytes) -> tuple[_Sample, int]:
+    """The reference's answer to some inputs, and by how many ns the bracket was longer than the inference."""
+    worker.set_inputs(inputs)
+    inference = worker.invoke()
+    specs, answer, _ns = worker.outputs()
+    return _Sample(inputs, specs, split(specs, answer)), inference.bracket_ns - inference.worker_ns
+
+
+def _photos(job: Job, run: Run, worker: Worker, loaded: Loaded, generator: np.random.Generator) -> list[_Sample]:
+    """Vary each golden image and have the reference answer it."""
+    if job.golden is None:
+        return []
+    photos = []
+    note = job.golden.note
+    for picture in job.golden.pictures:
+        variation = golden.draw(generator)
+        try:
+            (spec,) = loaded.inputs
+            inputs = golden.input_bytes(picture, spec, job.golden.recipe, variation)
+        except ValueError as problem:
+            note = f"the model takes no image: {problem}"
+            break
+        sample, _overhead = _answered(worker, inputs)
+        photos.append(replace(sample, picture=picture, variation=variation))
+    if photos or note:
+        run["golden"] = {"metric": job.golden.recipe.metric.value, "note": note, "idle_error": None, "pictures": []}
+    return photos
+
+
+def _test(job: Job, run: Run, pool: list[_Sample], photos: list[_Sample], generator: np.random.Generator) -> None:
+    """Warm up, then time and compare until `min_runs` and `min_seconds` are met and each input was seen, or `max_seconds` are over."""
+    seen = _Seen(job, pool, photos)
     try:
         with _confined(job, run, "test") as executor:
             worker = executor.worker
@@ -127,17 +160,19 @@ def _test(job: Job, run: Run, pool: list[_Sample], generator: np.random.Generato
             run["first_us"] = _warm_up(job, worker, _draw(loaded, generator)) / 1e3
             engines = worker.engines()
             started = time.monotonic()
-            for sample in _endless(pool, generator):
+            for sample in _endless([*pool, *photos], generator):
                 elapsed = time.monotonic() - started
-                wanted = len(errors) < job.min_runs or elapsed < job.min_seconds
+                wanted = seen.runs < job.min_runs or elapsed < job.min_seconds or not seen.all_photos
                 if not wanted or elapsed > job.max_seconds:
                     break
-                errors.append(_timed(worker, run, sample))
+                seen.add(sample, _timed(worker, run, sample))
             _note_who_worked(run, busy_ns(engines, worker.engines()) / 1e3)
             worker.quit()
             run["worker_output"] = worker.output
     finally:
-        run["accuracy"] = _accuracy(errors, pool)
+        run["accuracy"] = seen.accuracy()
+        if run["golden"]:
+            run["golden"] |= seen.golden()
 
 
 def _note_who_worked(run: Run, busy_us: float) -> None:
@@ -207,8 +242,8 @@ def _endless(pool: list[_Sample], generator: np.random.Generator) -> Iterator[_S
             yield pool[index]
 
 
-def _timed(worker: Worker, run: Run, sample: _Sample) -> tuple[OutputError, ...]:
-    """Run one timed inference, note its times, and return how each output differs from the reference's."""
+def _timed(worker: Worker, run: Run, sample: _Sample) -> tuple[bytes, ...]:
+    """Run one timed inference, note its times, and return the bytes of each output, which is like the reference's."""
     set_ns = worker.set_inputs(sample.inputs)
     inference = worker.invoke()
     specs, payload, output_ns = worker.outputs()
@@ -220,7 +255,7 @@ def _timed(worker: Worker, run: Run, sample: _Sample) -> tuple[OutputError, ...]
     run["bracket_us"].append(inference.bracket_ns / 1e3)
     run["exchange_us"].append((set_ns + inference.bracket_ns + output_ns) / 1e3)
     run["cpu_us"].append(inference.cpu_ns / 1e3)
-    return tuple(map(compare, specs, sample.outputs, split(specs, payload)))
+    return split(specs, payload)
 
 
 def _shapes(specs: tuple[TensorSpec, ...]) -> str:
@@ -256,11 +291,75 @@ def _note_claims(run: Run, claims: Claims | None, model: bytes) -> None:
     run["delegate"]["name"] = claims.partitions[0].name if claims.partitions else None
 
 
-def _accuracy(errors: list[tuple[OutputError, ...]], pool: list[_Sample]) -> dict[str, Any] | None:
-    if not errors:
-        return None
-    outputs = [_output_accuracy(index, [run[index] for run in errors], pool) for index in range(len(errors[0]))]
-    return {"runs": len(errors), "outputs": outputs}
+class _Seen:
+    """What came of comparing the outputs of timed inferences with the reference's, those of golden images apart."""
+
+    def __init__(self, job: Job, pool: list[_Sample], photos: list[_Sample]) -> None:
+        self._job, self._pool, self._photos = job, pool, photos
+        self._errors: list[tuple[OutputError, ...]] = []
+        self._tracking = tuple(Tracking() for _ in pool[0].specs)
+        self._golden: dict[str, dict[str, Any]] = {}
+
+    @property
+    def runs(self) -> int:
+        """Inferences on noise."""
+        return len(self._errors)
+
+    @property
+    def all_photos(self) -> bool:
+        """Whether each golden image was answered."""
+        return len(self._golden) == len(self._photos)
+
+    def add(self, sample: _Sample, outputs: tuple[bytes, ...]) -> None:
+        """Compare one inference's outputs."""
+        errors = tuple(map(compare, sample.specs, sample.outputs, outputs))
+        if sample.picture is not None:
+            self._add_photo(sample, sample.picture, outputs[0], errors[0])
+            return
+        self._errors.append(errors)
+        for tracking, spec, reference, test in zip(self._tracking, sample.specs, sample.outputs, outputs, strict=True):
+            tracking.add(spec.dtype, reference, test)
+
+    def _add_photo(self, sample: _Sample, picture: Picture, output: bytes, error: OutputError) -> None:
+        """Keep the worst answer to each image."""
+        assert self._job.golden is not None
+        reference, spec = sample.outputs[0], sample.specs[0]
+        agreed = golden.agreement(self._job.golden, spec, reference, output)
+        known = self._golden.get(picture.sha256)
+        runs = known["runs"] + 1 if known else 1
+        if known and (known["agreement"], -(known["avg_error"] or 0.0)) <= (agreed, -(error.mean or 0.0)):
+            known["runs"] = runs
+            return
+        self._golden[picture.sha256] = {
+            "name": picture.name,
+            "sha256": picture.sha256,
+            "output": 0,
+            "runs": runs,
+            "variation": asdict(sample.variation) if sample.variation else None,
+            "reference": golden.figures(self._job.golden, reference, spec),
+            "test": golden.figures(self._job.golden, output, spec),
+            "agreement": agreed,
+            "avg_error": error.mean,
+        }
+
+    def golden(self) -> dict[str, Any]:
+        """Return what a run document says of golden images."""
+        idle = golden.idle_error([photo.outputs[0] for photo in self._photos], self._photos[0].specs[0]) if self._photos else None
+        return {"idle_error": idle, "pictures": list(self._golden.values())}
+
+    def accuracy(self) -> dict[str, Any] | None:
+        """Return what a run document says of accuracy."""
+        if not self._errors:
+            return None
+        return {"runs": self.runs, "outputs": [self._output(index) for index in range(len(self._errors[0]))]}
+
+    def _output(self, index: int) -> dict[str, Any]:
+        tracking, references = self._tracking[index], [sample.outputs[index] for sample in self._pool]
+        return _output_accuracy(index, [run[index] for run in self._errors], self._pool) | {
+            "idle_error": golden.idle_error(references, self._pool[0].specs[index]),
+            "correlation": tracking.correlation(),
+            "offset": tracking.offset(len(self._pool)),
+        }
 
 
 def _output_accuracy(index: int, runs: list[OutputError], pool: list[_Sample]) -> dict[str, Any]:

@@ -275,6 +275,15 @@ class Worker:
                 raise ValueError(f"{len(reply.payload)} bytes for tensors of {size} bytes")
         return tensors, reply.payload, reply.ns
 
+    def picture(self, width: int, height: int, *, crop: bool) -> bytes:
+        """Have the file that is in the model's place decoded as an image. Returns its pixels, RGB (decoding.py)."""
+        size = {"width": width, "height": height, "crop": crop}
+        reply = self._request("picture", {"descriptor": self._model, **size}, max_payload=3 * width * height)
+        with self._checking("picture"):
+            if len(reply.payload) != 3 * width * height:
+                raise ValueError(f"{len(reply.payload)} bytes for {width} x {height} pixels")
+        return reply.payload
+
     def quit(self) -> None:
         """Have everything given back, and see the process end by itself with code 0."""
         self._request("quit", {})

@@ -26,10 +26,17 @@ spoil is null. Whatever happens to a worker, there is a document; what was measu
                   off by a scheduler's tick (1 to 10 ms) either way, their sum by no more than that. Work of other processes and
                   of the kernel's own threads is not in it
     overhead_us   median of bracket less sample in the reference worker, where both are honest | null
+    reference     {kernels: default|builtin, threads, rewritten}: what the answers are compared with. The default kernels are XNNPACK's
+                  where the runtime has it and it takes the operator; rewritten, where a custom operator was replaced (zoo/rewrite.py)
     accuracy      {runs, outputs: [{index, avg_error, std_dev, max_error, exact_share, reference_nan_runs, test_nan_runs,
-                  two_input_distance}]} | null. Raw output units; avg_error and std_dev as inference_diff has them, null if any run
-                  held a NaN or an infinity; exact_share of all elements; two_input_distance is what avg_error would be between the
-                  reference's answers to two different inputs
+                  two_input_distance, idle_error, correlation, offset}]} | null, on noise. Raw output units; avg_error and std_dev as
+                  inference_diff has them, null if any run held a NaN or an infinity; exact_share of all elements; two_input_distance is
+                  what avg_error would be between the reference's answers to two different inputs, idle_error the least that it would be
+                  for a delegate that computes nothing (zoo/golden.py); correlation and offset: see zoo/tracking.py
+    golden        {metric: top-1|mask, note: what could not be used, idle_error: as above, of the images,
+                  pictures: [{name, sha256: of the image's file, output, runs, variation, reference, test: {class, probability, margin} or
+                  {share} | null where not all is finite, agreement: 0 to 1, avg_error | null}]} | null where there is no golden image.
+                  Of several answers to an image, the worst
     memory        {before_bytes, peak_bytes, device_bytes} | null: VmHWM before anything was loaded, and at the end; the most that the
                   process's descriptors were seen to hold of device memory (fdinfo.py), null where that could not be read
     conditions    {before, after}: see conditions.py; and where a worker for the delegate was started:
@@ -56,6 +63,7 @@ from auditor.inference import wire
 from auditor.inference.executor import Options
 from auditor.inference.process import Limits, Status, WorkerFailure
 from auditor.inference.wire import Outcome
+from auditor.zoo.golden import GoldenSet
 from auditor.zoo.protocol import MAX_SECONDS, MIN_SECONDS, RUNS, WARMUP_SECONDS
 
 SCHEMA = "crosml-audit/run/1"
@@ -80,6 +88,8 @@ class Job(Options):
     warmup_seconds: float = WARMUP_SECONDS
     memory_runs: int = RUNS
     """Inferences of the process that is looked at for memory alone."""
+    golden: GoldenSet | None = None
+    """Golden images, which are answered between the others."""
     limits: Limits = field(default_factory=Limits)
 
 
@@ -105,7 +115,9 @@ class Run(TypedDict):
     exchange_us: list[float]
     cpu_us: list[float]
     overhead_us: float | None
+    reference: dict[str, Any]
     accuracy: dict[str, Any] | None
+    golden: dict[str, Any] | None
     memory: dict[str, int | None] | None
     conditions: dict[str, Any]
     worker_output: str
@@ -134,7 +146,9 @@ def blank(job: Job, runner: str, seed: int = 0) -> Run:
         exchange_us=[],
         cpu_us=[],
         overhead_us=None,
+        reference={"kernels": "default" if job.xnnpack else "builtin", "threads": 1, "rewritten": job.reference is not None},
         accuracy=None,
+        golden=None,
         memory=None,
         conditions={},
         worker_output="",

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 RUNTIMES = {"ai-edge-litert": "ai_edge_litert", "tflite-runtime": "tflite_runtime"}
 """Distribution and package of each TFLite runtime, the preferred one first."""
+PILLOW = "pillow"
+"""What is imported in a runtime's place by a worker that decodes an image."""
 AUTO = "auto"
 """The first runtime that is installed and works."""
 

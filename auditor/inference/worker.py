@@ -12,6 +12,7 @@ runtime or the vendor prints goes to the standard descriptors and never mixes wi
     input     payload: all inputs         -> {}
     invoke                                -> {ns}
     output                                -> {outputs: [{shape, dtype}]}, payload: all outputs
+    picture   {descriptor, width, height, crop} -> {}, payload: pixels; after a hello for Pillow (decoding.py)
     quit                                  -> {}
 
 A request that fails is answered with {error: {outcome, stage, message}}.
@@ -29,9 +30,9 @@ from dataclasses import asdict
 from importlib import import_module, metadata
 from typing import Any, NoReturn
 
-from auditor.inference import confine, escapes, operators, wire
+from auditor.inference import confine, decoding, escapes, operators, wire
 from auditor.inference.delegate import WrappedDelegate
-from auditor.inference.wire import AUTO, RUNTIMES, Outcome, RequestError
+from auditor.inference.wire import AUTO, PILLOW, RUNTIMES, Outcome, RequestError
 from auditor.zoo.protocol import TensorSpec
 
 
@@ -64,7 +65,8 @@ class Session:
         """Import the runtime."""
         name, self._runtime = _import_runtime(header["runtime"])
         runtime = {"name": name, "version": metadata.version(name)}
-        folders = [os.path.dirname(str(module.__file__)) for module in (os, self._runtime, import_module("numpy"))]
+        modules = [os, self._runtime, *([] if name == PILLOW else [import_module("numpy")])]
+        folders = [os.path.dirname(str(module.__file__)) for module in modules]
         return {"python": platform.python_version(), "runtime": runtime, "folders": folders}, b""
 
     def do_confine(self, header: dict[str, Any], _payload: bytes) -> tuple[dict[str, Any], bytes]:
@@ -148,6 +150,10 @@ class Session:
         described = [{"shape": list(value.shape), "dtype": value.dtype.name} for value in values]
         return {"outputs": described}, b"".join(value.tobytes() for value in values)
 
+    def do_picture(self, header: dict[str, Any], _payload: bytes) -> tuple[dict[str, Any], bytes]:
+        """Decode an image file."""
+        return {}, decoding.decode(self._runtime, header["descriptor"], header["width"], header["height"], crop=header["crop"])
+
     def do_quit(self, _header: dict[str, Any], _payload: bytes) -> tuple[dict[str, Any], bytes]:
         """Give everything back, in the order that the ABI asks for: the interpreter, then the delegate."""
         self._interpreter = None
@@ -179,6 +185,8 @@ def _described(tensor: dict[str, Any]) -> dict[str, Any]:
 
 
 def _import_runtime(choice: str) -> tuple[str, Any]:
+    if choice == PILLOW:
+        return choice, decoding.import_pillow()
     wanted = RUNTIMES if choice == AUTO else {choice: RUNTIMES[choice]}
     problems = []
     # one thread, because what confines a process confines one; nobody here computes with numpy

@@ -5,10 +5,11 @@ from __future__ import annotations
 import enum
 import functools
 import hashlib
+import math
 import os
 import statistics
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from auditor.errors import AuditError, UsageError
@@ -19,8 +20,9 @@ from auditor.facts.types import Ok
 from auditor.model import visible
 from auditor.statistics import LOOKS, Verdict, further, judge
 from auditor.zoo.catalogue import ZooModel, recognise
-from auditor.zoo.find import find_models
+from auditor.zoo.find import FoundImage, find_images, find_models
 from auditor.zoo.generate import generate, stand_ins
+from auditor.zoo.golden import Frame, GoldenSet, Picture, frame_of
 from auditor.zoo.graph import BadModel, read_graph
 from auditor.zoo.protocol import RUNS, WARMUP_SECONDS
 from auditor.zoo.rewrite import without_custom_deconvolution
@@ -70,12 +72,13 @@ class NoRuntime(AuditError):  # noqa: N818  # what is missing is no error of the
 
 @dataclass(frozen=True, slots=True)
 class ModelFile:
-    """A file that stands for a zoo model. `origin` is `device`, `given` or `stand-in`."""
+    """A file that stands for a zoo model. `origin` is `device`, `given` or `stand-in`; `images` lay beside it."""
 
     model: ZooModel
     content: bytes
     sha256: str
     origin: str
+    images: tuple[FoundImage, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +124,9 @@ def model_files(zoo: ZooVersion, given: str | None) -> tuple[ModelFile, ...]:
     places = [(given, "given")] if given is not None else [(folder, "device") for folder in DEVICE_FOLDERS if os.path.isdir(folder)]
     found: dict[str, ModelFile] = {}
     for place, origin in places:
+        images = find_images(place)
         for name, each in find_models(place, zoo.models).items():
-            found.setdefault(name, ModelFile(each.model, each.content, each.sha256, origin))
+            found.setdefault(name, ModelFile(each.model, each.content, each.sha256, origin, images))
     if given is not None and not found:
         raise UsageError(f"--zoo: {visible(given)}: expected model files of zoo {zoo.version} (`crosml-audit zoo list`), found none")
     generated = set() if given is not None else set(stand_ins(zoo.version))
@@ -148,6 +152,7 @@ def measure_zoo(
     Raises NoRuntime where there is none to measure with.
     """
     plan = PLANS[bench_time]
+    golden = _golden_sets(files, sandbox, progress)
     runs: dict[str, list[Fact[ModelRun]]] = {file.model.name: [] for file in files}
     took: dict[str, list[float]] = {file.model.name: [] for file in files}
     for turn in range(plan.most):
@@ -156,7 +161,8 @@ def measure_zoo(
             left = {each.model.name: _runs_left(runs[each.model.name], each.model, plan) for each in files}
             where = f"zoo: round {turn + 1}, model {number} of {len(wanted)}{_time_left(took, left, at_least=turn < plan.least)}"
             started = time.monotonic()
-            document = _measure(file, delegate, sandbox, plan, runtime, functools.partial(_tell, progress, where))
+            tell = functools.partial(_tell, progress, where)
+            document = _measure(file, golden.get(file.model.name), delegate, sandbox, plan, runtime, tell)
             status = document["status"]
             if (status["outcome"], status["process"]) == ("runtime-missing", "reference"):  # no delegate is in that process
                 raise NoRuntime(f"no TFLite runtime: {visible(status['message'])}; install one: pip install 'crosml-audit[litert]'")
@@ -198,8 +204,48 @@ def _runs_left(runs: Sequence[Fact[ModelRun]], model: ZooModel, plan: Plan) -> i
     return min(further(own, outside, limit) or plan.most, plan.most - len(runs))
 
 
+def _golden_sets(files: Sequence[ModelFile], sandbox: Sandbox, progress: Callable[[str], None]) -> dict[str, GoldenSet]:
+    """The golden images of each model that has any, decoded once for all runs."""
+    from auditor.inference.pictures import decode_all  # noqa: PLC0415  # starts processes, only for those who measure
+
+    frames = {file.model.name: frame for file in files if file.images and (frame := _frame(file))}
+    wanted = tuple(dict.fromkeys(frames.values()))
+    images = {image.sha256: image for file in files if file.model.name in frames for image in file.images}
+    if not images:
+        return {}
+    progress(f"zoo: golden images ({len(images)})")
+    pictures, problems = decode_all(tuple(images.values()), wanted, allow_unconfined=sandbox.allow_unconfined)
+    return {
+        file.model.name: _golden_set(file, frames[file.model.name], pictures, "; ".join(problems))
+        for file in files
+        if file.model.name in frames
+    }
+
+
+def _frame(file: ModelFile) -> Frame | None:
+    try:
+        return frame_of(file.model.golden, read_graph(file.content)) if file.model.golden else None
+    except BadModel:
+        return None
+
+
+def _golden_set(file: ModelFile, frame: Frame, pictures: Sequence[Picture], note: str) -> GoldenSet:
+    assert file.model.golden is not None
+    own = {image.sha256 for image in file.images}
+    outputs = read_graph(file.content).outputs
+    scale, zero_point = (outputs[0].scale, outputs[0].zero_point) if outputs else (0.0, 0)
+    chosen = tuple(each for each in pictures if each.frame == frame and each.sha256 in own)
+    return GoldenSet(file.model.golden, chosen, note, scale if math.isfinite(scale) else 0.0, zero_point)
+
+
 def _measure(
-    file: ModelFile, delegate: Delegate | None, sandbox: Sandbox, plan: Plan, runtime: str, progress: Callable[[str], None]
+    file: ModelFile,
+    golden: GoldenSet | None,
+    delegate: Delegate | None,
+    sandbox: Sandbox,
+    plan: Plan,
+    runtime: str,
+    progress: Callable[[str], None],
 ) -> dict[str, Any]:
     from auditor.inference.embedded import measure  # noqa: PLC0415  # numpy, only for those who measure
     from auditor.inference.run import Job  # noqa: PLC0415
@@ -217,6 +263,7 @@ def _measure(
         runtime=runtime,
         min_seconds=plan.seconds,
         warmup_seconds=min(WARMUP_SECONDS, plan.seconds),
+        golden=golden,
     )
     run: Run = measure(replace(job, min_runs=min(job.min_runs, plan.inferences)), progress)
     try:
