@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from auditor.model import Answer, Level, Outcome, Owner, Remedy, check
+from auditor.model import Answer, Level, Outcome, Owner, Remedy, check, visible
 from auditor.statistics import Spread, pool, within
 from checks.zoo_runs import cited, invalid, of_baseline, of_stand_in
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from auditor.facts.types import Facts, ModelResult
     from auditor.model import ModelRun, Requirement
@@ -38,6 +38,11 @@ def baseline(facts: Facts, requirement: Requirement) -> Iterator[Answer]:
     Every output must keep both limits. A NaN or infinity in the reference is unknown (the model cannot be measured), in the delegate's
     output alone a failure. An error within the limit, but no smaller than the distance between the answers to two different inputs,
     proves nothing and is unknown. Every timed output is compared, so a delegate cannot be exact while it is measured and fast while timed.
+
+    Where the device's own inference_diff_eval measured it, delegate, reference and comparison share a process, and its figures are a claim:
+    over the limit they fail. They pass only where the auditor's own comparison, of answers to two inputs that it drew for this run (one in
+    the timed process), with those of processes without the delegate, agrees; of both errors the worse counts. inference_diff_eval does not
+    say on which side a NaN was: where the auditor's own answers show none, that is unknown.
     """
     yield from of_baseline(facts, requirement, _judge)
 
@@ -64,15 +69,22 @@ def _judge(facts: Facts, result: ModelResult, runs: tuple[ModelRun, ...], requir
         return
     measured = [run.accuracy for run in runs if run.accuracy]
     if len(measured) < len(runs) or len(set(map(len, measured))) > 1:
-        yield Answer(Outcome.UNKNOWN, "not every output compared in every run", cited(result), remedy=Remedy.MORE_RUNS)
+        because = _notes([run for run in runs if not run.accuracy])
+        yield Answer(Outcome.UNKNOWN, "not every output compared in every run", cited(result), because, remedy=Remedy.MORE_RUNS)
         return
-    answers = [_output(outputs, requirement) for outputs in zip(*measured, strict=True)]
+    answers = [_output(outputs, requirement, _notes(runs)) for outputs in zip(*measured, strict=True)]
     worst = min(answers, key=lambda answer: (Outcome.FAIL, Outcome.UNKNOWN, Outcome.PASS).index(answer.outcome))
     observed = "; ".join(answer.observed for answer in answers)
     yield Answer(worst.outcome, observed, cited(result), worst.because, remedy=worst.remedy)
 
 
-def _output(runs: tuple[Any, ...], requirement: Requirement) -> Answer:
+def _notes(runs: Sequence[ModelRun]) -> str:
+    """What the runner noted on the accuracy of runs, each remark once."""
+    notes = [note for run in runs if isinstance(note := run.conditions.get("accuracy_note"), str)]
+    return visible("; ".join(dict.fromkeys(notes)))
+
+
+def _output(runs: tuple[Any, ...], requirement: Requirement, note: str) -> Answer:
     """The answer about one output, from its figures in every run."""
     name = f"output {runs[0]['index']}"
     if any(run["reference_nan_runs"] for run in runs):
@@ -85,7 +97,10 @@ def _output(runs: tuple[Any, ...], requirement: Requirement) -> Answer:
     observed = f"{name}: avg_error {spread.mean:.3g} (limit {average:g}), std_dev {spread.deviation:.3g} (limit {deviation:g})"
     if not (within(spread.mean, average) and within(spread.deviation, deviation)):
         return Answer(Outcome.FAIL, observed)
-    distance = min(run["two_input_distance"] or 0.0 for run in runs)
+    if any(run["two_input_distance"] is None for run in runs):
+        because = f"Nothing shows that answers to two different inputs differ by more than this error{f': {note}' if note else ''}."
+        return Answer(Outcome.UNKNOWN, observed, because=because, remedy=Remedy.ZOO)
+    distance = min(run["two_input_distance"] for run in runs)
     if spread.mean >= distance:
         because = f"Answers to two different inputs differ by {distance:.3g} only: an error of this size proves nothing."
         return Answer(Outcome.UNKNOWN, observed, because=because, remedy=Remedy.ZOO)

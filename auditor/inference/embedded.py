@@ -24,7 +24,7 @@ from auditor.inference.conditions import conditions
 from auditor.inference.confine import Policy
 from auditor.inference.fdinfo import busy_ns
 from auditor.inference.process import Loaded, Status, Worker, WorkerFailure
-from auditor.inference.run import Job, Run, blank, identify
+from auditor.inference.run import Job, Run, blank, confined, delegate_policy, identify, note_who_worked
 from auditor.inference.wire import Claims, Outcome
 from auditor.statistics import spread
 from auditor.zoo.graph import BadModel, read_graph
@@ -44,10 +44,6 @@ if TYPE_CHECKING:
 
 MAX_POOL_BYTES = 256 << 20
 """Bytes of inputs and reference outputs that a run may hold; a model with large tensors gets fewer different inputs."""
-
-BUSY_SHARE = 0.1
-"""Of the time that inferences take, the share that a device's engines must have worked for the accelerator to count as seen working: a
-token job beside the work on the processor is less."""
 
 Progress: TypeAlias = Callable[[str], None]
 
@@ -130,24 +126,11 @@ def _test(job: Job, run: Run, pool: list[_Sample], generator: np.random.Generato
                 if not wanted or elapsed > job.max_seconds:
                     break
                 errors.append(_timed(worker, run, sample))
-            _note_who_worked(run, busy_ns(engines, worker.engines()) / 1e3)
+            note_who_worked(run, sum(run["cpu_us"]), busy_ns(engines, worker.engines()) / 1e3, sum(run["bracket_us"]))
             worker.quit()
             run["worker_output"] = worker.output
     finally:
         run["accuracy"] = _accuracy(errors, pool)
-
-
-def _note_who_worked(run: Run, busy_us: float) -> None:
-    """Write down how long the processor and the device's engines worked, beside how long the inferences took."""
-    timed_us = sum(run["bracket_us"])
-    if not timed_us:
-        return
-    conditions = run["conditions"]
-    conditions["cpu_share"] = sum(run["cpu_us"]) / timed_us
-    if busy_us:
-        conditions["engines"] = {"source": "drm-engine-* of the process's descriptors (fdinfo)", "busy_us": busy_us, "timed_us": timed_us}
-    if busy_us >= BUSY_SHARE * timed_us:
-        conditions["accelerator_busy"] = True
 
 
 def _memory(job: Job, run: Run, pool: list[_Sample]) -> None:
@@ -171,32 +154,11 @@ def _memory(job: Job, run: Run, pool: list[_Sample]) -> None:
 
 @contextlib.contextmanager
 def _confined(job: Job, run: Run, role: str) -> Iterator[Worker]:
-    """Start a worker for the delegate, confined before anything of the vendor's is in it; write down how, and what it was refused."""
-    conditions = run["conditions"]
+    """Start a worker for the delegate, confined."""
     with Worker(role, job.model, job.limits, job.library_path) as worker:
         worker.hello(_runtime(run))
-        confinement = worker.confine(_policy(job), required=not job.allow_unconfined)
-        conditions["confinement"] = {**confinement.to_json(), "allowed": list(map(wire.shown, job.allow_paths))}
-        conditions["escapes"] = [{"attempt": attempt, "refused": error} for attempt, error in confinement.escapes]
-        try:
+        with confined(job, run, worker, delegate_policy(job)):
             yield worker
-        finally:
-            seen = worker.refused()
-            known = conditions.get("refused", [])
-            conditions["refused"] = None if seen is None or known is None else known + [each for each in seen if each not in known]
-
-
-def _policy(job: Job) -> Policy:
-    """What the delegate may open: its own folder and those of its libraries, the accelerator's nodes, and what was allowed."""
-    if job.delegate is None:
-        return Policy()
-    path = os.path.abspath(job.delegate)
-    folders = [os.path.dirname(each) for each in (path, os.path.realpath(path))]
-    # in the root folder, everything lies
-    own = [path if folder == "/" else folder for folder in folders]
-    return Policy(
-        tuple(dict.fromkeys((*own, *map(os.path.abspath, job.library_path)))), job.allow_paths, (*job.device_nodes, *job.allow_paths)
-    )
 
 
 def _load(job: Job, worker: Worker) -> tuple[Loaded, int]:

@@ -5,15 +5,15 @@ spoil is null. Whatever happens to a worker, there is a document; what was measu
 
     schema        "crosml-audit/run/1"
     model         {name, sha256, origin, bytes}
-    runner        "embedded"
+    runner        "embedded" | "native": TFLite's own tools (native.py says what of the following is another thing there)
     runtime       {name, version} of the TFLite runtime | null if no worker came that far
     python        version of Python in the workers | null
     threads       given to the interpreter of test and memory; the reference has one
     xnnpack       whether the runtime's own XNNPACK delegate took what the delegate left (in all three workers)
     delegate      {path, sha256 | null, options, name: of its kernel | null} | null without one
-    status        {outcome (wire.Outcome), process: reference|test|memory, stage, signal, exit, message}
-    nodes         {total: operators in the file, delegated, partitions: [{subgraph, name, nodes: indexes of operators}]}
-                  | null without a delegate, or before it was applied
+    status        {outcome (wire.Outcome), process: reference|test|memory|accuracy, stage, signal, exit, message}
+    nodes         {total: operators in the file, delegated, partitions: [{subgraph, name, nodes: indexes of operators | null where only
+                  their number is known}]} | null without a delegate, or before it was applied
     seed, inputs  of the random inputs; how many different ones there were. The first `inputs` samples are each of an input that
                   the worker had never seen
     init_us       load of delegate and model, delegate applied, tensors allocated (bracket) | null
@@ -34,8 +34,8 @@ spoil is null. Whatever happens to a worker, there is a document; what was measu
                   process's descriptors were seen to hold of device memory (fdinfo.py), null where that could not be read
     conditions    {before, after}: see conditions.py; and where a worker for the delegate was started:
       confinement {state: confined|unconfined, problems, landlock_abi, no_new_privs, seccomp, capabilities, refusals_seen, readable,
-                  writable, devices, allowed: of these paths, those that were asked for}: as the controller read it of the kernel, before
-                  anything of the vendor's was loaded
+                  writable, devices, executable, allowed: of these paths, those that were asked for}: as the controller read it of the
+                  kernel, before anything of the vendor's was loaded
       escapes     [{attempt, refused: name of the errno | null}]: attempts to get out that the auditor made in that same process
       cpu_share   processor time of the timed inferences over their brackets: about 1 for each thread that computes or waits busily
       engines     {source, busy_us, timed_us}: where engines of a device were seen working for the process meanwhile
@@ -46,17 +46,26 @@ spoil is null. Whatever happens to a worker, there is a document; what was measu
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from dataclasses import dataclass, field
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from auditor.inference import wire
-from auditor.inference.process import Limits, Status, WorkerFailure
+from auditor.inference.confine import Policy
+from auditor.inference.process import Limits, Status, Worker, WorkerFailure
 from auditor.inference.wire import AUTO, RUNTIMES, Outcome
 from auditor.zoo.protocol import MAX_SECONDS, MIN_SECONDS, RUNS, WARMUP_SECONDS
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 SCHEMA = "crosml-audit/run/1"
+
+BUSY_SHARE = 0.1
+"""Of the time that inferences take, the share that a device's engines must have worked for the accelerator to count as seen working: a
+token job beside the work on the processor is less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +83,8 @@ class Job:
     origin: str = ""
     delegate: str | None = None
     options: tuple[tuple[str, str], ...] = ()
+    settings: str | None = None
+    """The settings file of a stable delegate, which only the native tools can load; `delegate` is then the library that it names."""
     library_path: tuple[str, ...] = ()
     device_nodes: tuple[str, ...] = ()
     """The accelerator's nodes: what the delegate may open beside libraries, its own folder and a folder to write to."""
@@ -172,3 +183,46 @@ def identify(job: Job, run: Run) -> None:
         status = Status(Outcome.DELEGATE_MISSING, stage="load", message=wire.bounded(str(problem)))
         raise WorkerFailure(status) from problem
     delegate["sha256"] = digest.hexdigest()
+
+
+def delegate_policy(job: Job) -> Policy:
+    """What the delegate may open: its own folder and those of its libraries, the accelerator's nodes, and what was allowed."""
+    if job.delegate is None:
+        return Policy()
+    path = os.path.abspath(job.delegate)
+    folders = [os.path.dirname(each) for each in (path, os.path.realpath(path))]
+    # in the root folder, everything lies
+    own = [path if folder == "/" else folder for folder in folders]
+    settings = [] if job.settings is None else [os.path.abspath(job.settings)]
+    return Policy(
+        tuple(dict.fromkeys((*own, *settings, *map(os.path.abspath, job.library_path)))),
+        job.allow_paths,
+        (*job.device_nodes, *job.allow_paths),
+    )
+
+
+@contextlib.contextmanager
+def confined(job: Job, run: Run, worker: Worker, policy: Policy) -> Iterator[None]:
+    """Confine a worker before anything of the vendor's is in it; write down how, and at the end what it was refused."""
+    conditions = run["conditions"]
+    confinement = worker.confine(policy, required=not job.allow_unconfined)
+    conditions["confinement"] = {**confinement.to_json(), "allowed": list(map(wire.shown, job.allow_paths))}
+    conditions["escapes"] = [{"attempt": attempt, "refused": error} for attempt, error in confinement.escapes]
+    try:
+        yield
+    finally:
+        seen = worker.refused()
+        known = conditions.get("refused", [])
+        conditions["refused"] = None if seen is None or known is None else known + [each for each in seen if each not in known]
+
+
+def note_who_worked(run: Run, cpu_us: float, busy_us: float, timed_us: float) -> None:
+    """Write down how long the processor and the device's engines worked, beside how long the inferences took."""
+    if not timed_us:
+        return
+    conditions = run["conditions"]
+    conditions["cpu_share"] = cpu_us / timed_us
+    if busy_us:
+        conditions["engines"] = {"source": "drm-engine-* of the process's descriptors (fdinfo)", "busy_us": busy_us, "timed_us": timed_us}
+    if busy_us >= BUSY_SHARE * timed_us:
+        conditions["accelerator_busy"] = True

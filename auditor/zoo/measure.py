@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from auditor.errors import AuditError, UsageError
 from auditor.facts.elf import BadElf, read_elf
+from auditor.inference.wire import AUTO
 from auditor.model import visible
 from auditor.statistics import CONFIDENCE, Verdict, decide
 from auditor.zoo.catalogue import ZooModel, recognise
@@ -22,7 +23,8 @@ from auditor.zoo.rewrite import without_custom_deconvolution
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from auditor.inference.run import Run
+    from auditor.inference.native import Tools
+    from auditor.inference.run import Job, Run
     from auditor.zoo.catalogue import ZooVersion
     from auditor.zoo.graph import Graph
 
@@ -43,7 +45,7 @@ _PLANS = {BenchTime.PAGE: (3, 3, 20.0), BenchTime.ADAPTIVE: (3, 9, 1.0), BenchTi
 
 
 class NoRuntime(AuditError):  # noqa: N818  # what is missing is no error of the audit
-    """No TFLite runtime is installed that can run the zoo."""
+    """There is nothing that can run the zoo: no TFLite runtime, or not the tools that this delegate needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +60,11 @@ class ModelFile:
 
 @dataclass(frozen=True, slots=True)
 class Delegate:
-    """An external delegate's library and its options."""
+    """A delegate's library, and the options of an external one, or the settings file of a stable one."""
 
     path: str
     options: tuple[tuple[str, str], ...] = ()
+    settings: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,30 @@ def shared_library(path: str, options: tuple[tuple[str, str], ...] = ()) -> Dele
     except BadElf as error:
         raise UsageError(f"{label}: expected a shared library: {visible(str(error))}") from None
     return Delegate(path, options)
+
+
+def runner(delegate: Delegate | None, runtime: str) -> Tools | None:
+    """What measures the zoo: TFLite's own tools where both are there and no runtime was asked for, else (None) the embedded runner.
+
+    A stable delegate runs in the tools alone. Raises NoRuntime where it needs one that is not there, UsageError for an option that the
+    tools cannot be given.
+    """
+    from auditor.inference.native import find_tools, unpassable  # noqa: PLC0415  # only for those who measure
+
+    tools = find_tools()
+    if delegate is not None and delegate.settings is not None:
+        if tools is None:
+            raise NoRuntime("A stable delegate runs in benchmark_model alone: expected it on PATH, in /usr/local/bin or in /usr/bin.")
+        return tools
+    if runtime != AUTO or tools is None or tools.difference is None:
+        return None
+    dropped = unpassable(delegate.options) if delegate is not None else None
+    if dropped is not None:
+        raise UsageError(
+            f"--delegate-option {visible(dropped)[:200]}: {tools.benchmark} takes options as key:value;…, and would drop this one without"
+            " a word: expected values without ':' and ';', or another runner (--tflite ai-edge-litert)"
+        )
+    return tools
 
 
 def model_files(zoo: ZooVersion, given: str | None) -> tuple[ModelFile, ...]:
@@ -123,15 +150,17 @@ def measure_zoo(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Measure the models, interleaved, each time in fresh processes; yields (model name, run document) as each is done.
 
-    Raises NoRuntime where there is none to measure with.
+    Raises NoRuntime and UsageError as `runner` does, and NoRuntime where the embedded runner has no runtime.
     """
+    tools = runner(delegate, runtime)
     least, most, seconds = _PLANS[bench_time]
     documents: dict[str, list[dict[str, Any]]] = {file.model.name: [] for file in files}
     for turn in range(most):
         wanted = [file for file in files if _goes_on(documents[file.model.name], file.model, least)]
         for number, file in enumerate(wanted, 1):
             where = f"zoo: round {turn + 1}, model {number} of {len(wanted)}"
-            document = _measure(file, delegate, sandbox, seconds, runtime, functools.partial(_tell, progress, where))
+            job = _job(file, delegate, sandbox, seconds, runtime)
+            document = _measure(file, job, tools, functools.partial(_tell, progress, where))
             status = document["status"]
             if (status["outcome"], status["process"]) == ("runtime-missing", "reference"):  # no delegate is in that process
                 raise NoRuntime(f"no TFLite runtime: {visible(status['message'])}; install one: pip install 'crosml-audit[litert]'")
@@ -159,19 +188,17 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def _measure(
-    file: ModelFile, delegate: Delegate | None, sandbox: Sandbox, seconds: float, runtime: str, progress: Callable[[str], None]
-) -> dict[str, Any]:
-    from auditor.inference.embedded import measure  # noqa: PLC0415  # numpy, only for those who measure
-    from auditor.inference.run import Job  # noqa: PLC0415
+def _job(file: ModelFile, delegate: Delegate | None, sandbox: Sandbox, seconds: float, runtime: str) -> Job:
+    from auditor.inference.run import Job  # noqa: PLC0415  # only for those who measure
 
-    job = Job(
+    return Job(
         name=file.model.name,
         model=file.content,
         reference=_reference(file),
         origin=file.origin,
         delegate=delegate.path if delegate else None,
         options=delegate.options if delegate else (),
+        settings=delegate.settings if delegate else None,
         device_nodes=sandbox.device_nodes,
         allow_paths=sandbox.allow_paths,
         allow_unconfined=sandbox.allow_unconfined,
@@ -179,7 +206,12 @@ def _measure(
         min_seconds=seconds,
         warmup_seconds=min(0.5, seconds),
     )
-    run: Run = measure(job, progress)
+
+
+def _measure(file: ModelFile, job: Job, tools: Tools | None, progress: Callable[[str], None]) -> dict[str, Any]:
+    from auditor.inference import embedded, native  # noqa: PLC0415  # only for those who measure
+
+    run: Run = native.measure(job, tools, progress) if tools else embedded.measure(job, progress)
     try:
         graph = read_graph(file.content)
     except BadModel as error:
@@ -198,9 +230,15 @@ def _reference(file: ModelFile) -> bytes | None:
 
 
 def _macs(graph: Graph, run: Run) -> dict[str, int] | None:
-    """The model's multiply-accumulates, and those of the operators that the delegate took; None where that is not known."""
+    """The model's multiply-accumulates, and those of the operators that the delegate took; None where that is not known.
+
+    Where only their number is known, those that it left are taken for the largest: it took that much at least.
+    """
     if run["nodes"] is None:
         return None
+    if any(part["nodes"] is None for part in run["nodes"]["partitions"]):
+        largest = sorted((operator.macs for subgraph in graph.subgraphs for operator in subgraph.operators), reverse=True)
+        return {"total": graph.macs, "delegated": graph.macs - sum(largest[: run["nodes"]["total"] - run["nodes"]["delegated"]])}
     taken = {(part["subgraph"], node) for part in run["nodes"]["partitions"] for node in part["nodes"]}
     counted = sum(
         operator.macs

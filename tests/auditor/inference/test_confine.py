@@ -14,7 +14,7 @@ from auditor.inference.confinement import KernelState, not_refused
 from auditor.inference.embedded import measure
 from auditor.inference.escapes import REFUSALS
 from auditor.inference.process import Limits, Worker, WorkerFailure
-from auditor.inference.run import Job
+from auditor.inference.run import Job, delegate_policy
 from auditor.inference.wire import AUTO, Outcome
 
 QUICK = {"inputs": 2, "min_runs": 2, "min_seconds": 0, "warmup_seconds": 0}
@@ -271,10 +271,10 @@ def test_a_delegate_in_an_odd_folder(delegate, model, tmp_path):
 
 
 def test_in_the_root_folder_only_the_library_itself_is_opened(tmp_path):
-    assert embedded._policy(Job("chain", b"", delegate="/library.so")).readable == ("/library.so",)
+    assert delegate_policy(Job("chain", b"", delegate="/library.so")).readable == ("/library.so",)
     link = tmp_path / "link.so"
     link.symlink_to("/lib/real.so")
-    assert embedded._policy(Job("chain", b"", delegate=str(link))).readable == (str(tmp_path), os.path.realpath("/lib"))
+    assert delegate_policy(Job("chain", b"", delegate=str(link))).readable == (str(tmp_path), os.path.realpath("/lib"))
 
 
 def test_real_time_is_left():
