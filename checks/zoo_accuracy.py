@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from auditor.model import Answer, Level, Outcome, Owner, Remedy, check
+from auditor.model import Answer, Level, Outcome, Owner, Remedy, check, visible
 from auditor.statistics import Spread, pool, within
 from checks.zoo_golden import judge_images
 from checks.zoo_runs import cited, invalid, of_baseline, of_generated, of_stand_in
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from auditor.facts.types import Facts, ModelResult
     from auditor.model import ModelRun, Requirement
@@ -49,6 +49,11 @@ def baseline(facts: Facts, requirement: Requirement) -> Iterator[Answer]:
     Every timed output is compared, so a delegate cannot be exact while it is measured and fast while timed.
     The reference is the same runtime without the delegate, on one thread, with the runtime's default kernels (XNNPACK's where it has them,
     as inference_diff_eval has it). A custom operator that it does not know is replaced there by the builtin one that computes the same.
+
+    Where the device's own inference_diff_eval measured it, delegate, reference and comparison share a process, and its figures are a claim:
+    over the limit they fail. They pass only where the auditor's own comparison, of answers to two inputs that it drew for this run (one in
+    the timed process), with those of processes without the delegate, agrees; of both errors the worse counts. inference_diff_eval does not
+    say on which side a NaN was: where the auditor's own answers show none, that is unknown.
     """
     yield from of_baseline(facts, requirement, _judge)
 
@@ -112,10 +117,11 @@ def _judge(facts: Facts, result: ModelResult, runs: tuple[ModelRun, ...], requir
         return
     measured = [run.accuracy for run in runs if run.accuracy]
     if len(measured) < len(runs) or len(set(map(len, measured))) > 1:
-        yield Answer(Outcome.UNKNOWN, "not every output compared in every run", cited(result), remedy=Remedy.MORE_RUNS)
+        because = _notes([run for run in runs if not run.accuracy])
+        yield Answer(Outcome.UNKNOWN, "not every output compared in every run", cited(result), because, remedy=Remedy.MORE_RUNS)
         return
-    images = judge_images(runs)
-    answers = [_output(outputs, requirement, images) for outputs in zip(*measured, strict=True)]
+    images, note = judge_images(runs), _notes(runs)
+    answers = [_output(outputs, requirement, images, note) for outputs in zip(*measured, strict=True)]
     worst = min(answers, key=lambda answer: (Outcome.FAIL, Outcome.UNKNOWN, Outcome.PASS).index(answer.outcome))
     observed = "; ".join((*(answer.observed for answer in answers), _reference(runs)))
     yield Answer(worst.outcome, observed, cited(result), worst.because, remedy=worst.remedy)
@@ -126,7 +132,13 @@ def _reference(runs: tuple[ModelRun, ...]) -> str:
     return "reference: " + ", ".join(dict.fromkeys(f"{run.runtime}, {run.reference or 'kernels not recorded'}" for run in runs))
 
 
-def _output(runs: tuple[Any, ...], requirement: Requirement, images: Answer) -> Answer:
+def _notes(runs: Sequence[ModelRun]) -> str:
+    """What the runner noted on the accuracy of runs, each remark once."""
+    notes = [note for run in runs if isinstance(note := run.conditions.get("accuracy_note"), str)]
+    return visible("; ".join(dict.fromkeys(notes)))
+
+
+def _output(runs: tuple[Any, ...], requirement: Requirement, images: Answer, note: str) -> Answer:
     """The answer about one output, from its figures in every run, and from what golden images say of the first output."""
     name = f"output {runs[0]['index']}"
     if any(run["reference_nan_runs"] for run in runs):
@@ -139,7 +151,7 @@ def _output(runs: tuple[Any, ...], requirement: Requirement, images: Answer) -> 
     observed = f"{name}: avg_error {spread.mean:.3g} (limit {average:g}), std_dev {spread.deviation:.3g} (limit {deviation:g})"
     if not (within(spread.mean, average) and within(spread.deviation, deviation)):
         return Answer(Outcome.FAIL, observed)
-    void = _proves_nothing(runs, spread.mean)
+    void = _proves_nothing(runs, spread.mean, note)
     if not void:
         return Answer(Outcome.PASS, observed)
     if images.outcome is Outcome.PASS and runs[0]["index"] == 0:
@@ -147,10 +159,11 @@ def _output(runs: tuple[Any, ...], requirement: Requirement, images: Answer) -> 
     return Answer(Outcome.UNKNOWN, observed, because=f"{void} Golden images: {images.observed}.", remedy=Remedy.ZOO)
 
 
-def _proves_nothing(runs: tuple[Any, ...], error: float) -> str:
+def _proves_nothing(runs: tuple[Any, ...], error: float, note: str) -> str:
     """Why an error within the limit says nothing on these inputs; empty where it does."""
-    distance = min(run["two_input_distance"] or 0.0 for run in runs)
-    idle = min([distance, *(run["idle_error"] for run in runs if run.get("idle_error") is not None)])
+    if any(run["two_input_distance"] is None for run in runs):
+        return f"Nothing shows that answers to two different inputs differ by more than this error{f': {note}' if note else ''}."
+    idle = min(run[key] for run in runs for key in ("two_input_distance", "idle_error") if run.get(key) is not None)
     if error >= idle:
         return f"A delegate that computes nothing would be off by {idle:.3g} only: an error of this size proves nothing."
     correlations = [run["correlation"] for run in runs if run.get("correlation") is not None]

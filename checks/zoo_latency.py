@@ -43,6 +43,12 @@ def baseline(facts: Facts, requirement: Requirement) -> Iterator[Answer]:
 
     No verdict unless the delegate took 95 % of the model's multiply-accumulates, and no pass unless the accelerator was seen working: a
     delegate can compute on the CPU. Loading and the first inference are shown beside it and are not in it.
+
+    Where the device's own benchmark_model measured it, the process's own figure is the tool's mean, and the auditor's clock is around the
+    whole process, its start and all compiling included, over the inferences that the tool says there were: over the limit on a short run,
+    it may be within it on a long one (`--bench-time page`). What the delegate took is the tool's word, and each line of it must be there
+    once and fit the others. That a delegate ends that process early, with lines that it forged in the tool's name, or remembers the answer
+    to the one input of a process, is not excluded there; the embedded runner (`--tflite`) excludes it.
     """
     yield from of_baseline(facts, requirement, _judge)
 

@@ -20,6 +20,12 @@ DELEGATED_SHARE = 0.95
 
 RUN_BROKE = frozenset({"died", "exited", "timed-out", "cpu-exceeded", "protocol-error", "output-shape-mismatch", "out-of-memory"})
 RUN_REFUSED = frozenset({"delegate-create-failed", "prepare-failed", "invoke-failed"})
+NOT_MEASURED = {
+    "delegate-not-applied": "The device's own tool went on without the delegate, on the CPU: nothing of the delegate was measured.",
+    "tool-unusable": "The device's own tool cannot be used for this measurement.",
+    "output-unreadable": "What the device's own tool printed does not hold together (a line is missing, doubled or contradicted).",
+}
+"""Why a run of the native tools that did not come to its end says nothing about the delegate."""
 
 
 def of_baseline(facts: Facts, requirement: Requirement, judge: Callable[..., Iterator[Answer]]) -> Iterator[Answer]:
@@ -84,7 +90,7 @@ def invalid(facts: Facts, result: ModelResult, runs: tuple[ModelRun, ...], broke
         if unhindered:
             ended = "ended the inference process" if run.status in RUN_BROKE else "refused the model or failed in it"
             return Answer(broken, observed, evidence, f"The delegate {ended}.")
-        because = _hindrance(run) or "The model could not be run to the end."
+        because = _hindrance(run) or NOT_MEASURED.get(run.status, "The model could not be run to the end.")
         return Answer(Outcome.UNKNOWN, observed, evidence, because, remedy=Remedy.EVIDENCE, remediation=_way_out(run))
     shares = [run.delegated_macs for run in runs]
     known = [share for share in shares if share is not None]

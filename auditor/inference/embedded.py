@@ -25,7 +25,7 @@ from auditor.inference.conditions import conditions
 from auditor.inference.executor import Executor, Options
 from auditor.inference.fdinfo import busy_ns
 from auditor.inference.process import Loaded, Status, Worker, WorkerFailure
-from auditor.inference.run import Job, Run, blank, identify
+from auditor.inference.run import Job, Run, blank, identify, note_who_worked, noted
 from auditor.inference.wire import Claims, Outcome
 from auditor.statistics import spread
 from auditor.zoo import golden
@@ -48,10 +48,6 @@ if TYPE_CHECKING:
 
 MAX_POOL_BYTES = 256 << 20
 """Bytes of inputs and reference outputs that a run may hold; a model with large tensors gets fewer different inputs."""
-
-BUSY_SHARE = 0.1
-"""Of the time that inferences take, the share that a device's engines must have worked for the accelerator to count as seen working: a
-token job beside the work on the processor is less."""
 
 Progress: TypeAlias = Callable[[str], None]
 
@@ -166,26 +162,13 @@ def _test(job: Job, run: Run, pool: list[_Sample], photos: list[_Sample], genera
                 if not wanted or elapsed > job.max_seconds:
                     break
                 seen.add(sample, _timed(worker, run, sample))
-            _note_who_worked(run, busy_ns(engines, worker.engines()) / 1e3)
+            note_who_worked(run, sum(run["cpu_us"]), busy_ns(engines, worker.engines()) / 1e3, sum(run["bracket_us"]))
             worker.quit()
             run["worker_output"] = worker.output
     finally:
         run["accuracy"] = seen.accuracy()
         if run["golden"]:
             run["golden"] |= seen.golden()
-
-
-def _note_who_worked(run: Run, busy_us: float) -> None:
-    """Write down how long the processor and the device's engines worked, beside how long the inferences took."""
-    timed_us = sum(run["bracket_us"])
-    if not timed_us:
-        return
-    conditions = run["conditions"]
-    conditions["cpu_share"] = sum(run["cpu_us"]) / timed_us
-    if busy_us:
-        conditions["engines"] = {"source": "drm-engine-* of the process's descriptors (fdinfo)", "busy_us": busy_us, "timed_us": timed_us}
-    if busy_us >= BUSY_SHARE * timed_us:
-        conditions["accelerator_busy"] = True
 
 
 def _memory(job: Job, run: Run, pool: list[_Sample]) -> None:
@@ -210,18 +193,12 @@ def _memory(job: Job, run: Run, pool: list[_Sample]) -> None:
 
 @contextlib.contextmanager
 def _confined(job: Job, run: Run, role: str) -> Iterator[Executor]:
-    """Start a worker for the delegate, confined before anything of the vendor's is in it; write down how, and what it was refused."""
-    conditions = run["conditions"]
-    with Executor(job.model, replace(job, runtime=_runtime(run)), job.limits, role) as executor:
-        confinement = executor.confinement
-        conditions["confinement"] = {**confinement.to_json(), "allowed": list(map(wire.shown, job.allow_paths))}
-        conditions["escapes"] = [{"attempt": attempt, "refused": error} for attempt, error in confinement.escapes]
-        try:
-            yield executor
-        finally:
-            seen = executor.worker.refused()
-            known = conditions.get("refused", [])
-            conditions["refused"] = None if seen is None or known is None else known + [each for each in seen if each not in known]
+    """Start a worker for the delegate, confined."""
+    with (
+        Executor(job.model, replace(job, runtime=_runtime(run)), job.limits, role) as executor,
+        noted(job, run, executor.worker, executor.confinement),
+    ):
+        yield executor
 
 
 def _warm_up(job: Job, worker: Worker, inputs: bytes) -> int:

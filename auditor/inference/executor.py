@@ -31,6 +31,8 @@ class Options:
 
     delegate: str | None = None
     options: tuple[tuple[str, str], ...] = ()
+    settings: str | None = None
+    """The settings file of a stable delegate, which only the native tools can load; `delegate` is then the library that it names."""
     library_path: tuple[str, ...] = ()
     device_nodes: tuple[str, ...] = ()
     """The accelerator's nodes: what the delegate may open beside libraries, its own folder and a folder to write to."""
@@ -106,5 +108,6 @@ def policy(options: Options) -> Policy:
     folders = [os.path.dirname(each) for each in (path, os.path.realpath(path))]
     # in the root folder, everything lies
     own = [path if folder == "/" else folder for folder in folders]
-    libraries = map(os.path.abspath, options.library_path)
-    return Policy(tuple(dict.fromkeys((*own, *libraries))), options.allow_paths, (*options.device_nodes, *options.allow_paths))
+    settings = [] if options.settings is None else [options.settings]
+    more = map(os.path.abspath, (*settings, *options.library_path))
+    return Policy(tuple(dict.fromkeys((*own, *more))), options.allow_paths, (*options.device_nodes, *options.allow_paths))

@@ -5,15 +5,15 @@ spoil is null. Whatever happens to a worker, there is a document; what was measu
 
     schema        "crosml-audit/run/1"
     model         {name, sha256, origin, bytes}
-    runner        "embedded"
+    runner        "embedded" | "native": TFLite's own tools (native.py says what of the following is another thing there)
     runtime       {name, version} of the TFLite runtime | null if no worker came that far
     python        version of Python in the workers | null
     threads       given to the interpreter of test and memory; the reference has one
     xnnpack       whether the runtime's own XNNPACK delegate took what the delegate left (in all three workers)
     delegate      {path, sha256 | null, options, name: of its kernel | null} | null without one
-    status        {outcome (wire.Outcome), process: reference|test|memory, stage, signal, exit, message}
-    nodes         {total: operators in the file, delegated, partitions: [{subgraph, name, nodes: indexes of operators}]}
-                  | null without a delegate, or before it was applied
+    status        {outcome (wire.Outcome), process: reference|test|memory|accuracy, stage, signal, exit, message}
+    nodes         {total: operators in the file, delegated, partitions: [{subgraph, name, nodes: indexes of operators | null where only
+                  their number is known}]} | null without a delegate, or before it was applied
     seed, inputs  of the random inputs; how many different ones there were. The first `inputs` samples are each of an input that
                   the worker had never seen
     init_us       load of delegate and model, delegate applied, tensors allocated (bracket) | null
@@ -41,8 +41,8 @@ spoil is null. Whatever happens to a worker, there is a document; what was measu
                   process's descriptors were seen to hold of device memory (fdinfo.py), null where that could not be read
     conditions    {before, after}: see conditions.py; and where a worker for the delegate was started:
       confinement {state: confined|unconfined, problems, landlock_abi, no_new_privs, seccomp, capabilities, refusals_seen, readable,
-                  writable, devices, allowed: of these paths, those that were asked for}: as the controller read it of the kernel, before
-                  anything of the vendor's was loaded
+                  writable, devices, executable, allowed: of these paths, those that were asked for}: as the controller read it of the
+                  kernel, before anything of the vendor's was loaded
       operators   {runtime, model}: digests of the operators that each has and needs (operators.py); no model where we cannot read it
       escapes     [{attempt, refused: name of the errno | null}]: attempts to get out that the auditor made in that same process
       cpu_share   processor time of the timed inferences over their brackets: about 1 for each thread that computes or waits busily
@@ -54,19 +54,29 @@ spoil is null. Whatever happens to a worker, there is a document; what was measu
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from dataclasses import dataclass, field
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from auditor.inference import wire
 from auditor.inference.executor import Options
-from auditor.inference.process import Limits, Status, WorkerFailure
+from auditor.inference.process import Limits, Status, Worker, WorkerFailure
 from auditor.inference.wire import Outcome
 from auditor.zoo.golden import GoldenSet
 from auditor.zoo.protocol import MAX_SECONDS, MIN_SECONDS, RUNS, WARMUP_SECONDS
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from auditor.inference.confinement import Confinement
+
 SCHEMA = "crosml-audit/run/1"
+
+BUSY_SHARE = 0.1
+"""Of the time that inferences take, the share that a device's engines must have worked for the accelerator to count as seen working: a
+token job beside the work on the processor is less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,3 +183,29 @@ def identify(job: Job, run: Run) -> None:
         status = Status(Outcome.DELEGATE_MISSING, stage="load", message=wire.bounded(str(problem)))
         raise WorkerFailure(status) from problem
     delegate["sha256"] = digest.hexdigest()
+
+
+@contextlib.contextmanager
+def noted(job: Job, run: Run, worker: Worker, confinement: Confinement) -> Iterator[None]:
+    """Write down how a worker is confined before anything of the vendor's is in it, and at the end what it was refused."""
+    conditions = run["conditions"]
+    conditions["confinement"] = {**confinement.to_json(), "allowed": list(map(wire.shown, job.allow_paths))}
+    conditions["escapes"] = [{"attempt": attempt, "refused": error} for attempt, error in confinement.escapes]
+    try:
+        yield
+    finally:
+        seen = worker.refused()
+        known = conditions.get("refused", [])
+        conditions["refused"] = None if seen is None or known is None else known + [each for each in seen if each not in known]
+
+
+def note_who_worked(run: Run, cpu_us: float, busy_us: float, timed_us: float) -> None:
+    """Write down how long the processor and the device's engines worked, beside how long the inferences took."""
+    if not timed_us:
+        return
+    conditions = run["conditions"]
+    conditions["cpu_share"] = cpu_us / timed_us
+    if busy_us:
+        conditions["engines"] = {"source": "drm-engine-* of the process's descriptors (fdinfo)", "busy_us": busy_us, "timed_us": timed_us}
+    if busy_us >= BUSY_SHARE * timed_us:
+        conditions["accelerator_busy"] = True

@@ -15,11 +15,21 @@ runtime or the vendor prints goes to the standard descriptors and never mixes wi
     picture   {descriptor, width, height, crop} -> {}, payload: pixels; after a hello for Pillow (decoding.py)
     quit                                  -> {}
 
+A worker that is to become one of TFLite's own tools stands apart: it is the child of a small process of ours, which outlives it. That one
+answers once the tool has ended, with what the kernel says of it: nothing of the tool's can. It also is the tool's only parent, since the
+greatest resident size in getrusage(2) survives execve, and a tool that a large process started would call that size its own. Then it is
+
+    pid                                   -> {pid}
+    confine, escape                       as above
+    become    {arguments}                 -> {exit, signal, cpu_ns: with the worker's own, peak_bytes}
+
 A request that fails is answered with {error: {outcome, stage, message}}.
 """
 
 from __future__ import annotations
 
+import ctypes
+import json
 import os
 import platform
 import select
@@ -35,13 +45,16 @@ from auditor.inference.delegate import WrappedDelegate
 from auditor.inference.wire import AUTO, PILLOW, RUNTIMES, Outcome, RequestError
 from auditor.zoo.protocol import TensorSpec
 
+_SET_PARENT_DEATH_SIGNAL = 1
+
 
 class Session:
     """The state of one worker: what is loaded so far."""
 
-    def __init__(self, requests: int = -1) -> None:
-        """Answer what comes from `requests`, whose end is the end of this process."""
+    def __init__(self, requests: int = -1, parent: int | None = None) -> None:
+        """Answer what comes from `requests`, whose end is the end of this process; `parent` is the pipe to it where that is ours."""
         self._requests = requests
+        self._parent = parent
         self._policy = confine.Policy()
         self._listener: int | None = None
         self._runtime: Any = None
@@ -82,7 +95,8 @@ class Session:
             # whoever holds it could answer for the controller
             os.close(self._listener)
         tried = escapes.attempts(header["scratch"], self._policy)
-        threading.Thread(target=_end_with_controller, args=(self._requests,), daemon=True).start()
+        if self._parent is None:
+            threading.Thread(target=_end_with_controller, args=(self._requests,), daemon=True).start()
         return {"escapes": tried}, b""
 
     def do_operators(self, _header: dict[str, Any], _payload: bytes) -> tuple[dict[str, Any], bytes]:
@@ -97,6 +111,21 @@ class Session:
             return True
 
         return {"operators": operators.present(accepts)}, b""
+
+    def do_pid(self, _header: dict[str, Any], _payload: bytes) -> tuple[dict[str, Any], bytes]:
+        """Say who this is."""
+        return {"pid": os.getpid()}, b""
+
+    def do_become(self, header: dict[str, Any], _payload: bytes) -> tuple[dict[str, Any], bytes]:
+        """Be another program from now on; the parent answers, also where that cannot be."""
+        assert self._parent is not None
+        arguments = header["arguments"]
+        os.write(self._parent, json.dumps({"id": header["id"]}).encode() + b"\n")
+        try:
+            os.execve(arguments[0], arguments, os.environ)  # noqa: S606 - Landlock and the controller say which, and once
+        except (OSError, ValueError) as problem:
+            os.write(self._parent, json.dumps({"error": str(problem)}).encode() + b"\n")
+        os._exit(1)
 
     def do_delegate(self, header: dict[str, Any], _payload: bytes) -> tuple[dict[str, Any], bytes]:
         """Load the vendor's library and create its delegate."""
@@ -233,9 +262,53 @@ def _write(descriptor: int, frame: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
-def main(requests: int, replies: int) -> NoReturn:
+def _stand_apart(requests: int, replies: int) -> int:
+    """Go on in a child, and return its pipe to the parent."""
+    told, telling = os.pipe()
+    child = os.fork()
+    if child:
+        os.close(telling)
+        _answer_for(child, requests, replies, told)
+    os.close(told)
+    # what it becomes gets none of these
+    for descriptor in (requests, replies):
+        os.set_inheritable(descriptor, False)
+    ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
+    return telling
+
+
+def _answer_for(child: int, requests: int, replies: int, told: int) -> NoReturn:
+    """Wait for the end of a child, or of the controller, which ends both; then tell how a child ended that became something else."""
+    process = os.pidfd_open(child)
+    poll = select.poll()
+    poll.register(requests, 0)
+    poll.register(process, select.POLLIN)
+    if process not in dict(poll.poll()):
+        signal.pidfd_send_signal(process, signal.SIGKILL)
+        os.kill(0, signal.SIGKILL)
+    _child, status, used = os.wait4(child, 0)
+    with open(told, "rb") as file:
+        said: dict[str, Any] = {}
+        for line in file.read(1 << 16).splitlines():
+            said |= json.loads(line)
+    if "id" not in said:
+        os._exit(1)
+    code = os.waitstatus_to_exitcode(status)
+    reply: dict[str, Any] = {
+        "exit": code if code >= 0 else None,
+        "signal": -code if code < 0 else None,
+        "cpu_ns": round((used.ru_utime + used.ru_stime) * 1e9),
+        "peak_bytes": used.ru_maxrss * 1024,
+    }
+    if "error" in said:
+        reply = {"error": {"outcome": Outcome.TOOL_UNUSABLE.value, "stage": "become", "message": said["error"]}}
+    _write(replies, wire.pack({"id": said["id"], **reply}))
+    os._exit(0)
+
+
+def main(requests: int, replies: int, *, apart: bool = False) -> NoReturn:
     """Answer the requests that arrive on one descriptor, on the other, until told to quit."""
-    session = Session(requests)
+    session = Session(requests, _stand_apart(requests, replies) if apart else None)
     done = False
     while not done:
         header_size, payload_size = wire.lengths(_read(requests, wire.LENGTHS.size))

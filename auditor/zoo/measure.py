@@ -9,7 +9,7 @@ import math
 import os
 import statistics
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from auditor.errors import AuditError, UsageError
@@ -17,6 +17,7 @@ from auditor.facts.elf import BadElf, read_elf
 from auditor.facts.reading import parse
 from auditor.facts.runs import model_result, read_run
 from auditor.facts.types import Ok
+from auditor.inference.wire import AUTO
 from auditor.model import visible
 from auditor.statistics import LOOKS, Verdict, further, judge
 from auditor.zoo.catalogue import ZooModel, recognise
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from auditor.facts.types import Fact
-    from auditor.inference.run import Run
+    from auditor.inference.native import Tools
+    from auditor.inference.run import Job, Run
     from auditor.model import ModelRun
     from auditor.zoo.catalogue import ZooVersion
     from auditor.zoo.graph import Graph
@@ -67,7 +69,7 @@ PLANS = {
 
 
 class NoRuntime(AuditError):  # noqa: N818  # what is missing is no error of the audit
-    """No TFLite runtime is installed that can run the zoo."""
+    """There is nothing that can run the zoo: no TFLite runtime, or not the tools that this delegate needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +85,11 @@ class ModelFile:
 
 @dataclass(frozen=True, slots=True)
 class Delegate:
-    """An external delegate's library and its options."""
+    """A delegate's library, and the options of an external one, or the settings file of a stable one."""
 
     path: str
     options: tuple[tuple[str, str], ...] = ()
+    settings: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +117,30 @@ def shared_library(path: str, options: tuple[tuple[str, str], ...] = ()) -> Dele
     except BadElf as error:
         raise UsageError(f"{label}: expected a shared library: {visible(str(error))}") from None
     return Delegate(path, options)
+
+
+def runner(delegate: Delegate | None, runtime: str) -> Tools | None:
+    """What measures the zoo: TFLite's own tools where both are there and no runtime was asked for, else (None) the embedded runner.
+
+    A stable delegate runs in the tools alone. Raises NoRuntime where it needs one that is not there, UsageError for an option that the
+    tools cannot be given.
+    """
+    from auditor.inference.native import find_tools, unpassable  # noqa: PLC0415  # only for those who measure
+
+    tools = find_tools()
+    if delegate is not None and delegate.settings is not None:
+        if tools is None:
+            raise NoRuntime("A stable delegate runs in benchmark_model alone: expected it on PATH, in /usr/local/bin or in /usr/bin.")
+        return tools
+    if runtime != AUTO or tools is None or tools.difference is None:
+        return None
+    dropped = unpassable(delegate.options) if delegate is not None else None
+    if dropped is not None:
+        raise UsageError(
+            f"--delegate-option {visible(dropped)[:200]}: {tools.benchmark} takes options as key:value;…, and would drop this one without"
+            " a word: expected values without ':' and ';', or another runner (--tflite ai-edge-litert)"
+        )
+    return tools
 
 
 def model_files(zoo: ZooVersion, given: str | None) -> tuple[ModelFile, ...]:
@@ -149,10 +176,11 @@ def measure_zoo(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Measure the models, interleaved, each time in fresh processes; yields (model name, run document) as each is done.
 
-    Raises NoRuntime where there is none to measure with.
+    Raises NoRuntime and UsageError as `runner` does, and NoRuntime where the embedded runner has no runtime.
     """
+    tools = runner(delegate, runtime)
     plan = PLANS[bench_time]
-    golden = _golden_sets(files, sandbox, progress)
+    golden = {} if tools else _golden_sets(files, sandbox, progress)
     runs: dict[str, list[Fact[ModelRun]]] = {file.model.name: [] for file in files}
     took: dict[str, list[float]] = {file.model.name: [] for file in files}
     for turn in range(plan.most):
@@ -161,8 +189,8 @@ def measure_zoo(
             left = {each.model.name: _runs_left(runs[each.model.name], each.model, plan) for each in files}
             where = f"zoo: round {turn + 1}, model {number} of {len(wanted)}{_time_left(took, left, at_least=turn < plan.least)}"
             started = time.monotonic()
-            tell = functools.partial(_tell, progress, where)
-            document = _measure(file, golden.get(file.model.name), delegate, sandbox, plan, runtime, tell)
+            job = _job(file, golden.get(file.model.name), delegate, sandbox, plan, runtime)
+            document = _measure(file, job, tools, functools.partial(_tell, progress, where))
             status = document["status"]
             if (status["outcome"], status["process"]) == ("runtime-missing", "reference"):  # no delegate is in that process
                 raise NoRuntime(f"no TFLite runtime: {visible(status['message'])}; install one: pip install 'crosml-audit[litert]'")
@@ -238,25 +266,17 @@ def _golden_set(file: ModelFile, frame: Frame, pictures: Sequence[Picture], note
     return GoldenSet(file.model.golden, chosen, note, scale if math.isfinite(scale) else 0.0, zero_point)
 
 
-def _measure(
-    file: ModelFile,
-    golden: GoldenSet | None,
-    delegate: Delegate | None,
-    sandbox: Sandbox,
-    plan: Plan,
-    runtime: str,
-    progress: Callable[[str], None],
-) -> dict[str, Any]:
-    from auditor.inference.embedded import measure  # noqa: PLC0415  # numpy, only for those who measure
-    from auditor.inference.run import Job  # noqa: PLC0415
+def _job(file: ModelFile, golden: GoldenSet | None, delegate: Delegate | None, sandbox: Sandbox, plan: Plan, runtime: str) -> Job:
+    from auditor.inference.run import Job  # noqa: PLC0415  # only for those who measure
 
-    job = Job(
+    return Job(
         name=file.model.name,
         model=file.content,
         reference=_reference(file),
         origin=file.origin,
         delegate=delegate.path if delegate else None,
         options=delegate.options if delegate else (),
+        settings=delegate.settings if delegate else None,
         device_nodes=sandbox.device_nodes,
         allow_paths=sandbox.allow_paths,
         allow_unconfined=sandbox.allow_unconfined,
@@ -265,7 +285,12 @@ def _measure(
         warmup_seconds=min(WARMUP_SECONDS, plan.seconds),
         golden=golden,
     )
-    run: Run = measure(replace(job, min_runs=min(job.min_runs, plan.inferences)), progress)
+
+
+def _measure(file: ModelFile, job: Job, tools: Tools | None, progress: Callable[[str], None]) -> dict[str, Any]:
+    from auditor.inference import embedded, native  # noqa: PLC0415  # only for those who measure
+
+    run: Run = native.measure(job, tools, progress) if tools else embedded.measure(job, progress)
     try:
         graph = read_graph(file.content)
     except BadModel as error:
@@ -284,9 +309,15 @@ def _reference(file: ModelFile) -> bytes | None:
 
 
 def _macs(graph: Graph, run: Run) -> dict[str, int] | None:
-    """The model's multiply-accumulates, and those of the operators that the delegate took; None where that is not known."""
+    """The model's multiply-accumulates, and those of the operators that the delegate took; None where that is not known.
+
+    Where only their number is known, those that it left are taken for the largest: it took that much at least.
+    """
     if run["nodes"] is None:
         return None
+    if any(part["nodes"] is None for part in run["nodes"]["partitions"]):
+        largest = sorted((operator.macs for subgraph in graph.subgraphs for operator in subgraph.operators), reverse=True)
+        return {"total": graph.macs, "delegated": graph.macs - sum(largest[: run["nodes"]["total"] - run["nodes"]["delegated"]])}
     taken = {(part["subgraph"], node) for part in run["nodes"]["partitions"] for node in part["nodes"]}
     counted = sum(
         operator.macs
