@@ -190,7 +190,7 @@ def measure_zoo(
             where = f"zoo: round {turn + 1}, model {number} of {len(wanted)}{_time_left(took, left, at_least=turn < plan.least)}"
             started = time.monotonic()
             job = _job(file, golden.get(file.model.name), delegate, sandbox, plan, runtime)
-            document = _measure(file, job, tools, functools.partial(_tell, progress, where))
+            document = _measure(file, job, tools, plan, functools.partial(_tell, progress, where))
             status = document["status"]
             if (status["outcome"], status["process"]) == ("runtime-missing", "reference"):  # no delegate is in that process
                 raise NoRuntime(f"no TFLite runtime: {visible(status['message'])}; install one: pip install 'crosml-audit[litert]'")
@@ -287,10 +287,13 @@ def _job(file: ModelFile, golden: GoldenSet | None, delegate: Delegate | None, s
     )
 
 
-def _measure(file: ModelFile, job: Job, tools: Tools | None, progress: Callable[[str], None]) -> dict[str, Any]:
+def _measure(file: ModelFile, job: Job, tools: Tools | None, plan: Plan, progress: Callable[[str], None]) -> dict[str, Any]:
     from auditor.inference import embedded, native  # noqa: PLC0415  # only for those who measure
 
-    run: Run = native.measure(job, tools, progress) if tools else embedded.measure(job, progress)
+    if tools:
+        run: Run = native.measure(job, tools, progress)
+    else:
+        run = embedded.measure(replace(job, min_runs=min(job.min_runs, plan.inferences)), progress)
     try:
         graph = read_graph(file.content)
     except BadModel as error:
