@@ -206,6 +206,8 @@ class Module:
     needs: Fact[tuple[str, ...]]
     """The files of the modules that are loaded before it, as modules.dep names them: below the folder of the kernel's modules, or absolute.
     Missing(ABSENT) for a driver that is built in, and where depmod never ran."""
+    needs_taint: Mapping[str, Fact[str]] = field(default_factory=dict)
+    """The taint letters of those, by name, and of those that its own file says it depends on."""
 
 
 # --- accelerators ------------------------------------------------------------------------------------------------------------------------
