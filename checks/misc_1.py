@@ -36,7 +36,8 @@ def closure(facts: Facts) -> Iterator[Answer]:
 
     Counted are the apparent sizes of the delegate, of every library that it needs or says that it opens, and of the vendor's own files
     whose names it spells, each inode once. Not counted: the operating system's C and C++ run time and the image's TFLite runtime, by
-    name and only in a system library folder (a vendor's own `libm.so.6` counts), and what `--base-image` lists. All of these are named.
+    name and only in a system library folder (a vendor's own `libm.so.6` counts, and so does one of 32 MB and more), and what
+    `--base-image` lists. All of these are named.
 
     It passes only if everything that may be loaded stays below the limit: also libraries that are found elsewhere by names in the
     driver's bytes, all other ELF files in the vendor's folders and below, in its package below /opt, and in folders that a driver in a
@@ -88,8 +89,8 @@ def packed(facts: Facts) -> Iterator[Answer]:
 
     A packed executable maps few bytes of its file and takes many in memory: more than twice as many, and 16 MB more. It fails where the
     certain files so take 64 MB or more, and is unknown below that, since large zeroed buffers look the same; so is a file that UPX marked.
-    An archive or a compressed image beside the driver (zip, gzip, xz, zstd, lz4, 7z, squashfs, ar) may hold libraries, which makes it
-    unknown. Packed data inside a library is not seen.
+    An archive or a compressed image beside the driver (zip, gzip, xz, zstd, lz4, 7z, squashfs, ar) may hold libraries, and LLVM bitcode
+    becomes code, which makes it unknown. Packed data inside a library is not seen.
     """
     found, counted = facts.closure.open(), _counted(facts)
     if listed := _listed_driver(facts):

@@ -94,8 +94,9 @@ _ARCHIVES = {
     b"7z\xbc\xaf": "7z",
     b"hsqs": "squashfs",
     b"!<ar": "ar",
+    b"BC\xc0\xde": "LLVM bitcode",
 }
-"""First bytes of packed files."""
+"""First bytes of packed files, and of code that is compiled when it is loaded."""
 
 _MARKS = (*FIRMWARE_MARKS, *DOWNLOAD_MARKS, PACKED_MARK)
 
@@ -271,7 +272,7 @@ class _Search:
         if magic in _ARCHIVES:
             return Archive(printable(stat.real), stat.size, _ARCHIVES[magic])
         file = self.file(path) if magic == elves.MAGIC else None
-        return file if file and file.elf and file.elf.type in elves.LOADABLE else None
+        return file if file and file.elf and (file.elf.type in elves.LOADABLE or ".ko" not in _last(path)) else None
 
     def folders(self, folder: str) -> dict[str, str]:
         """The folders in a folder, by name, each resolved; nothing whose name is a library's is looked at."""

@@ -38,6 +38,7 @@ _GOES_ON = re.compile(r"\bignore_corruption\b|\berror_behavior=(2|none)\b")
 """A verity table that lets damaged blocks through."""
 
 _PINNED = re.compile(r"LoadPin: \S+ \((\d+:\d+)\): (read-only|writable)\b")
+_STARTED = re.compile(r"LoadPin: ready to pin \(currently ((?:not )?enforcing)\)")
 _ENGAGED = "LoadPin: load pinning engaged."
 
 
@@ -158,10 +159,19 @@ def _enforcing(device: Device, kernel: Kernel, log: Fact[str]) -> Fact[bool]:
         return modules
     if not loaded:
         return Missing(Status.ABSENT, proof, "this kernel has no LoadPin")
-    engaged = parse(log, lambda text: any(_said(line, _ENGAGED) for line in text.splitlines()))
-    if isinstance(engaged, Ok) and not engaged.value:
-        return Missing(Status.FAILED, all_of(engaged), "neither a sysctl nor the kernel's log says whether LoadPin enforces", Remedy.LIVE)
-    return engaged
+    return parse(log, _engaged)
+
+
+def _engaged(log: str) -> bool:
+    """What the log says where there is no sysctl: how LoadPin was started, and that it pinned what cannot be written.
+
+    That it is engaged it says whether it enforces or not, so both lines are needed; nothing changes the former without a sysctl.
+    """
+    lines = log.splitlines()
+    started = {match[1] for line in lines if _said(line, "LoadPin: ") and (match := _STARTED.search(line))}
+    if len(started) != 1 or not any(_said(line, _ENGAGED) for line in lines):
+        raise ValueError("neither a sysctl nor the kernel's log says whether LoadPin enforces")
+    return started == {"enforcing"}
 
 
 def _said(line: str, text: str) -> bool:
@@ -176,10 +186,12 @@ def _excluded(parameters: tuple[str, ...]) -> frozenset[str]:
 
 def _pinned(log: str) -> Pin:
     """The first file system that something was loaded from. Once it is unmounted while enforcing, nothing can be loaded at all."""
-    found = [match for line in log.splitlines() if _said(line, "LoadPin: ") and (match := _PINNED.search(line))]
+    found = {match.groups() for line in log.splitlines() if _said(line, "LoadPin: ") and (match := _PINNED.search(line))}
     if not found:
         raise ValueError("the kernel's log does not say what LoadPin pinned")
-    device, state = found[-1].groups()
+    if len(found) > 1:  # a module can write such a line as well
+        raise ValueError("the kernel's log says twice what LoadPin pinned, each time another")
+    ((device, state),) = found
     return Pin(device, state == "read-only")
 
 

@@ -224,6 +224,24 @@ def test_both_names_of_the_sysctl(name, value):
     assert loading(text(record, f"/proc/sys/kernel/loadpin/{name}", value)).loadpin.enforcing.open() is (value == "1")
 
 
+def test_an_old_kernel_that_was_told_not_to_enforce_says_engaged_all_the_same():
+    """Evasion: loadpin.enabled=0. That what is pinned cannot be written is reported either way (check_pinning_enforcement)."""
+    record = text(without_sysctl(laptop()), "/sys/kernel/security/lsm", "loadpin")
+    for log, enforcing in ((LOG, True), (LOG.replace("currently enforcing", "currently not enforcing"), False)):
+        found = loading(answered(record, {base.kernel_log(): Reply(Status.OK, log.encode())})).loadpin.enforcing
+        assert found.open() is enforcing
+    rolled_over = LOG.partition("\n")[2]  # the beginning of the log is gone
+    found = loading(answered(record, {base.kernel_log(): Reply(Status.OK, rolled_over.encode())})).loadpin.enforcing
+    assert found.status is Status.FAILED
+
+
+def test_two_words_on_what_loadpin_pinned_are_none():
+    """Evasion: a module of the vendor's that writes such a line itself."""
+    found = logged(LOG.replace("LoadPin: dm-0", "LoadPin: sda1 (8:1): writable\nLoadPin: dm-0")).loadpin.pinned
+    assert (found.status, "says twice" in found.note) == (Status.FAILED, True)
+    assert logged(LOG * 2).loadpin.pinned.open() == Pin("253:0", read_only=True)
+
+
 def test_an_old_kernel_says_so_in_its_log_alone():
     record = without_sysctl(laptop())
     assert loading(text(record, "/sys/kernel/security/lsm", "loadpin")).loadpin.enforcing.open()
