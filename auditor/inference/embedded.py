@@ -20,7 +20,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from auditor.inference import wire
-from auditor.inference.conditions import conditions
+from auditor.inference.conditions import conditions, mean_power, read_power
 from auditor.inference.confine import Policy
 from auditor.inference.fdinfo import busy_ns
 from auditor.inference.process import Loaded, Status, Worker, WorkerFailure
@@ -122,7 +122,7 @@ def _test(job: Job, run: Run, pool: list[_Sample], generator: np.random.Generato
             run["init_us"] = ns / 1e3
             _note_claims(run, loaded.claims, job.model)
             run["first_us"] = _warm_up(job, worker, _draw(loaded, generator)) / 1e3
-            engines = worker.engines()
+            engines, power = worker.engines(), read_power()
             started = time.monotonic()
             for sample in _endless(pool, generator):
                 elapsed = time.monotonic() - started
@@ -130,6 +130,9 @@ def _test(job: Job, run: Run, pool: list[_Sample], generator: np.random.Generato
                 if not wanted or elapsed > job.max_seconds:
                     break
                 errors.append(_timed(worker, run, sample))
+            drawn = mean_power(power, read_power())
+            if drawn:
+                run["conditions"]["power"] = drawn
             _note_who_worked(run, busy_ns(engines, worker.engines()) / 1e3)
             worker.quit()
             run["worker_output"] = worker.output
