@@ -32,6 +32,7 @@ test-dut: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	for each in benchmarks/*.py; do echo "== $$each"; $(BIN)/python $$each || exit 1; done
+	if test -e .venv-tflite/.dev; then echo "== on tflite-runtime"; .venv-tflite/bin/python benchmarks/invoke.py; fi
 
 docs: $(VENV)/.dev
 	$(BIN)/python -m auditor.manual docs/checks

@@ -67,7 +67,7 @@ Manifest = Annotated[
     str | None, typer.Option("--zoo-manifest", metavar="FILE", help="Pinned digests of model files, as sha256sum writes them.")
 ]
 Requirements = Annotated[str, typer.Option("--requirements", metavar="SET", help="The requirement set: a shipped name, or a .toml file.")]
-BenchTime = Annotated[Bench, typer.Option("--bench-time", help="How long to measure: the page's 20 s, as needed, or a glance.")]
+BenchTime = Annotated[Bench, typer.Option("--bench-time", help="Seconds in each of 3 to 9 processes: the page's 20, or 0.5; or a glance.")]
 Runtime = Annotated[TFLite, typer.Option("--tflite", help="The TFLite runtime that runs the zoo.")]
 TrustRoots = Annotated[
     list[str],

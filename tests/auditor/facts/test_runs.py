@@ -15,6 +15,7 @@ from auditor.facts.types import Missing, Ok, Plan
 from auditor.model import Remedy, Status, ZooModelUsed
 from auditor.sources import base
 from auditor.sources.base import Reply
+from auditor.statistics import CONFIDENCE, NO_DRIFT, student_interval
 
 SHA = "ab" * 32
 OUTPUT = {
@@ -309,3 +310,48 @@ def test_no_document_makes_reading_raise_or_gives_an_odd_figure(changes):
         assert each.memory is None or all(size >= 0 for size in each.memory.values())
         for value in (each.latency_us, each.bracket_us, each.init_us, each.first_us, each.cpu_us):
             assert value is None or 0 <= value < math.inf
+
+
+# --- drift, and the rule that stops the measurement --------------------------------------------------------------------------------------
+
+
+def test_thirds_are_of_the_clock_that_is_judged():
+    times = {"samples_us": [100.0] * 7, "bracket_us": [110.0, 110.0, 120.0, 130.0, 140.0, 150.0, 150.0], "overhead_us": 10.0}
+    each = run(**times).open()
+    assert each.bracket_us == 120.0
+    assert each.thirds_us == (100.0, 120.0, 140.0)
+    assert run(samples_us=[1.0, 1.0], bracket_us=[2.0, 2.0]).open().thirds_us is None  # no thirds of two
+    assert run(samples_us=[], bracket_us=[]).open().thirds_us is None
+
+
+@given(st.lists(st.floats(0, 1e7), min_size=3, max_size=40), st.floats(0, 1e6))
+def test_thirds_have_the_mean_that_is_judged(brackets, overhead):
+    each = run(samples_us=[0.0] * len(brackets), bracket_us=brackets, overhead_us=overhead).open()
+    third = len(brackets) // 3
+    if min(each.thirds_us) > 0:  # what lies below zero is cut there
+        first, middle, last = each.thirds_us
+        mean = (third * (first + last) + (len(brackets) - 2 * third) * middle) / len(brackets)
+        assert mean == pytest.approx(each.bracket_us, rel=1e-6, abs=1e-3)
+
+
+def rising(mean, change):
+    times = [mean * (1 - change / 2)] * 3 + [mean] * 3 + [mean * (1 + change / 2)] * 3
+    return document(samples_us=[1.0] * 9, bracket_us=times, overhead_us=None)
+
+
+def test_throttling_is_seen_over_processes():
+    (result,) = results(rising(100.0, 0.2), rising(101.0, 0.21), rising(100.5, 0.19))
+    assert result.drift.within == pytest.approx(0.22, abs=0.02)
+    assert result.drift.late == pytest.approx(0.1, abs=0.01)
+    (steady,) = results(rising(100.0, 0.01), rising(101.0, -0.01), rising(100.5, 0.0))
+    assert steady.drift == NO_DRIFT
+
+
+def test_a_run_without_samples_leaves_the_drift_within_unknown():
+    (result,) = results(rising(100.0, 0.2), rising(100.1, 0.2), rising(99.9, 0.2), document(samples_us=[100.0], bracket_us=[100.0]))
+    assert result.drift == NO_DRIFT
+
+
+def test_the_interval_is_that_of_the_look():
+    (result,) = results(rising(100.0, 0.0), rising(110.0, 0.0), rising(90.0, 0.0))
+    assert result.bracket.value == student_interval([100.0, 110.0, 90.0], CONFIDENCE)
