@@ -35,6 +35,7 @@ from auditor.zoo.graph import read_graph
 from auditor.zoo.measure import BenchTime
 from auditor.zoo.protocol import compare
 from auditor.zoo.rewrite import without_custom_deconvolution
+from auditor.zoo.tracking import FEWEST
 from checks.zoo_golden import AGREED, IDLE_SHARE, judge_images
 from fixtures.report import run as any_run
 from tests import archive
@@ -243,7 +244,8 @@ def test_an_image_that_is_none_is_a_note(delegate, runtime, zoo, few, tmp_path):
     assert found["baseline"].outcome is PASS
 
 
-def test_a_pinned_stand_in_is_judged_as_the_baseline_and_still_watched(delegate, runtime, few, photos, tmp_path):
+def test_a_pinned_stand_in_is_judged_as_the_baseline_and_still_watched(delegate, runtime, few, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "Job", functools.partial(runs.Job, min_runs=FEWEST, inputs=FEWEST))
     content = generate(QUANT)
     (tmp_path / f"{QUANT}.tflite").write_bytes(content)
     for name in PICTURES:
