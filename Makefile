@@ -25,7 +25,7 @@ fuzz: $(VENV)/.dev
 
 # The same tests on the other TFLite runtime, in an environment of its own (Python 3.10 or 3.11, numpy < 2).
 test-tflite: .venv-tflite/.dev
-	.venv-tflite/bin/python -m pytest -n auto tests/auditor/inference tests/auditor/zoo tests/test_zoo_faults.py
+	.venv-tflite/bin/python -m pytest -n auto tests/auditor/inference tests/auditor/zoo tests/test_zoo_faults.py tests/test_golden.py
 
 test-dut: $(VENV)/.dev
 	$(BIN)/python -m pytest -m dut -n 2 --dist loadgroup tests/dut

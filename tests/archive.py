@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,6 +72,25 @@ def unpacked(package: str, component: str = "main", suite: str = SUITE) -> Path:
             extract(file, place)
 
     return cached(_home(), package, [_state(archive), package], make)
+
+
+def wheel(requirement: str, platform: str) -> str:
+    """A folder with a wheel's files, downloaded as this machine's pip does it; where it cannot be had, the test is skipped."""
+    import pytest
+
+    options = ["--no-deps", "--only-binary=:all:", "--platform", platform, "--python-version", "3.11"]
+
+    def make(place: Path) -> None:
+        downloads = place.parent / "wheels"
+        run([sys.executable, "-m", "pip", "download", "--quiet", "--dest", str(downloads), *options, requirement])
+        for file in downloads.glob("*.whl"):
+            with zipfile.ZipFile(file) as content:
+                content.extractall(place)
+
+    try:
+        return str(cached(_home(), requirement.partition("==")[0], [requirement, platform], make))
+    except ArchiveError as error:
+        pytest.skip(f"{requirement} cannot be had: {error}")
 
 
 def kernel_release() -> str:

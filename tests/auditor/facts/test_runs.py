@@ -86,6 +86,78 @@ def run(**changes):
     return each
 
 
+PICTURE = {
+    "name": "p.jpg",
+    "sha256": SHA,
+    "output": 0,
+    "runs": 2,
+    "variation": {"mirrored": True, "right": 1, "down": -1, "brightness": 1.05},
+    "reference": {"class": 653, "probability": 0.92, "margin": 0.91},
+    "test": {"class": 653, "probability": 0.91, "margin": 0.9},
+    "agreement": 1.0,
+    "avg_error": 0.7,
+}
+MASK = {**PICTURE, "reference": {"share": 0.35}, "test": {"share": 0.34}, "agreement": 0.97}
+
+
+def golden(*pictures, **changes):
+    return {"metric": "top-1", "note": "", "idle_error": 12.5, "pictures": list(pictures), **changes}
+
+
+def test_golden_images_are_read():
+    each = run(golden=golden(PICTURE)).open().golden
+    assert (each["metric"], each["note"], each["idle_error"]) == ("top-1", "", 12.5)
+    (picture,) = each["pictures"]
+    assert picture == {key: value for key, value in PICTURE.items() if key not in {"output", "runs"}}
+    assert run(golden=golden(MASK, metric="mask")).open().golden["pictures"][0]["test"] == {"share": 0.34}
+    spoilt = {**PICTURE, "test": None, "avg_error": None, "agreement": 0.0}
+    assert run(golden=golden(spoilt)).open().golden["pictures"][0]["test"] is None
+    assert run(golden=golden(note="no decoder")).open().golden["note"] == "no decoder"
+    assert run(golden=None).open().golden is None
+    assert run().open().golden is None
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        golden(PICTURE, metric="vibes"),
+        golden(*[PICTURE] * 65),
+        golden(PICTURE, idle_error=-1),
+        golden({**PICTURE, "agreement": 1.01}),
+        golden({**PICTURE, "agreement": None}),
+        golden({**PICTURE, "avg_error": None}),
+        golden({**PICTURE, "avg_error": math.nan}),
+        golden({**PICTURE, "test": {"class": -1, "probability": 0.5, "margin": 0.1}}),
+        golden({**PICTURE, "test": {"class": 1.5, "probability": 0.5, "margin": 0.1}}),
+        golden({**PICTURE, "test": {"class": 1, "probability": 1.5, "margin": 0.1}}),
+        golden({**PICTURE, "test": {"class": 1, "probability": 0.5, "margin": None}}),
+        golden(PICTURE, metric="mask"),
+        golden(MASK),
+        golden("x"),
+        {"metric": "mask"},
+    ],
+)
+def test_golden_images_that_cannot_be(wrong):
+    assert isinstance(run(golden=wrong), Missing)
+
+
+def test_what_the_outputs_were_compared_with():
+    reference = {"kernels": "default", "threads": 1, "rewritten": False}
+    assert run(reference=reference).open().reference == "default kernels, threads: 1"
+    rewritten = run(reference={"kernels": "builtin", "threads": 1, "rewritten": True}).open()
+    assert rewritten.reference == "builtin kernels, custom operator rewritten, threads: 1"
+    assert run().open().reference == ""
+
+
+@pytest.mark.parametrize(("key", "value"), [("idle_error", -1.0), ("offset", -0.1), ("correlation", 1.1), ("correlation", "x")])
+def test_how_answers_follow_the_inputs(key, value):
+    tracked = {**OUTPUT, "idle_error": 0.2, "offset": 0.01, "correlation": -0.5}
+    assert run(accuracy={"runs": 2, "outputs": [tracked]}).open().accuracy == (tracked,)
+    unknown = {**OUTPUT, key: None}
+    assert run(accuracy={"runs": 2, "outputs": [unknown]}).open().accuracy == (unknown,)
+    assert isinstance(run(accuracy={"runs": 2, "outputs": [{**tracked, key: value}]}), Missing)
+
+
 def test_a_run_is_read():
     each = run().open()
     assert (each.model, each.sha256, each.origin, each.runner) == ("m", SHA, "given", "embedded")
