@@ -27,7 +27,7 @@ from auditor.sources.filesystem import Tree
 from auditor.sources.live import Live
 from auditor.sources.recording import Record, Recorder, Replay
 from auditor.sources.ssh import Order, Ssh
-from auditor.zoo.measure import BenchTime, NoRuntime, Sandbox, measure_zoo, model_files, shared_library
+from auditor.zoo.measure import BenchTime, Delegate, NoRuntime, Sandbox, measure_zoo, model_files, shared_library, stable_delegate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -55,6 +55,7 @@ class Request:
     accelerators: tuple[str, ...] = ()
     delegate: str | None = None
     delegate_options: tuple[tuple[str, str], ...] = ()
+    stable_delegate: str | None = None
     zoo: str | None = None
     manifest: str | None = None
     run_zoo: bool = True
@@ -102,10 +103,8 @@ def audit(request: Request, progress: Callable[[str], None]) -> Audited:
     """Carry out an audit. Raises UsageError for what the request names wrongly, AuditError where a device cannot be asked."""
     if sum(each not in {None, False} for each in (request.host, request.root, request.snapshot, request.demo)) > 1:
         raise UsageError("--host, --root, --snapshot, --demo: expected one of them, or none for this machine")
-    if request.demo and (request.accelerators or request.delegate):
+    if request.demo and (request.accelerators or request.delegate or request.stable_delegate):
         raise UsageError("--demo: the recorded device has its own accelerator, and no delegate runs on it")
-    if request.delegate_options and request.delegate is None:
-        raise UsageError("--delegate-option: expected a --delegate to give it to")
     judged_by = requirements.load(request.requirements)
     waivers = _waivers(request.waivers)
     settings = _settings(request, judged_by)
@@ -144,8 +143,9 @@ def _may_try(request: Request) -> bool:
 def gather(request: Request, progress: Callable[[str], None]) -> Record:
     """The record that an audit is judged from: an earlier one, or one made now by asking everything the facts ask."""
     _may_try(request)
+    _one_delegate(request.delegate, request.delegate_options, request.stable_delegate)
     if request.snapshot is not None:
-        if request.accelerators or not request.run_zoo or {request.delegate, request.zoo} != {None}:
+        if request.accelerators or not request.run_zoo or {request.delegate, request.stable_delegate, request.zoo} != {None}:
             raise UsageError("--snapshot: holds its own delegate, zoo and accelerators; nothing is run under it, or left out of it")
         return recording.load(request.snapshot)
     answers = _runs(request, progress)
@@ -201,6 +201,7 @@ def _runs(request: Request, progress: Callable[[str], None]) -> dict[Question, R
         read_plan(Device(Replay(demo_record()))).open() if request.demo else Plan(request.accelerators),
         delegate=os.path.abspath(request.delegate) if here and request.delegate else request.delegate,
         delegate_options=request.delegate_options,
+        stable_delegate=os.path.abspath(request.stable_delegate) if here and request.stable_delegate else request.stable_delegate,
         zoo_version=zoo.version,
         zoo_left_out=not request.run_zoo,
         zoo_note=_why_no_run(request),
@@ -208,7 +209,7 @@ def _runs(request: Request, progress: Callable[[str], None]) -> dict[Question, R
         probe_dma=request.probe_dma,
     )
     answers: dict[Question, Reply] = {}
-    delegate = shared_library(request.delegate, request.delegate_options) if here and request.delegate is not None else None
+    library = delegate(request.delegate, request.delegate_options, request.stable_delegate) if here else None
     models = model_files(zoo, request.zoo) if not plan.zoo_note or (here and request.zoo is not None) else ()
     if not plan.zoo_note:
         # of a demonstration, the models are our own, and there is no delegate
@@ -217,7 +218,7 @@ def _runs(request: Request, progress: Callable[[str], None]) -> dict[Question, R
         counts: dict[str, int] = {}
         note = ""
         try:
-            for name, document in measure_zoo(models, delegate, BenchTime(request.bench_time), request.runtime, progress, allowed):
+            for name, document in measure_zoo(models, library, BenchTime(request.bench_time), request.runtime, progress, allowed):
                 answers[base.run(name, counts.get(name, 0))] = Reply(Status.OK, _json(document))
                 counts[name] = counts.get(name, 0) + 1
         except KeyboardInterrupt:
@@ -227,6 +228,24 @@ def _runs(request: Request, progress: Callable[[str], None]) -> dict[Question, R
         used = tuple(ZooModelUsed(file.model.name, file.sha256, file.origin) for file in models)
         plan = replace(plan, models=used, runs=tuple(counts.items()), zoo_note=note)
     return {**answers, base.plan(): Reply(Status.OK, plan_document(plan))}
+
+
+def delegate(library: str | None, options: tuple[tuple[str, str], ...], settings: str | None) -> Delegate | None:
+    """The delegate that is named on this machine: an external one's library with its options, or a stable one's settings.
+
+    Raises UsageError for files that are not what they must be, and for both kinds at once.
+    """
+    _one_delegate(library, options, settings)
+    if settings is not None:
+        return stable_delegate(settings)
+    return None if library is None else shared_library(library, options)
+
+
+def _one_delegate(library: str | None, options: tuple[tuple[str, str], ...], settings: str | None) -> None:
+    if library is not None and settings is not None:
+        raise UsageError("--delegate, --stable-delegate: expected one of them")
+    if options and library is None:
+        raise UsageError("--delegate-option: expected a --delegate to give it to")
 
 
 def sandbox(allow_paths: tuple[str, ...], allow_unconfined: bool, accelerators: tuple[str, ...] = ()) -> Sandbox:
@@ -251,7 +270,7 @@ def _why_no_run(request: Request) -> str:
         return "nothing is run under --root"
     if request.host is not None:
         return "the zoo is not yet run over ssh"
-    return "no delegate was named" if request.delegate is None else ""
+    return "no delegate was named" if request.delegate is None and request.stable_delegate is None else ""
 
 
 def _json(document: Mapping[str, Any]) -> bytes:

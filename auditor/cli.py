@@ -62,6 +62,9 @@ Accelerators = Annotated[
 ]
 DelegateLibrary = Annotated[str | None, typer.Option("--delegate", metavar="LIB", help="The accelerator's external TFLite delegate.")]
 DelegateOptions = Annotated[list[str], typer.Option("--delegate-option", metavar="K=V", help="An option of the delegate; may repeat.")]
+StableDelegate = Annotated[
+    str | None, typer.Option("--stable-delegate", metavar="SETTINGS", help="The settings file of the accelerator's stable TFLite delegate.")
+]
 Zoo = Annotated[str | None, typer.Option("--zoo", metavar="DIR|ARCHIVE", help="Where the zoo's model files are.")]
 Manifest = Annotated[
     str | None, typer.Option("--zoo-manifest", metavar="FILE", help="Pinned digests of model files, as sha256sum writes them.")
@@ -104,6 +107,7 @@ def device(
     accelerator: Accelerators = [],
     delegate: DelegateLibrary = None,
     delegate_option: DelegateOptions = [],
+    stable_delegate: StableDelegate = None,
     zoo: Zoo = None,
     zoo_manifest: Manifest = None,
     requirements: Requirements = DEFAULT_SET,
@@ -143,6 +147,7 @@ def device(
             accelerators=tuple(accelerator),
             delegate=delegate,
             delegate_options=_pairs(delegate_option),
+            stable_delegate=stable_delegate,
             zoo=zoo,
             manifest=zoo_manifest,
             probes=not no_probes,
@@ -180,6 +185,7 @@ def snapshot_main(
     accelerator: Accelerators = [],
     delegate: DelegateLibrary = None,
     delegate_option: DelegateOptions = [],
+    stable_delegate: StableDelegate = None,
     zoo: Zoo = None,
     no_probes: NoProbes = False,
     probe_dma: ProbeDma = False,
@@ -204,6 +210,7 @@ def snapshot_main(
             accelerators=tuple(accelerator),
             delegate=delegate,
             delegate_options=_pairs(delegate_option),
+            stable_delegate=stable_delegate,
             zoo=zoo,
             probes=not no_probes,
             probe_dma=probe_dma,
@@ -305,6 +312,7 @@ def zoo_generate(folder: Annotated[str, typer.Argument(metavar="DIR")], requirem
 def zoo_run(
     delegate: DelegateLibrary = None,
     delegate_option: DelegateOptions = [],
+    stable_delegate: StableDelegate = None,
     zoo: Zoo = None,
     bench_time: BenchTime = Bench.ADAPTIVE,
     tflite: Runtime = TFLite.AUTO,
@@ -318,10 +326,10 @@ def zoo_run(
 
         from auditor import audit
         from auditor import requirements as sets
-        from auditor.zoo.measure import BenchTime, measure_zoo, model_files, shared_library
+        from auditor.zoo.measure import BenchTime, measure_zoo, model_files
 
         files = model_files(sets.load(requirements).zoo, zoo)
-        library = shared_library(delegate, _pairs(delegate_option)) if delegate is not None else None
+        library = audit.delegate(delegate, _pairs(delegate_option), stable_delegate)
         allowed = audit.sandbox(tuple(allow_path), allow_unconfined)
         with _progress() as progress:
             for _name, document in measure_zoo(files, library, BenchTime(bench_time.value), tflite.value, progress, allowed):

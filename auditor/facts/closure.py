@@ -16,7 +16,6 @@ is loaded. Whatever is found after that is not `certain`.
 from __future__ import annotations
 
 import fnmatch
-import json
 import re
 from collections import deque
 from dataclasses import dataclass, replace
@@ -27,6 +26,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from auditor.facts import elf as elves
 from auditor.facts.linker_cache import MAX_CACHE, BadCache, read_cache
 from auditor.facts.reading import FileStat, parse
+from auditor.facts.stable_delegate import delegate_paths, read_settings
 from auditor.facts.types import (
     DOWNLOAD_MARKS,
     FIRMWARE_MARKS,
@@ -112,20 +112,21 @@ _SHARED = frozenset({"/bin", "/sbin", "/usr/bin", "/usr/sbin", "/usr/local/bin",
 _PACKAGES = ("/opt/", "/run/imageloader/")
 _CONVERSION = re.compile(r"%[-+ #0-9.]{0,8}[hlz]{0,2}[a-zA-Z]")
 _TOKEN = re.compile(r"\$(?:\{(ORIGIN|LIB|PLATFORM)\}|(ORIGIN|LIB|PLATFORM))")
-_DELEGATE_PATH = re.compile(r"""["']?delegate_path["']?\s*:\s*("(?:[^"\\\n]|\\.)*")""")
 
 
 def read_closure(device: Device, plan: Plan) -> Fact[Closure]:
-    """The closure of the plan's delegate; what the device's own settings and its preload list name may be loaded beside it.
+    """The closure of the plan's delegate, or of the one that its settings file names.
+
+    What the device's own settings and its preload list name may be loaded beside it.
 
     Missing where no delegate is named, or where the delegate itself cannot be read. The evidence is the `stat` of every object, which shows
     what brought it in.
     """
-    if plan.delegate is None:
+    if plan.delegate is None and plan.stable_delegate is None:
         return Missing(Status.UNASKED, note="no delegate was named", remedy=Remedy.DELEGATE)
     walk = _Walk(device)
     try:
-        walk.root(plan.delegate, "root", certain=True)
+        walk.root(plan.delegate or _named(device, plan.stable_delegate or "").open(), "root", certain=True)
     except MissingFact as error:
         return error.missing
     for path, edge in walk.further_roots():
@@ -483,7 +484,7 @@ class _Walk:
         for path in SETTINGS:
             text = _text(self._device, path)
             if isinstance(text, Ok):
-                found = _delegate_paths(text.value)
+                found = delegate_paths(text.value)
                 if not found and "delegate_path" in text.value:
                     self.unread.append(Missing(Status.FAILED, text.evidence, "delegate_path: expected a text", Remedy.EVIDENCE))
                 yield from ((name, "settings") for name in found)
@@ -747,13 +748,9 @@ def _pattern(name: str, least: int) -> re.Pattern[str] | None:
     return re.compile(".*".join(map(re.escape, (literal[0], literal[-1]))))
 
 
-def _delegate_paths(text: str) -> tuple[str, ...]:
-    """The values of `delegate_path` in a settings file: FlatBuffers' JSON, unquoted names and all, which no JSON reader takes."""
-    try:
-        found = [json.loads(match.group(1), strict=False) for match in _DELEGATE_PATH.finditer(text)]
-    except ValueError:
-        return ()
-    return tuple(path for path in dict.fromkeys(found) if path and path.isprintable())
+def _named(device: Device, settings: str) -> Fact[str]:
+    """The library that a stable delegate's settings name."""
+    return parse(_text(device, settings), lambda text: read_settings(text).path)
 
 
 def _text(device: Device, path: str) -> Fact[str]:

@@ -78,6 +78,8 @@ class Plan:
     accelerators: tuple[str, ...] = ()
     delegate: str | None = None
     delegate_options: tuple[tuple[str, str], ...] = ()
+    stable_delegate: str | None = None
+    """The settings file that names a stable delegate, where there is no `delegate`."""
     zoo_version: str = ""
     models: tuple[ZooModelUsed, ...] = ()
     runs: tuple[tuple[str, int], ...] = ()

@@ -13,7 +13,7 @@ from auditor.facts.types import Missing, MissingFact, ModelResult, Ok, Plan, Set
 from auditor.model import Evidence, Level, Outcome, Remedy, Requirement, Status, ZooModelUsed
 from auditor.statistics import NO_DRIFT, Drift, Interval
 from checks import zoo_accuracy, zoo_golden, zoo_latency, zoo_memory
-from checks.zoo_runs import DELEGATED_SHARE, RUN_BROKE, RUN_REFUSED
+from checks.zoo_runs import DELEGATED_SHARE, NOT_MEASURED, RUN_BROKE, RUN_REFUSED
 from fixtures.facts import facts as no_facts
 from fixtures.report import run as any_run
 
@@ -248,6 +248,9 @@ def test_a_kernel_that_cannot_confine(what):
         ("runtime-missing", "reference"),
         ("load-failed", "test"),
         ("delegate-missing", ""),
+        ("delegate-not-applied", "test"),
+        ("tool-unusable", "test"),
+        ("output-unreadable", "memory"),
         ("ok", ""),
     ],
 )
@@ -634,6 +637,22 @@ def test_a_nan_in_one_run_is_enough():
     assert ask("accuracy", measured(run(), run(accuracy=({**OUTPUT, "test_nan_runs": 1},)))).outcome is Outcome.FAIL
 
 
+@pytest.mark.parametrize("status", NOT_MEASURED)
+def test_why_the_devices_own_tool_says_nothing_of_the_delegate(status):
+    assert ask("latency", measured(run(status=status))).because == NOT_MEASURED[status]
+
+
+def test_what_the_runner_noted_on_the_accuracy_is_the_reason():
+    noted = {"conditions": {"accuracy_note": "the tool writes\nno answers"}}
+    missing = ask("accuracy", measured(run(), run(accuracy=None, **noted)))
+    alone = ask("accuracy", measured(run(accuracy=({**OUTPUT, "two_input_distance": None},), **noted)))
+    for answer in (missing, alone):
+        assert answer.outcome is Outcome.UNKNOWN
+        assert "the tool writes" in answer.because
+        assert "\n" not in answer.because
+    assert ask("accuracy", measured(run(accuracy=({**OUTPUT, "avg_error": 1.0, "two_input_distance": None},)))).outcome is Outcome.FAIL
+
+
 @pytest.mark.parametrize("index", [0, 1, 2])
 @pytest.mark.parametrize("compared", [None, (), (OUTPUT, {**OUTPUT, "index": 1, "avg_error": 1.0})])
 def test_outputs_that_were_not_compared_in_every_run(index, compared):
@@ -679,6 +698,7 @@ def test_memory(given_run, outcome):
 def test_device_memory_that_was_not_read_is_named():
     assert "device itself" in ask("memory", measured(memory(30, 60, None))).because
     assert "interpreter" in ask("memory", measured(memory(30, 101))).because
+    assert "2^20" in ask("memory", measured(memory(0, 101))).because
 
 
 @pytest.mark.parametrize("index", [0, 1, 2])
