@@ -691,7 +691,7 @@ class _Process:
         place, _, last = name.rpartition("/")
         folder = place if place.startswith("/") else f"{loaded.file.folder}/{place}".rstrip("/")
         pattern = None if "%" in place else _pattern(last, MIN_LITERAL if _shared(folder, loaded.elf) else 0)
-        return [f"{folder}/{each}" for each in sorted(self._search.names(folder)) if pattern.fullmatch(each)] if pattern else []
+        return sorted(f"{folder}/{each}" for each in self._search.names(folder) if pattern.fullmatch(each)) if pattern else []
 
     def _below(self, loaded: _Loaded, names: list[str]) -> Iterator[_Edge]:
         """Of the folders in the root's folder, which others share: those that its bytes name, and files there whose names they are."""

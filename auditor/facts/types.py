@@ -180,6 +180,8 @@ class ModuleInfo:
     """Whether the file ends in a module signature; whose, and whether it verifies, is another question."""
     images: tuple[str, ...]
     """Firmware images inside the file, as `format at offset`; not looked for in a driver that is built in."""
+    file: str = ""
+    """Where in the kernel's tree a driver that is built in comes from, without suffix (KBUILD_MODFILE); kernels before 5.3 do not say."""
 
 
 @dataclass(frozen=True, slots=True)
