@@ -137,6 +137,7 @@ def read_closure(device: Device, plan: Plan) -> Fact[Closure]:
         missing=tuple(dict.fromkeys(walk.missing)),
         archives=tuple(dict.fromkeys(walk.archives)),
         unread=tuple(dict.fromkeys(walk.unread)),
+        nowhere=tuple(dict.fromkeys(walk.nowhere)),
     )
     return Ok(found, tuple(walk.evidence[each.inode] for each in objects))
 
@@ -470,6 +471,7 @@ class _Walk:
         self.missing: list[MissingLibrary] = []
         self.archives: list[Archive] = []
         self.unread: list[Missing] = []
+        self.nowhere: list[str] = []
 
     def attempt(self, step: Callable[[], None]) -> None:
         """Do a step; what could not be read in it is noted, and ends it."""
@@ -610,7 +612,7 @@ class _Process:
         try:
             self._take(self._search.find(name if name.startswith("/") else _last(name), edge.loader), name, edge)
         except (_NotFound, _Unusable):  # the vendor's code would not get it either
-            return
+            self._walk.nowhere.append(printable(name))
 
     def _sweep(self, folder: str, loader: _Loaded) -> None:
         """Note all that lies in a folder of the vendor's, once; a link from there to a folder that others share leads to nothing of his."""

@@ -516,6 +516,8 @@ class Closure:
     missing: tuple[MissingLibrary, ...]
     archives: tuple[Archive, ...]
     unread: tuple[Missing, ...]
+    nowhere: tuple[str, ...] = ()
+    """Names of libraries among the objects' bytes that nothing in the tree bears: what the driver would open, were it there."""
 
 
 @dataclass(frozen=True, slots=True)
