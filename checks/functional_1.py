@@ -81,7 +81,7 @@ def driver(facts: Facts, accelerator: Accelerator) -> Iterator[Answer]:
         observed = f"{module.name}: claimed: mainline's driver of this name is for other devices than {accelerator.modalias or 'this one'}"
         yield Answer(Outcome.UNKNOWN, observed, accelerator.module.evidence, remedy=Remedy.VENDOR)
     elif module.built_in.open():
-        yield _built_in(facts, accelerator, module)
+        yield _built_in(facts, accelerator, module, MAINLINE[module.name])
     else:
         yield _loaded(facts, accelerator, module, MAINLINE[module.name])
 
@@ -169,12 +169,15 @@ def _leaves_dma_alone(name: Fact[str]) -> bool:
     return name.value in HARMLESS_MATES
 
 
-def _built_in(facts: Facts, accelerator: Accelerator, module: Module) -> Answer:
+def _built_in(facts: Facts, accelerator: Accelerator, module: Module, known: Driver) -> Answer:
     """A driver in the kernel image: verified with the kernel."""
+    info = module.info.open()
+    if info.file and info.file.rpartition("/")[0] not in known.folders:
+        observed = f"{module.name}: claimed: mainline has it in {known.folders[0]}, this kernel in {printable(info.file)}"
+        return Answer(Outcome.UNKNOWN, observed, module.info.evidence, remedy=Remedy.VENDOR)
     root = verified_root(facts.loading)
     if root.cover is not Cover.ENFORCED:
         return _claimed(module, root)
-    module.info.open()
     own = (*accelerator.module.evidence, *module.built_in.evidence, *module.info.evidence)
     evidence = (*accelerator.driver.evidence, *own, *root.evidence)
     return Answer(Outcome.PASS, f"{module.name}: in-tree verified: built into the kernel, which firmware verified", evidence)

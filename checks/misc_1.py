@@ -45,6 +45,9 @@ def closure(facts: Facts) -> Iterator[Answer]:
     Between, and where a needed library is missing or a file cannot be read, it is unknown; so it is with a `--base-image` that lists the
     driver itself, as a list of the finished image does.
 
+    A library that the driver's bytes merely name, and that the tree does not have, cannot be loaded from it: it is named and does not
+    decide. Audit the whole image, not one package of the vendor's.
+
     The page says "64 MB" without a definition: 64·10^6 bytes decides, and between that and 64 MiB the finding says so. What may be
     unpacked or fetched is the next checks'. Source: ChromeOS, ML accelerator requirements; glibc elf/dl-load.c.
     """
@@ -174,6 +177,8 @@ def _observed(found: Closure, counted: list[ElfObject], certain: int, possible: 
     missing = [f"{each.name} (for {each.needed_by.rpartition('/')[2]})" for each in found.missing if not each.optional]
     if missing:
         parts.append(f"not found: {_some(missing)}")
+    if found.nowhere:
+        parts.append(f"named by its bytes and not there: {_some(list(found.nowhere))}")
     unread = [f"{each.evidence[0].path if each.evidence else 'a file'} ({each.note or each.status.value})" for each in found.unread]
     if unread:
         parts.append(f"not read: {_some(unread)}")

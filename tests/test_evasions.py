@@ -75,6 +75,7 @@ EVASIONS = {
     "libraries are downloaded at the first run": ((HERE, "test_a_driver_that_fetches_files_is_of_unknown_size"),),
     "a driver is split across packages": (
         (SIZE, "test_a_missing_library_is_unknown"),
+        (SIZE, "test_a_library_that_is_merely_named_and_not_there_is_said"),
         (STACKS, "test_openvinos_plugin_may_load_all_plugins_beside_it"),
     ),
     "libraries are linked statically": ((SIZE, "test_a_large_driver_fails_and_says_what_would_help"),),

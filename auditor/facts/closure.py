@@ -138,6 +138,7 @@ def read_closure(device: Device, plan: Plan) -> Fact[Closure]:
         missing=tuple(dict.fromkeys(walk.missing)),
         archives=tuple(dict.fromkeys(walk.archives)),
         unread=tuple(dict.fromkeys(walk.unread)),
+        nowhere=tuple(dict.fromkeys(walk.nowhere)),
     )
     return Ok(found, tuple(walk.evidence[each.inode] for each in objects))
 
@@ -471,6 +472,7 @@ class _Walk:
         self.missing: list[MissingLibrary] = []
         self.archives: list[Archive] = []
         self.unread: list[Missing] = []
+        self.nowhere: list[str] = []
 
     def attempt(self, step: Callable[[], None]) -> None:
         """Do a step; what could not be read in it is noted, and ends it."""
@@ -611,7 +613,7 @@ class _Process:
         try:
             self._take(self._search.find(name if name.startswith("/") else _last(name), edge.loader), name, edge)
         except (_NotFound, _Unusable):  # the vendor's code would not get it either
-            return
+            self._walk.nowhere.append(printable(name))
 
     def _sweep(self, folder: str, loader: _Loaded) -> None:
         """Note all that lies in a folder of the vendor's, once; a link from there to a folder that others share leads to nothing of his."""
@@ -692,7 +694,7 @@ class _Process:
         place, _, last = name.rpartition("/")
         folder = place if place.startswith("/") else f"{loaded.file.folder}/{place}".rstrip("/")
         pattern = None if "%" in place else _pattern(last, MIN_LITERAL if _shared(folder, loaded.elf) else 0)
-        return [f"{folder}/{each}" for each in sorted(self._search.names(folder)) if pattern.fullmatch(each)] if pattern else []
+        return sorted(f"{folder}/{each}" for each in self._search.names(folder) if pattern.fullmatch(each)) if pattern else []
 
     def _below(self, loaded: _Loaded, names: list[str]) -> Iterator[_Edge]:
         """Of the folders in the root's folder, which others share: those that its bytes name, and files there whose names they are."""

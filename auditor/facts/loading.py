@@ -261,11 +261,25 @@ def _ima(device: Device, kernel: Kernel) -> Fact[bool]:
         return Ok(False, line.evidence)
     policy = device.text("/sys/kernel/security/ima/policy")
     if isinstance(policy, Ok):
-        rules = [rule.split() for rule in policy.value.splitlines()]
-        found = any({"appraise", "func=FIRMWARE_CHECK"} <= set(rule) and any("imasig" in word for word in rule) for rule in rules)
-        return Ok(found, all_of(line, policy))
+        return parse(Ok(policy.value, all_of(line, policy)), _appraises_firmware)
     if isinstance(config, Ok) and "CONFIG_IMA_APPRAISE_REQUIRE_FIRMWARE_SIGS" in config.value:
         return Ok(True, all_of(line, config))
     if any("secure_boot" in value.replace("|", " ").split() for value in _values(line.value, "ima_policy")):
         return Ok(True, line.evidence)
     return policy
+
+
+def _appraises_firmware(policy: str) -> bool:
+    """Whether a rule wants a signature of all firmware. The first rule that fits a file decides, so one before it may make an exception."""
+    excepted = False
+    for rule in map(str.split, policy.splitlines()):
+        funcs = {word for word in rule if word.startswith("func=")}
+        if not rule or (funcs and "func=FIRMWARE_CHECK" not in funcs):
+            continue
+        excepted |= rule[0] == "dont_appraise"
+        if rule[0] == "appraise" and funcs and any("imasig" in word for word in rule):
+            limited = any(word.partition("=")[0] not in {"appraise", "func", "appraise_type", "appraise_algos"} for word in rule)
+            if limited or excepted:
+                raise ValueError("a rule for some firmware only, or after one that may except it")
+            return True
+    return False

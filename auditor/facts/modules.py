@@ -134,6 +134,7 @@ def _info(entries: list[str], loaders: tuple[str, ...], identity: str, *, signed
         build_id=identity,
         signed=signed,
         images=images,
+        file=one.get("file", ""),
     )
 
 

@@ -182,6 +182,8 @@ class ModuleInfo:
     """Whether the file ends in a module signature; whose, and whether it verifies, is another question."""
     images: tuple[str, ...]
     """Firmware images inside the file, as `format at offset`; not looked for in a driver that is built in."""
+    file: str = ""
+    """Where in the kernel's tree a driver that is built in comes from, without suffix (KBUILD_MODFILE); kernels before 5.3 do not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -516,6 +518,8 @@ class Closure:
     missing: tuple[MissingLibrary, ...]
     archives: tuple[Archive, ...]
     unread: tuple[Missing, ...]
+    nowhere: tuple[str, ...] = ()
+    """Names of libraries among the objects' bytes that nothing in the tree bears: what the driver would open, were it there."""
 
 
 @dataclass(frozen=True, slots=True)

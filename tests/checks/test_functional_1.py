@@ -84,7 +84,10 @@ def test_a_driver_that_is_built_into_a_verified_kernel():
     passed = found(record)
     assert passed.outcome is Outcome.PASS
     assert "built into the kernel" in passed.observed
-    assert found(text(record, f"/lib/modules/{RELEASE}/modules.builtin.modinfo", "vfio.license=GPL\0")).outcome is Outcome.UNKNOWN
+    listed = f"/lib/modules/{RELEASE}/modules.builtin.modinfo"
+    for folder, outcome in (("accel/ivpu", Outcome.PASS), ("vendor", Outcome.UNKNOWN)):  # of which folder of the tree it was built
+        assert found(text(record, listed, f"intel_vpu.license=GPL\0intel_vpu.file=drivers/{folder}/intel_vpu\0")).outcome is outcome
+    assert found(text(record, listed, "vfio.license=GPL\0")).outcome is Outcome.UNKNOWN
     assert found(record, taint).outcome is Outcome.NOT_APPLICABLE
     assert found(text(record, CMDLINE, COMMAND_LINE.replace("cros_secure", "cros_debug"))).outcome is Outcome.UNKNOWN
 

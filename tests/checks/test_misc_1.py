@@ -126,6 +126,12 @@ def test_a_missing_library_is_unknown(tmp_path):
     assert "not found: libnpu_compiler.so.1 (for libdelegate.so)" in found.observed
 
 
+def test_a_library_that_is_merely_named_and_not_there_is_said(tmp_path):
+    """Evasion: of a stack that is split over packages, the one that is shown opens the others by name."""
+    found = audit(tmp_path, {DELEGATE: Shared(strings=("libQnnHtpPrepare.so", "libOther%d.so"))})
+    assert (found.outcome, "named by its bytes and not there: libQnnHtpPrepare.so" in found.observed) == (Outcome.PASS, True)
+
+
 def test_an_optional_library_may_be_missing(tmp_path):
     found = audit(tmp_path, {DELEGATE: Shared(auxiliary=("liba.so",), dlopen={"soname": "libb.so", "priority": "suggested"})})
     assert found.outcome is Outcome.PASS

@@ -354,6 +354,10 @@ IMA = f"{CONFIG}CONFIG_IMA_APPRAISE=y\n"
         (IMA, "", "appraise func=FIRMWARE_CHECK appraise_type=imasig\n", True),
         (IMA, "", "appraise func=FIRMWARE_CHECK\n", False),  # a digest will do
         (IMA, "", "dont_appraise fsmagic=0x9fa0\nappraise func=MODULE_CHECK appraise_type=imasig\n", False),
+        (IMA, "", "dont_appraise func=FIRMWARE_CHECK\nappraise func=FIRMWARE_CHECK appraise_type=imasig\n", None),
+        (IMA, "", "dont_appraise fsmagic=0x01021994\nappraise func=FIRMWARE_CHECK appraise_type=imasig\n", None),
+        (IMA, "", "appraise func=FIRMWARE_CHECK appraise_type=imasig fowner=7\n", None),
+        (IMA, "", "appraise func=MODULE_CHECK appraise_type=imasig\n\nappraise func=FIRMWARE_CHECK appraise_type=imasig|modsig\n", True),
         (IMA, "ima_appraise=log", "appraise func=FIRMWARE_CHECK appraise_type=imasig\n", False),
         (IMA, "ima_policy=tcb|secure_boot", None, True),
         (IMA, "ima_policy=tcb", None, None),
@@ -368,7 +372,10 @@ def test_what_ima_appraises(config, line, policy, appraises):
     path = "/sys/kernel/security/ima/policy"
     record = text(record, path, policy) if policy is not None else answered(record, {base.read(path): Reply(Status.DENIED, errno=13)})
     found = loading(record).ima_appraises_firmware
-    assert found.status is Status.DENIED if appraises is None else found.open() is appraises
+    if appraises is None:
+        assert found.status is (Status.DENIED if policy is None else Status.FAILED)
+    else:
+        assert found.open() is appraises
 
 
 def test_a_machine_of_which_nothing_is_known():
