@@ -20,7 +20,7 @@ NEWER = f"{archive.SUITE}-backports"
 
 @pytest.fixture(scope="module")
 def headers() -> list[Path]:
-    """The kernel headers of Debian trixie (6.12), of its backports where they can be had, and of this machine, which may be newer."""
+    """The kernel's headers of Debian trixie (6.12), of its backports where these can be had, and this machine's own."""
     if not shutil.which("cc"):
         pytest.skip("needs cc: apt-get install gcc libc6-dev")
     with archive.needed():
