@@ -20,6 +20,7 @@ import numpy as np
 from auditor import audit, requirements
 from auditor.engine import Selection
 from auditor.facts.runs import _golden
+from auditor.inference import process
 from auditor.inference import run as runs
 from auditor.inference.confine import Policy
 from auditor.inference.embedded import measure
@@ -32,7 +33,7 @@ from auditor.zoo.find import find_images
 from auditor.zoo.generate import generate
 from auditor.zoo.golden import GoldenSet
 from auditor.zoo.graph import read_graph
-from auditor.zoo.measure import BenchTime
+from auditor.zoo.measure import BenchTime, measure_zoo, model_files
 from auditor.zoo.protocol import compare
 from auditor.zoo.rewrite import without_custom_deconvolution
 from auditor.zoo.tracking import FEWEST
@@ -242,6 +243,35 @@ def test_an_image_that_is_none_is_a_note(delegate, runtime, zoo, few, tmp_path):
     assert found["golden"].outcome is UNKNOWN
     assert "photo.jpg: UnidentifiedImageError" in found["golden"].observed
     assert found["baseline"].outcome is PASS
+
+
+def test_without_pillow_a_note_and_no_failure(delegate, runtime, zoo, few, monkeypatch):
+    line = "from auditor.inference.worker import main\n"
+    assert line in process.BOOTSTRAP
+    monkeypatch.setattr(
+        process, "_COMMAND", (*process._COMMAND[:-1], process.BOOTSTRAP.replace(line, f"sys.modules['PIL'] = None\n{line}"))
+    )
+    _, found = judged(SELFIE, zoo(SELFIE), delegate, runtime)
+    assert found["golden"].outcome is UNKNOWN
+    assert "pip install 'crosml-audit[images]'" in found["golden"].observed
+    assert found["baseline"].outcome is PASS
+
+
+def test_the_reference_of_the_selfie_model_has_a_builtin_operator_for_the_custom_one(photos, few, tmp_path):
+    """What XNNPACK computes of the published file is what builtin kernels compute of the rewritten one; the document says so."""
+    if "ai-edge-litert" not in INSTALLED:
+        pytest.skip("ai-edge-litert is not installed, and tflite-runtime does not have the model's custom operator")
+    (tmp_path / f"{SELFIE}.tflite").write_bytes(real(SELFIE))
+    shutil.copy(photos / "grace_hopper.jpg", tmp_path)
+    files = model_files(requirements.load().zoo, str(tmp_path))
+    ((_name, document),) = measure_zoo(files, None, BenchTime.QUICK, "ai-edge-litert", lambda _text: None)
+    assert document["status"]["outcome"] == "completed"
+    assert document["reference"] == {"kernels": "default", "threads": 1, "rewritten": True}
+    (output,) = document["accuracy"]["outputs"]
+    assert output["avg_error"] < 3e-7
+    (picture,) = document["golden"]["pictures"]
+    assert picture["agreement"] == 1
+    assert picture["runs"] >= 1
 
 
 def test_a_pinned_stand_in_is_judged_as_the_baseline_and_still_watched(delegate, runtime, few, photos, tmp_path, monkeypatch):
