@@ -337,6 +337,17 @@ def test_the_tools_peak_is_not_the_auditors(tools, delegate, pinned):
     assert found["memory"]["peak_bytes"] < 100 << 20
 
 
+def test_a_device_needs_only_the_standard_library(tools, delegate, monkeypatch):
+    tools()
+    model = generate(MODEL)
+    monkeypatch.setitem(sys.modules, "numpy", None)
+    monkeypatch.setattr(process, "_import_path", lambda: [ROOT, *(path for path in sys.path if "site-packages" not in path)])
+    job = run.Job(MODEL, model, delegate=delegate(), min_seconds=0, warmup_seconds=0)
+    found = native.measure(job, native.find_tools())
+    assert found["status"]["outcome"] == "completed", found["status"]
+    assert found["accuracy"]["outputs"][0]["two_input_distance"] > 0
+
+
 def test_where_the_kernel_cannot_confine(tools, delegate, pinned, monkeypatch):
     tools()
     library = delegate()

@@ -60,6 +60,8 @@ _ANSWER_FLAGS = frozenset({"input_layer", "input_layer_shape", "input_layer_valu
 
 MAX_OPTIONS = 256
 """Of an external delegate (delegates/external/external_delegate.h)."""
+MEMORY_SECONDS = 0.5
+"""How long inferences go on in the process whose memory is read, at least: what it holds of a device is looked at ten times a second."""
 MAX_SETTINGS = 1 << 16
 """Bytes of a stable delegate's settings that the document holds."""
 _OUTPUTS = "outputs"
@@ -190,7 +192,7 @@ def _test(job: Job, tools: Tools, run: Run, graph: Graph, answers: _Answers | No
 def _memory(job: Job, tools: Tools, run: Run, answers: _Answers | None) -> tuple[OutputError, ...] | None:
     """As many inferences as a timed process has at least, for memory alone; and how its answers differ."""
     with _confined(job, run, tools.benchmark, "memory") as worker:
-        monitor = ("--min_secs=0", "--warmup_min_secs=0", "--report_peak_memory_footprint=true")
+        monitor = (f"--min_secs={MEMORY_SECONDS:g}", "--warmup_min_secs=0", "--report_peak_memory_footprint=true")
         flags = (f"--num_runs={job.min_runs}", *monitor, *_answer_flags(worker, answers, 1))
         ended, text = _become(job, worker, "memory", [tools.benchmark, *_graph_flags(job, worker), *flags, *_delegate_flags(job)])
         read = _applied(job, worker, "memory", ended, text)
