@@ -78,7 +78,10 @@ def measure(job: Job, progress: Progress | None = None) -> Run:
 
 
 def _measure(job: Job, run: Run, seed: int, tell: Progress) -> None:
-    import numpy as np  # noqa: PLC0415 - only those who measure pay for it
+    try:
+        import numpy as np  # noqa: PLC0415 - only those who measure pay for it
+    except ImportError as problem:  # on a device: it comes with every runtime
+        raise WorkerFailure(Status(Outcome.RUNTIME_MISSING, "reference", "hello", message=str(problem))) from problem
 
     generator = np.random.default_rng(seed)
     tell(f"{job.name}: reference")
@@ -93,7 +96,7 @@ def _reference(job: Job, run: Run, generator: np.random.Generator) -> list[_Samp
     """Make the inputs and have the reference answer each, for at most the time that a run may take."""
     pool: list[_Sample] = []
     overheads, held = [], 0
-    with Worker("reference", job.reference or job.model, job.limits) as worker:
+    with Worker("reference", job.reference or job.model, job.limits, import_path=job.import_path) as worker:
         run["python"], run["runtime"] = worker.hello(job.runtime)
         worker.confine(Policy(), required=not job.allow_unconfined)
         loaded = worker.load_model(1, xnnpack=job.xnnpack)
@@ -173,7 +176,7 @@ def _memory(job: Job, run: Run, pool: list[_Sample]) -> None:
 def _confined(job: Job, run: Run, role: str) -> Iterator[Worker]:
     """Start a worker for the delegate, confined before anything of the vendor's is in it; write down how, and what it was refused."""
     conditions = run["conditions"]
-    with Worker(role, job.model, job.limits, job.library_path) as worker:
+    with Worker(role, job.model, job.limits, job.library_path, job.import_path) as worker:
         worker.hello(_runtime(run))
         confinement = worker.confine(_policy(job), required=not job.allow_unconfined)
         conditions["confinement"] = {**confinement.to_json(), "allowed": list(map(wire.shown, job.allow_paths))}

@@ -82,6 +82,8 @@ class Job:
     allow_unconfined: bool = False
     """Whether to run where the kernel cannot confine."""
     runtime: str = AUTO
+    import_path: tuple[str, ...] = ()
+    """Folders that the workers look for the runtime in before they look where this process finds its packages."""
     threads: int = 1
     xnnpack: bool = True
     inputs: int = RUNS

@@ -10,8 +10,8 @@ from __future__ import annotations
 import enum
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from auditor.zoo.generate import digests
 from auditor.zoo.graph import MEDIAPIPE_DECONVOLUTION
@@ -86,6 +86,30 @@ class ZooModel:
     graph: ExpectedGraph | None = None
     """None where the graph is not public; `no_graph` says why."""
     no_graph: str = ""
+
+
+def model_document(model: ZooModel) -> dict[str, Any]:
+    """A model as JSON types, for a device that has no reader of requirement sets."""
+    return asdict(model)
+
+
+def read_model(document: Mapping[str, Any]) -> ZooModel:
+    """The model in a document."""
+    graph = document["graph"]
+    return ZooModel(
+        **{
+            **document,
+            "files": tuple(document["files"]),
+            "baseline": Baseline(**document["baseline"]),
+            "sha256": tuple(document["sha256"]),
+            "graph": None if graph is None else ExpectedGraph(**{**graph, **_tuples(graph)}),
+        }
+    )
+
+
+def _tuples(graph: Mapping[str, Any]) -> dict[str, Any]:
+    specs = {key: tuple(TensorSpec(each["type"], tuple(each["shape"])) for each in graph[key]) for key in ("inputs", "outputs")}
+    return {**specs, "weights": tuple(graph["weights"])}
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from auditor.zoo.graph import BadModel, read_graph
 from auditor.zoo.rewrite import without_custom_deconvolution
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from auditor.inference.run import Run
     from auditor.zoo.catalogue import ZooVersion
@@ -43,7 +43,11 @@ _PLANS = {BenchTime.PAGE: (3, 3, 20.0), BenchTime.ADAPTIVE: (3, 9, 1.0), BenchTi
 
 
 class NoRuntime(AuditError):  # noqa: N818  # what is missing is no error of the audit
-    """No TFLite runtime is installed that can run the zoo."""
+    """No TFLite runtime is installed that can run the zoo; `problem` is what was tried."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"no TFLite runtime: {problem}; install one: pip install 'crosml-audit[litert]', or give --runtime DIR")
+        self.problem = problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +100,14 @@ def model_files(zoo: ZooVersion, given: str | None) -> tuple[ModelFile, ...]:
 
     A model whose graph is not public has no stand-in. Raises UsageError for a folder or an archive that cannot be read, or holds no model.
     """
+    found = found_files(zoo, given)
+    generated = {} if given is not None else {each.model.name: each for each in stand_in_files(zoo, found)}
+    files = (found.get(model.name) or generated.get(model.name) for model in zoo.models)
+    return tuple(file for file in files if file)
+
+
+def found_files(zoo: ZooVersion, given: str | None) -> dict[str, ModelFile]:
+    """The files that are there, by model: those given, else this machine's own. Raises UsageError as `model_files` does."""
     places = [(given, "given")] if given is not None else [(folder, "device") for folder in DEVICE_FOLDERS if os.path.isdir(folder)]
     found: dict[str, ModelFile] = {}
     for place, origin in places:
@@ -103,9 +115,13 @@ def model_files(zoo: ZooVersion, given: str | None) -> tuple[ModelFile, ...]:
             found.setdefault(name, ModelFile(each.model, each.content, each.sha256, origin))
     if given is not None and not found:
         raise UsageError(f"--zoo: {visible(given)}: expected model files of zoo {zoo.version} (`crosml-audit zoo list`), found none")
-    generated = set() if given is not None else set(stand_ins(zoo.version))
-    files = (found.get(model.name) or (_stand_in(model) if model.name in generated else None) for model in zoo.models)
-    return tuple(file for file in files if file)
+    return found
+
+
+def stand_in_files(zoo: ZooVersion, found: Collection[str]) -> tuple[ModelFile, ...]:
+    """Generated stand-ins for the models that were not found and whose graph is public."""
+    generated = set(stand_ins(zoo.version)).difference(found)
+    return tuple(_stand_in(model) for model in zoo.models if model.name in generated)
 
 
 def _stand_in(model: ZooModel) -> ModelFile:
@@ -120,10 +136,11 @@ def measure_zoo(
     runtime: str,
     progress: Callable[[str], None],
     sandbox: Sandbox = Sandbox(),
+    import_path: tuple[str, ...] = (),
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Measure the models, interleaved, each time in fresh processes; yields (model name, run document) as each is done.
 
-    Raises NoRuntime where there is none to measure with.
+    `runtime` is a name of one or `auto`; it is looked for in the folders of `import_path` first. Raises NoRuntime where there is none.
     """
     least, most, seconds = _PLANS[bench_time]
     documents: dict[str, list[dict[str, Any]]] = {file.model.name: [] for file in files}
@@ -131,10 +148,10 @@ def measure_zoo(
         wanted = [file for file in files if _goes_on(documents[file.model.name], file.model, least)]
         for number, file in enumerate(wanted, 1):
             where = f"zoo: round {turn + 1}, model {number} of {len(wanted)}"
-            document = _measure(file, delegate, sandbox, seconds, runtime, functools.partial(_tell, progress, where))
+            document = _measure(file, delegate, sandbox, seconds, runtime, import_path, functools.partial(_tell, progress, where))
             status = document["status"]
             if (status["outcome"], status["process"]) == ("runtime-missing", "reference"):  # no delegate is in that process
-                raise NoRuntime(f"no TFLite runtime: {visible(status['message'])}; install one: pip install 'crosml-audit[litert]'")
+                raise NoRuntime(visible(status["message"]))
             documents[file.model.name].append(document)
             yield file.model.name, document
 
@@ -160,7 +177,13 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _measure(
-    file: ModelFile, delegate: Delegate | None, sandbox: Sandbox, seconds: float, runtime: str, progress: Callable[[str], None]
+    file: ModelFile,
+    delegate: Delegate | None,
+    sandbox: Sandbox,
+    seconds: float,
+    runtime: str,
+    import_path: tuple[str, ...],
+    progress: Callable[[str], None],
 ) -> dict[str, Any]:
     from auditor.inference.embedded import measure  # noqa: PLC0415  # numpy, only for those who measure
     from auditor.inference.run import Job  # noqa: PLC0415
@@ -176,6 +199,7 @@ def _measure(
         allow_paths=sandbox.allow_paths,
         allow_unconfined=sandbox.allow_unconfined,
         runtime=runtime,
+        import_path=import_path,
         min_seconds=seconds,
         warmup_seconds=min(0.5, seconds),
     )
