@@ -8,9 +8,10 @@ the first reply follows `MARK`, which tells it from whatever a login shell print
         with questions, just those are asked, else everything the facts ask; the reply is a snapshot
     {"do": anything else, …} and the frames that follow it, led by `=`
         are for the zoo (auditor/zoo/remote.py), a process of its own; its replies go back as they are. Where it ends before its time, the
-        reply is {"ended": how}; while nothing else is said, an empty frame goes back now and then
+        reply is {"ended": how}
 
-The end of stdin is the end of the connection: then the zoo's processes are ended, and its folder is removed.
+An empty frame, now and then, says that the device is still at it. The end of stdin is the end of the connection: then the zoo's
+processes are ended, and its folder is removed.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 from auditor import files, frames
@@ -34,11 +36,11 @@ from auditor.sources.live import Live
 from auditor.sources.recording import Recorder, pack
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 MARK = b"crosml-audit/agent/1\n"
-BEAT_SECONDS = 5.0
-"""How long nothing may be said while the zoo is there: a controller that hears nothing for long takes the connection for lost."""
+PULSE = 10.0
+"""Seconds of work, at least, between two signs of life."""
 
 _GRACE_SECONDS = 20.0
 _SET_CHILD_SUBREAPER = 36
@@ -53,11 +55,12 @@ main(int(sys.argv[2]), int(sys.argv[3]))
 
 
 class Planned:
-    """The machine it runs on, and the plan it was given."""
+    """The machine it runs on, and the plan it was given. `alive` is called before each question."""
 
     kind = "ssh"
 
-    def __init__(self, plan: str, *, probes: bool) -> None:
+    def __init__(self, plan: str, alive: Callable[[], None], *, probes: bool) -> None:
+        self._alive = alive
         self._plan = base.Reply(Status.OK, plan.encode())
         self._live = Live(probes=probes)
 
@@ -68,12 +71,13 @@ class Planned:
 
     def ask(self, question: base.Question) -> base.Reply:
         """The plan, or what the machine answers."""
+        self._alive()
         return self._plan if question == base.plan() else self._live.ask(question)
 
 
-def answer(request: Mapping[str, Any]) -> bytes:
+def answer(request: Mapping[str, Any], alive: Callable[[], None] = lambda: None) -> bytes:
     """The snapshot that a request asks for."""
-    recorder = Recorder(Planned(request["plan"], probes=request["probes"]))
+    recorder = Recorder(Planned(request["plan"], alive, probes=request["probes"]))
     for kind, path, *arguments in request["questions"]:
         recorder.ask(base.Question(kind, path, tuple(arguments)))
     if not request["questions"]:
@@ -147,13 +151,27 @@ def _children() -> Iterator[int]:
                 yield int(name)
 
 
+class _Pulse:
+    """Signs of life on a connection; they also find out that it is lost, and with it that the work is for nobody."""
+
+    def __init__(self, replies: int) -> None:
+        self._replies = replies
+        self._last = time.monotonic()
+
+    def beat(self) -> None:
+        """Send one where the last is long ago."""
+        if time.monotonic() - self._last > PULSE:
+            frames.write(self._replies, b"")
+            self._last = time.monotonic()
+
+
 def serve(requests: int, replies: int) -> None:
     """Answer requests until there are no more."""
     os.write(replies, MARK)
     zoo: Zoo | None = None
     try:
         while True:
-            ready = select.select([requests, zoo.replies] if zoo else [requests], [], [], BEAT_SECONDS if zoo else None)[0]
+            ready = select.select([requests, zoo.replies] if zoo else [requests], [], [], PULSE if zoo else None)[0]
             if not ready:
                 frames.write(replies, b"")
             if zoo and zoo.replies in ready:
@@ -168,7 +186,7 @@ def serve(requests: int, replies: int) -> None:
                     return
                 request = {} if frame.startswith(b"=") else json.loads(frame)
                 if request.get("do") == "collect":
-                    frames.write(replies, answer(request))
+                    frames.write(replies, answer(request, _Pulse(replies).beat))
                 elif zoo or request:
                     zoo = zoo or Zoo()
                     zoo.tell(frame)

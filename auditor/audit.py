@@ -5,14 +5,13 @@ from __future__ import annotations
 import datetime
 import os
 import re
-import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from auditor import __version__, files, registry, requirements
-from auditor.codec import decode_json, decode_waivers
+from auditor.codec import decode_waivers
 from auditor.engine import Context, Selection, judge
 from auditor.errors import AuditError, UsageError
 from auditor.facts.collect import collect
@@ -29,7 +28,7 @@ from auditor.sources.live import Live
 from auditor.sources.recording import Record, Recorder, Replay
 from auditor.sources.ssh import Order, Ssh
 from auditor.zoo import over_ssh
-from auditor.zoo.measure import BenchTime, measure_zoo, model_files, shared_library
+from auditor.zoo.measure import BenchTime, Delegate, measure_zoo, model_files, runner, shared_library
 from auditor.zoo.sandbox import sandbox
 
 if TYPE_CHECKING:
@@ -293,7 +292,7 @@ def _here(request: Request, progress: Callable[[str], None]) -> dict[Question, R
     plan, zoo = _plan(request), requirements.load(request.requirements).zoo
     here = request.root is None
     delegate = shared_library(request.delegate, request.delegate_options) if here and request.delegate is not None else None
-    import_path = runtime_path(request.runtime, request.tflite) if here and request.runtime is not None else ()
+    import_path = runtime_path(request.runtime, request.tflite, delegate) if here and request.runtime is not None else ()
     models = model_files(zoo, request.zoo) if not plan.zoo_note or (here and request.zoo is not None) else ()
     if plan.zoo_note:
         return _noted(plan, Runs())
@@ -305,10 +304,10 @@ def _here(request: Request, progress: Callable[[str], None]) -> dict[Question, R
     return _noted(replace(plan, models=used), runs)
 
 
-def runtime_path(folder: str, tflite: str) -> tuple[str, ...]:
-    """Where workers find a runtime before anything else: nowhere where one is installed, else in a folder. Raises UsageError."""
+def runtime_path(folder: str, tflite: str, delegate: Delegate | None) -> tuple[str, ...]:
+    """Where workers find a runtime before anything else: in a folder, where nothing is installed that runs the zoo. Raises UsageError."""
     check_folder(folder, tflite, this_machine())
-    return (os.path.abspath(folder),) if why_none(tflite) else ()
+    return (os.path.abspath(folder),) if runner(delegate, tflite) is None and why_none(tflite) else ()
 
 
 def _why_no_run(request: Request) -> str:
@@ -402,17 +401,8 @@ def _settings(request: Request, judged_by: RequirementSet) -> Settings:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _KeyFile:
-    """A file with a public key: {"key_id", "exponent", "modulus_hex"}."""
-
-    key_id: str
-    exponent: int
-    modulus_hex: str
-
-
 def _trust_root(text: str) -> str | PublicKey:
-    """A fingerprint as it is given, that of a certificate's file (PEM or DER), or the key in a JSON file."""
+    """A fingerprint as it is given, or what a file holds."""
     from auditor.verify import crypto  # noqa: PLC0415  # cryptography, only for those who name a root
 
     if _SHA256.fullmatch(text.lower()):
@@ -420,24 +410,7 @@ def _trust_root(text: str) -> str | PublicKey:
     label = f"--trust-root: {printable(text)}"
     if not os.path.exists(text):
         raise UsageError(f"{label[:100]}: expected 64 hexadecimal digits, or a file with a certificate or a key")
-    data = _small(text, "--trust-root")
-    if data.lstrip().startswith(b"{"):
-        key = decode_json(data, _KeyFile, label, UsageError)
-        try:
-            found = PublicKey(key.key_id.lower(), int(key.modulus_hex, 16), key.exponent)
-        except ValueError:
-            raise UsageError(f"{label}: modulus_hex: expected hexadecimal digits") from None
-        if crypto.rsa_key(found.modulus, found.exponent) is None:
-            raise UsageError(f"{label}: modulus_hex, exponent: expected those of an RSA key")
-        return found
-    try:
-        der = ssl.PEM_cert_to_DER_cert(data.decode("ascii")) if data.startswith(b"-----BEGIN CERTIFICATE-----") else data
-    except ValueError:
-        raise UsageError(f"{label}: expected a PEM certificate") from None
-    try:
-        return crypto.read_certificate(der).sha256
-    except ValueError:
-        raise UsageError(f"{label}: expected a certificate (PEM or DER) or a key (JSON with key_id, exponent, modulus_hex)") from None
+    return crypto.read_root(_small(text, "--trust-root"), label)
 
 
 def _waivers(path: str | None) -> tuple[Waiver, ...]:

@@ -346,7 +346,7 @@ def zoo_run(
         files = model_files(sets.load(requirements).zoo, zoo)
         library = shared_library(delegate, _pairs(delegate_option)) if delegate is not None else None
         allowed = sandbox(tuple(allow_path), allow_unconfined)
-        import_path = audit.runtime_path(runtime, tflite.value) if runtime is not None else ()
+        import_path = audit.runtime_path(runtime, tflite.value, library) if runtime is not None else ()
         bench = BenchTime(bench_time.value)
         with _progress() as progress:
             for _name, document in measure_zoo(files, library, bench, tflite.value, progress, allowed, import_path):

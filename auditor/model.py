@@ -318,8 +318,14 @@ class ModelRun:
     identity: str = "other"
     """How the file relates to the model whose name it bears: `pinned`, `same-graph`, `stand-in` or `other`."""
     identity_reason: str = ""
+    golden: Mapping[str, Any] | None = None
+    """What came of golden images; None where there are none."""
+    reference: str = ""
+    """What the outputs were compared with: the kernels, threads, and whether a custom operator was rewritten for them."""
     process: str = ""
     """Of the run's processes, the one that ended badly: `reference`, `test` or `memory`."""
+    thirds_us: tuple[float, float, float] | None = None
+    """The first, middle and last third of the timed inferences, by the clock of `bracket_us`; None where the samples are not known."""
 
 
 @dataclass(frozen=True, slots=True)

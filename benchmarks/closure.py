@@ -1,11 +1,13 @@
-"""The closure against pax-utils' lddtree and auditwheel's, on the same files, in one run and one process.
+"""The closure against pax-utils' lddtree, auditwheel's and libtree, on the same files, in one run.
 
     python benchmarks/closure.py [--root DIR] [--repeat N] [FILE…]
 
 Every tool starts afresh for each file (nothing is kept from the one before), in turn, so that all see the same page cache; the best of N
 runs counts. `headers` is our time for the work that the peers do too, which is to follow DT_NEEDED; `closure` also searches all bytes of
-the files for what they open by name, and looks at what lies beside them. In brackets the objects that each finds. Without files, the
-largest libraries of this machine are taken. Ends with 1 where the same work is not ten times as fast as each peer that is there.
+the files for what they open by name, and looks at what lies beside them. `read` is what it takes to read those bytes once and do
+nothing with them: where that alone is more than a tenth of a peer's time, no search of them can be ten times as fast. libtree is a program
+of its own, in C: its time has its start in it, and it is no bound. In brackets the objects that each finds. Without files, the largest
+libraries of this machine are taken. Ends with 1 where the same work is not ten times as fast as each Python peer that is there.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ import glob
 import importlib.machinery
 import importlib.util
 import os
+import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -34,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 OURS = ("headers", "closure")
+BOUNDS = ("lddtree", "auditwheel")
 WANTED = 10
 
 
@@ -55,10 +60,10 @@ def main() -> int:
             totals[name] += seconds
         print(f"{os.path.basename(path)[:40]:40}" + "".join(f"{best[name] * 1e3:>9.2f} ms ({objects[name]:>4})" for name in tools))
     print(f"{'all':40}" + "".join(f"{seconds * 1e3:>9.2f} ms       " for seconds in totals.values()))
-    peers = [name for name in tools if name not in OURS]
-    for ours in OURS:
+    peers = [name for name in tools if name not in {*OURS, "read"}]
+    for ours in (*OURS, "read"):
         print(f"{ours}: " + ", ".join(f"{totals[name] / totals[ours]:.1f} x as fast as {name}" for name in peers))
-    return int(any(totals[name] < WANTED * totals["headers"] for name in peers))
+    return int(any(totals[name] < WANTED * totals["headers"] for name in BOUNDS if name in totals))
 
 
 def _options() -> argparse.Namespace:
@@ -93,12 +98,23 @@ class _Headers:
 def _tools(root: str) -> Iterator[tuple[str, Callable[[str], int]]]:
     """Ours, then each peer that is installed; each gives the number of objects that it found."""
 
+    searched: dict[str, tuple[str, ...]] = {}
+
     def follow(source: Any, path: str) -> int:
         found = read_closure(Device(Recorder(source)), Plan(delegate=path))
-        return len(found.value.objects) if isinstance(found, Ok) else 0
+        objects = found.value.objects if isinstance(found, Ok) else ()
+        if isinstance(source, Tree):
+            searched[path] = tuple(each.path for each in objects if not (each.base or each.runtime))
+        return len(objects)
 
     yield "closure", lambda path: follow(Tree(root), path)
     yield "headers", lambda path: follow(_Headers(Tree(root), os.path.dirname(path)), path)
+    yield "read", lambda path: sum(1 for each in searched[path] if _read(root.rstrip("/") + each))
+    libtree = shutil.which("libtree")
+    if libtree is None or root != "/":
+        print("libtree: not installed, or no use below another root, skipped")
+    else:
+        yield "libtree", lambda path: _libtree(libtree, path)
     lddtree = _pax_utils()
     if lddtree is None:
         print("pax-utils' lddtree: not installed, skipped")
@@ -110,6 +126,21 @@ def _tools(root: str) -> Iterator[tuple[str, Callable[[str], int]]]:
         print("auditwheel: not installed, skipped")
     else:
         yield "auditwheel", lambda path: _auditwheel(auditwheel, root, path)
+
+
+def _read(path: str) -> int:
+    count = 0
+    buffer = bytearray(1 << 20)
+    with open(path, "rb", buffering=0) as file:
+        while size := file.readinto(buffer):
+            count += size
+    return count
+
+
+def _libtree(program: str, path: str) -> int:
+    """Without -v it leaves libc and its like out; with -vv each library is there with all that it needs, once."""
+    done = subprocess.run([program, "-vv", "-p", path], capture_output=True, text=True, check=False)
+    return len({line.rpartition("── ")[2].partition(" [")[0] for line in done.stdout.splitlines()})
 
 
 def _pax_utils() -> Any:

@@ -39,9 +39,10 @@ def closure(facts: Facts) -> Iterator[Answer]:
     name and only in a system library folder (a vendor's own `libm.so.6` counts), and what `--base-image` lists. All of these are named.
 
     It passes only if everything that may be loaded stays below the limit: also libraries that are found elsewhere by names in the
-    driver's bytes, all other ELF files in the vendor's folders and below (a name may be composed at run time), and what the device's own
-    settings load. It fails only by what is certain. Between, and where a needed library is missing or a file cannot be read, it is
-    unknown; so it is with a `--base-image` that lists the driver itself, as a list of the finished image does.
+    driver's bytes, all other ELF files in the vendor's folders and below, in its package below /opt, and in folders that a driver in a
+    system folder names (a name may be composed at run time), and what the device's own settings load. It fails only by what is certain.
+    Between, and where a needed library is missing or a file cannot be read, it is unknown; so it is with a `--base-image` that lists the
+    driver itself, as a list of the finished image does.
 
     The page says "64 MB" without a definition: 64·10^6 bytes decides, and between that and 64 MiB the finding says so. What may be
     unpacked or fetched is the next checks'. Source: ChromeOS, ML accelerator requirements; glibc elf/dl-load.c.

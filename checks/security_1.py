@@ -7,30 +7,24 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from auditor.facts.types import Missing, Ok
 from auditor.model import Answer, Level, Outcome, Owner, Remedy, check, visible
-from checks.confinement import lets_every_ioctl_through, shows_all_devices
+from checks.confinement import filter_in_doubt, is_restrained, lets_every_ioctl_through, restrained, shows_all_devices
 from checks.wording import some
 from checks.zoo_runs import DELEGATED_SHARE, cited
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-    from auditor.facts.types import Accelerator, Fact, Facts, Holder, Listing, SandboxDefinition
+    from auditor.facts.types import Accelerator, Facts, Holder, Listing, SandboxDefinition
     from auditor.model import ModelRun
 
 T = TypeVar("T")
 
-SECCOMP_FILTER = 2
-"""`Seccomp:` of /proc/PID/status: 0 off, 1 strict, 2 filter."""
-
-ESCAPES = {16: "CAP_SYS_MODULE", 17: "CAP_SYS_RAWIO", 19: "CAP_SYS_PTRACE", 21: "CAP_SYS_ADMIN"}
-"""Capabilities by bit (include/uapi/linux/capability.h) with which a process leaves any sandbox: by code in the kernel, by memory, by
-another process, by mounts and namespaces."""
 
 REFUSALS = frozenset({"EACCES", "EPERM", "ENOSYS"})
 """How a confinement refuses: Landlock, seccomp, and calls that it takes for unknown."""
 
-OTHERS_WRITE = 0o002
-"""The mode bit that lets everyone write."""
+OTHERS_READ, OTHERS_WRITE = 0o004, 0o002
+"""The mode bits that let everyone read and write."""
 
 DEVICES = (
     "/dev/accel",
@@ -144,14 +138,11 @@ def holders(facts: Facts, accelerator: Accelerator) -> Iterator[Answer]:
 
 def _holder(holder: Holder, *, alone: bool) -> Answer:
     """What is to be said of one process; it passes only where no other of the same executable may be out of sight."""
-    privileges, seccomp, capabilities = holder.no_new_privs, holder.seccomp, holder.capabilities
-    evidence = (*holder.evidence, *privileges.evidence, *seccomp.evidence, *capabilities.evidence)
-    observed = _described(holder)
-    for each in (privileges, seccomp, capabilities):
-        if isinstance(each, Missing):
-            return Answer(Outcome.UNKNOWN, observed, evidence, subject=holder.subject, remedy=each.remedy)
-    escapes = any(capabilities.open() >> bit & 1 for bit in ESCAPES)
-    confined = privileges.open() and seccomp.open() == SECCOMP_FILTER and not escapes
+    found, observed = holder.restraint, _described(holder)
+    evidence = (*holder.evidence, *found.evidence)
+    if isinstance(found, Missing):
+        return Answer(Outcome.UNKNOWN, observed, evidence, subject=holder.subject, remedy=found.remedy)
+    confined = is_restrained(found.value)
     if confined and not alone:
         because = "It is confined, but not every process could be looked at."
         return Answer(Outcome.UNKNOWN, observed, evidence, because, subject=holder.subject, remedy=Remedy.ROOT)
@@ -160,22 +151,10 @@ def _holder(holder: Holder, *, alone: bool) -> Answer:
 
 def _described(holder: Holder) -> str:
     """A process's confinement in words; what could not be read is named so."""
-
-    def words(fact: Fact[T], say: Callable[[T], str], what: str) -> str:
-        return say(fact.value) if isinstance(fact, Ok) else f"{what} not readable"
-
-    return f"holds {holder.node}; " + ", ".join([
-        words(holder.uid, lambda uid: "root" if uid == 0 else f"user {uid}", "user"),
-        words(holder.no_new_privs, lambda on: "no new privileges" if on else "may gain new privileges", "privileges"),
-        words(holder.seccomp, lambda mode: {0: "no seccomp", 1: "seccomp strict"}.get(mode, "seccomp filter"), "seccomp"),
-        words(holder.capabilities, _capabilities, "capabilities"),
-        words(holder.namespaces, lambda own: f"own namespaces: {' '.join(sorted(own)) or 'none'}", "namespaces"),
-    ])  # fmt: skip
-
-
-def _capabilities(mask: int) -> str:
-    escapes = [name for bit, name in ESCAPES.items() if mask >> bit & 1]
-    return f"capabilities {mask:#x}{' with ' + ' '.join(escapes) if escapes else ''}" if mask else "no capabilities"
+    found, own = holder.restraint, holder.namespaces
+    restraint = restrained(found.value) if isinstance(found, Ok) else "confinement not readable"
+    spaces = f"own namespaces: {' '.join(sorted(own.value)) or 'none'}" if isinstance(own, Ok) else "namespaces not readable"
+    return f"holds {holder.node}; {restraint}, {spaces}"
 
 
 def _unread(listing: Listing[Any]) -> Answer:
@@ -205,8 +184,9 @@ def definition(facts: Facts, accelerator: Accelerator) -> Iterator[Answer]:
     each alternative of each of its rules, with those of included files, has a condition on the request (`arg1 ==`, `arg1 in`, `arg1 &`);
     how wide the condition is, is for people to judge. A job is matched to a process by its executable.
 
-    Unknown are a process that no job starts through minijail, a definition with options that only the shell knows, and a filter that is
-    compiled or installed by the program itself. Source: google/minijail (minijail0.1, minijail0.5); chromiumos/docs, sandboxing.md.
+    Unknown are a process that no job starts through minijail, a definition with options that only the shell knows, a filter that is
+    compiled or installed by the program itself, and one with -L, which may only log what it should refuse.
+    Source: google/minijail (minijail0.1, minijail0.5); chromiumos/docs, sandboxing.md.
     """
     listing, written = facts.sandbox.holders.open(), facts.sandbox.definitions.open()
     held = sorted({each.subject for each in listing.items if each.accelerator == accelerator.subject})
@@ -238,6 +218,8 @@ def _definition(facts: Facts, definition: SandboxDefinition) -> Answer:
         return Answer(Outcome.FAIL, f"{where}: {', '.join(faults)}", evidence)
     if definition.trouble:
         return Answer(Outcome.UNKNOWN, f"{where}: {definition.trouble}", evidence, remedy=Remedy.EVIDENCE)
+    if doubt := filter_in_doubt(definition):
+        return Answer(Outcome.UNKNOWN, f"{where}: {doubt}", evidence, remedy=Remedy.VENDOR)
     if policy is None:
         return Answer(Outcome.UNKNOWN, f"{where}: no seccomp policy that can be read", evidence, remedy=Remedy.VENDOR)
     if isinstance(policy, Missing):
@@ -292,9 +274,10 @@ def reaching_definitions(facts: Facts) -> Iterator[Answer]:
 def node_mode(facts: Facts, accelerator: Accelerator) -> Iterator[Answer]:
     """The mode of each of the accelerator's nodes does not let others write.
 
-    A node that everyone may open (0666, a common workaround) is open to every process, sandboxed or not. Access that a list adds to the
-    mode (setfacl, as logind does for the user at the seat) is not seen. An accelerator without nodes is unknown: they are there once its
-    driver is. Source: chmod(1); udev(7).
+    A node that everyone may open (0666, a common workaround) is open to every process, sandboxed or not. Others who may only read it
+    (0664) do not fail it; the finding says so, since many drivers take the same requests through a descriptor that was opened for
+    reading. Access that a list adds to the mode (setfacl, as logind does for the user at the seat) is not seen. An accelerator without
+    nodes is unknown: they are there once its driver is. Source: chmod(1); udev(7).
     """
     modes = [(node.path, node.mode) for node in accelerator.nodes]
     evidence = tuple(item for _, mode in modes for item in mode.evidence)
@@ -307,6 +290,7 @@ def node_mode(facts: Facts, accelerator: Accelerator) -> Iterator[Answer]:
     for place in facts.accelerators.open().unread:
         place.open()
     if modes:
-        yield Answer(Outcome.PASS, shown, evidence)
+        readable = any(mode.open() & OTHERS_READ for _, mode in modes)
+        yield Answer(Outcome.PASS, f"{shown}; others may open it for reading" if readable else shown, evidence)
     else:
         yield Answer(Outcome.UNKNOWN, "no node of it is known", accelerator.driver.evidence, remedy=Remedy.DRIVER)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from auditor.facts.types import Missing
 from auditor.model import Answer, Outcome, Owner, Status, check
-from checks.confinement import OWN_ROOT, lets_every_ioctl_through
+from checks.confinement import OWN_ROOT, filter_in_doubt, is_restrained, lets_every_ioctl_through, restrained
 from checks.wording import some
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def definition(facts: Facts) -> Iterator[Answer]:
     own = [each for each in written.items if each.command.rpartition("/")[2] == NAME]
     opened = [each.path for each in workers.items if lets_every_ioctl_through(each)]
     faults = [*(f"{path} lets every ioctl through" for path in opened), *(fault for each in own for fault in _faults(facts, each))]
-    trouble = [each.trouble for each in own if each.trouble]
+    trouble = [doubt for each in own if (doubt := each.trouble or filter_in_doubt(each))]
     policies = [facts.sandbox.policies[each.policy] for each in own if each.policy]
     evidence = (
         *facts.ml_service.executable.evidence,
@@ -124,6 +124,36 @@ def switches(facts: Facts) -> Iterator[Answer]:
         yield Answer(Outcome.FAIL, some(tests, " "), evidence)
     elif found:
         yield Answer(Outcome.PASS, some(found, " "), evidence)
+    else:
+        yield Answer(Outcome.NOT_APPLICABLE, "the service does not run", evidence)
+
+
+@check(
+    "service-sandbox.running",
+    expected="the running daemon and each worker have no new privileges, a seccomp filter, and no capability to escape with",
+    passes="The ML service and its workers run confined.",
+    fails="The ML service, or a worker of it, runs without confinement.",
+    not_applicable="The ML service is not there, or does not run.",
+    remediation="Start the service through its job, and look at which minijail option or policy a worker does not enter.",
+    owner=Owner.CHROMEOS,
+)
+def running(facts: Facts) -> Iterator[Answer]:
+    """How the service's processes are confined at the time of the audit, whatever their definition says.
+
+    Of each process, its weakest thread counts. They are known by their command lines; a service that is started on demand may not run
+    at all, and a worker runs only while a model is loaded. Capabilities are those within a process's own user namespace: the daemon's
+    is one, in which it is not the system's root. Source: proc(5); chromiumos/platform2, ml/init/ml-service.conf.
+    """
+    if not _has_service(facts):
+        yield _none(facts)
+        return
+    found = facts.ml_service.restraints.open()
+    evidence = (*facts.ml_service.executable.evidence, *facts.ml_service.restraints.evidence)
+    open_ones = [restrained(each) for each in found if not is_restrained(each)]
+    if open_ones:
+        yield Answer(Outcome.FAIL, some(open_ones, "; "), evidence)
+    elif found:
+        yield Answer(Outcome.PASS, some([restrained(each) for each in found], "; "), evidence)
     else:
         yield Answer(Outcome.NOT_APPLICABLE, "the service does not run", evidence)
 

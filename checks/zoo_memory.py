@@ -33,7 +33,8 @@ def baseline(facts: Facts, requirement: Requirement) -> Iterator[Answer]:
 
     The page says MB: at most 10^6 bytes each passes whichever is meant, more than 2^20 each fails whichever is meant. The absolute peak
     within the limit passes; what was added since before the model was loaded, above the limit, fails; between the two lies our own
-    interpreter's share, and that is unknown. A delegate that ends its process leaves no peak to judge.
+    interpreter's share, and that is unknown. Of the device's own benchmark_model all counts, as it does on the page: it is within the limit
+    or not. The tool's own figure is not used. A delegate that ends its process leaves no peak to judge.
     """
     yield from of_baseline(facts, requirement, _judge)
 

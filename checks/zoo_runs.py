@@ -18,8 +18,14 @@ if TYPE_CHECKING:
 DELEGATED_SHARE = 0.95
 """Of a model's multiply-accumulates, the share that the delegate must take for its figures to be the accelerator's."""
 
-RUN_BROKE = frozenset({"died", "exited", "timed-out", "protocol-error", "output-shape-mismatch", "out-of-memory"})
+RUN_BROKE = frozenset({"died", "exited", "timed-out", "cpu-exceeded", "protocol-error", "output-shape-mismatch", "out-of-memory"})
 RUN_REFUSED = frozenset({"delegate-create-failed", "prepare-failed", "invoke-failed"})
+NOT_MEASURED = {
+    "delegate-not-applied": "The device's own tool went on without the delegate, on the CPU: nothing of the delegate was measured.",
+    "tool-unusable": "The device's own tool cannot be used for this measurement.",
+    "output-unreadable": "What the device's own tool printed does not hold together (a line is missing, doubled or contradicted).",
+}
+"""Why a run of the native tools that did not come to its end says nothing about the delegate."""
 
 
 def of_baseline(facts: Facts, requirement: Requirement, judge: Callable[..., Iterator[Answer]]) -> Iterator[Answer]:
@@ -34,16 +40,37 @@ def of_baseline(facts: Facts, requirement: Requirement, judge: Callable[..., Ite
         yield Answer(Outcome.UNKNOWN, f"sha256 {runs[0].sha256}", cited(result), reason, remedy=Remedy.ZOO)
 
 
+def of_file(facts: Facts, requirement: Requirement, judge: Callable[..., Iterator[Answer]]) -> Iterator[Answer]:
+    """The answers about any file that is the zoo's model or its stand-in."""
+    result, runs = _runs(facts, requirement)
+    kind, reason = _identity(facts, result, runs)
+    if kind in {"pinned", "same-graph", "stand-in"}:
+        yield from judge(facts, result, runs, requirement)
+    else:
+        yield Answer(Outcome.UNKNOWN, f"sha256 {runs[0].sha256}", cited(result), reason, remedy=Remedy.ZOO)
+
+
+def of_generated(facts: Facts, requirement: Requirement, judge: Callable[..., Iterator[Answer]]) -> Iterator[Answer]:
+    """The answers about a generated stand-in, pinned or not."""
+    if _generated(facts, requirement):
+        result, runs = _runs(facts, requirement)
+        if all(run.identity == "stand-in" for run in runs):
+            yield from judge(facts, result, runs, requirement)
+
+
 def of_stand_in(facts: Facts, requirement: Requirement, judge: Callable[..., Iterator[Answer]]) -> Iterator[Answer]:
     """The answers about a generated stand-in that is not pinned: shown beside the baseline, never instead of it."""
+    if _generated(facts, requirement):
+        result, runs = _runs(facts, requirement)
+        if _identity(facts, result, runs)[0] == "stand-in":
+            yield from judge(facts, result, runs, requirement)
+
+
+def _generated(facts: Facts, requirement: Requirement) -> bool:
+    """Whether a stand-in was run for a model, or was to be run."""
     results = facts.models.value if isinstance(facts.models, Ok) else ()
     known = {run.value.model for each in results for run in each.runs if isinstance(run, Ok) and run.value.identity == "stand-in"}
-    known |= {each.name for each in facts.plan.models if each.origin == "stand-in"}
-    if requirement.model not in known:
-        return
-    result, runs = _runs(facts, requirement)
-    if _identity(facts, result, runs)[0] == "stand-in":
-        yield from judge(facts, result, runs, requirement)
+    return requirement.model in known | {each.name for each in facts.plan.models if each.origin == "stand-in"}
 
 
 def invalid(facts: Facts, result: ModelResult, runs: tuple[ModelRun, ...], broken: Outcome) -> Answer | None:
@@ -63,7 +90,7 @@ def invalid(facts: Facts, result: ModelResult, runs: tuple[ModelRun, ...], broke
         if unhindered:
             ended = "ended the inference process" if run.status in RUN_BROKE else "refused the model or failed in it"
             return Answer(broken, observed, evidence, f"The delegate {ended}.")
-        because = _hindrance(run) or "The model could not be run to the end."
+        because = _hindrance(run) or NOT_MEASURED.get(run.status, "The model could not be run to the end.")
         return Answer(Outcome.UNKNOWN, observed, evidence, because, remedy=Remedy.EVIDENCE, remediation=_way_out(run))
     shares = [run.delegated_macs for run in runs]
     known = [share for share in shares if share is not None]

@@ -66,6 +66,8 @@ EVASIONS = {
     "a library is opened by a name that is composed at run time": (
         (CLOSURE, "test_names_among_the_bytes_that_the_vendors_own_files_bear"),
         (CLOSURE, "test_files_beside_the_driver_that_nothing_names_are_possible"),
+        (CLOSURE, "test_folders_below_a_shared_one_that_the_driver_names"),
+        (CLOSURE, "test_all_of_a_package_below_opt_is_the_drivers"),
         (SIZE, "test_string_edges_beside_the_driver_count"),
     ),
     "libraries lie in data files": ((SIZE, "test_packed_libraries_and_archives"),),

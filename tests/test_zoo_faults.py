@@ -7,6 +7,8 @@ import functools
 import hashlib
 import importlib.util
 import os
+import re
+import shutil
 
 import pytest
 
@@ -139,6 +141,21 @@ def test_each_fault_has_its_own_finding(delegate, pinned, runtime, options, outc
     assert about(found, "latency").outcome is not PASS, "nothing here is an accelerator"
     assert about(found, "accuracy").level is Level.MUST
     assert len(report.model_runs) == (1 if outcomes is BROKE else 3)
+
+
+def test_a_delegate_that_computes_on_the_processor_is_no_accelerator(delegate, pinned, runtime, tmp_path):
+    """However fast it is: the limit here is one that it meets."""
+    data = os.path.join(ROOT, "auditor", "data", "requirements")
+    with open(os.path.join(data, "zoo-0.0.2.toml"), encoding="utf-8") as file:
+        (tmp_path / "zoo.toml").write_text(file.read().replace("latency_ms = 6.0", "latency_ms = 6000.0"))
+    shutil.copy(os.path.join(data, "accelerator-r113.toml"), tmp_path / "clauses.toml")
+    (tmp_path / "set.toml").write_text('name = "test"\nclauses = "clauses.toml"\nzoo = "zoo.toml"\n')
+    _report, found = judge(delegate=delegate, tflite=runtime, requirements=str(tmp_path / "set.toml"), **pinned)
+    latency = about(found, "latency")
+    assert latency.outcome is UNKNOWN
+    assert "limit 6000 ms" in latency.observed
+    assert re.search(r"nothing shows that the accelerator did the work. The process kept \d\.\d\d processors busy\.$", latency.reason)
+    assert about(found, "accuracy").outcome is PASS
 
 
 def test_a_library_that_is_not_there(pinned, runtime, tmp_path):

@@ -143,22 +143,24 @@ def _platform_counts(properties: dict[str, str], asked_for: bool) -> bool:
 
 
 def _node(device: Device, path: str, kind: str, major: int, minor: int) -> Node:
-    found = device.stat(path)
+    found = parse(device.stat(path), lambda each: _is_node(each, major, minor))
     return Node(
         path,
         kind,
         major,
         minor,
-        parse(found, _mode),
+        parse(found, lambda each: each.mode),
         parse(found, lambda each: each.uid),
         parse(found, lambda each: each.gid),
     )
 
 
-def _mode(found: FileStat) -> int:
+def _is_node(found: FileStat, major: int, minor: int) -> FileStat:
     if found.kind != "character":
         raise ValueError(f"expected a character device, found a {found.kind}")
-    return found.mode
+    if (found.major, found.minor) != (major, minor):
+        raise ValueError(f"expected the device {major}:{minor}, found {found.major}:{found.minor}")
+    return found
 
 
 def _vfio_node(device: Device, sysfs: str) -> Node | Missing | None:

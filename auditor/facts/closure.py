@@ -2,8 +2,9 @@
 
 From the delegate on, breadth first: DT_NEEDED, DT_FILTER and DT_AUXILIARY; then what the files say they dlopen (`.note.dlopen`, and names
 of shared objects among their bytes); last what only may be loaded: a name found outside the vendor's folders, and every other ELF file in
-those folders and in the folders below them, since a name may be composed at run time (in a folder that others share, such as /usr/lib64,
-only files that fit a format among the driver's names). A folder is listed once, and names are looked up in memory.
+those folders and in the folders below them, since a name may be composed at run time. In a folder that others share, such as /usr/lib64,
+it is only files that fit a format among the driver's names, and the folders below whose names are among the driver's bytes; of other
+folders below, the files whose names are. A folder is listed once, and names are looked up in memory.
 
 Between an object's own folders and the default ones the linker looks into `/etc/ld.so.cache`, and nowhere else: `ld.so.conf` only tells
 ldconfig what to put there. So does this module; in a tree without a cache (a package that was unpacked), ld.so.conf stands for it.
@@ -63,6 +64,12 @@ SMALL = 4096
 MIN_LITERAL = 10
 """Characters of a name's format that must be literal, `lib` and `.so` among them."""
 
+MAX_FORMATS = 256
+"""Formats for names in one object; each is held against all names in a folder."""
+
+MAX_WORD = 64
+"""Characters of a word that a file's bytes are searched for."""
+
 MAX_INCLUDES = 8
 
 SETTINGS = (
@@ -101,6 +108,7 @@ _TRIPLETS = {
 }
 _PLATFORMS = {elves.X86_64: "x86_64", elves.AARCH64: "aarch64", elves.ARM: "v7l", elves.X86: "i686", elves.RISCV: "riscv64"}
 _SHARED = frozenset({"/bin", "/sbin", "/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin", "/usr/local/lib", "/usr/local/lib64"})
+_PACKAGES = ("/opt/", "/run/imageloader/")
 _CONVERSION = re.compile(r"%[-+ #0-9.]{0,8}[hlz]{0,2}[a-zA-Z]")
 _TOKEN = re.compile(r"\$(?:\{(ORIGIN|LIB|PLATFORM)\}|(ORIGIN|LIB|PLATFORM))")
 _DELEGATE_PATH = re.compile(r"""["']?delegate_path["']?\s*:\s*("(?:[^"\\\n]|\\.)*")""")
@@ -264,6 +272,24 @@ class _Search:
             return Archive(printable(stat.real), stat.size, _ARCHIVES[magic])
         file = self.file(path) if magic == elves.MAGIC else None
         return file if file and file.elf and file.elf.type in elves.LOADABLE else None
+
+    def folders(self, folder: str) -> dict[str, str]:
+        """The folders in a folder, by name, each resolved; nothing whose name is a library's is looked at."""
+        names = sorted(name for name in self.names(folder) if ".so" not in name)
+        if len(names) > MAX_BESIDE:
+            raise MissingFact(_limit(folder, f"{len(names)} names beside the driver that are no library's"))
+        found = {name: self._device.stat(f"{folder}/{name}") for name in names}
+        there = {name: each.open() for name, each in found.items() if isinstance(each, Ok) or each.status is not Status.ABSENT}
+        folders = {name: stat.real for name, stat in there.items() if stat.kind == "directory"}
+        if len(folders) > 4 * MAX_FOLDERS:
+            raise MissingFact(_limit(folder, f"{len(folders)} folders beside the driver"))
+        return folders
+
+    def held(self, path: str, words: tuple[str, ...]) -> frozenset[str]:
+        """Those of some words that are among a file's bytes; what cannot be asked is taken for held."""
+        asked = tuple(word for word in words if word.isascii() and len(word) <= MAX_WORD)
+        found = parse(self._device.ask(base.holds(path, *asked)), lambda data: data.decode("ascii").split("\0")[:-1]).open()
+        return frozenset((*found, *set(words).difference(asked)))
 
     def sonames(self, path: str) -> tuple[str, ...]:
         """The names of shared objects among a file's bytes."""
@@ -644,17 +670,42 @@ class _Process:
         if own and folder not in self._folders:
             self._folders[folder] = None
             if not shared:
-                self._perhaps.append(_Edge(loaded, "beside", (folder,)))
+                self._perhaps.append(_Edge(loaded, "beside", (_package(folder),)))
         if item.base or item.runtime:
             return
         names = [name for name in self._search.sonames(loaded.file.stat.real) if not _last(name).startswith(".so")]
         queue = self._opened if own else self._perhaps
         queue.extend(_Edge(loaded, "string", (name,)) for name in names if "%" not in name)
+        if own:
+            formats = [name for name in names if "%" in name]
+            if len(formats) > MAX_FORMATS:
+                raise MissingFact(_limit(loaded.file.stat.real, f"{len(formats)} formats for names"))
+            fitting = dict.fromkeys(path for name in formats for path in self._fitting(loaded, name))
+            self._perhaps.extend(_Edge(loaded, "string", (path,)) for path in fitting)
         if own and shared:
-            patterns = list(filter(None, (_pattern(_last(name)) for name in names if "%" in name)))
-            present = sorted(self._search.names(folder)) if patterns else ()
-            fitting = (name for name in present if any(each.fullmatch(name) for each in patterns))
-            self._perhaps.extend(_Edge(loaded, "string", (f"{folder}/{name}",)) for name in fitting)
+            self._perhaps.extend(self._below(loaded, names))
+
+    def _fitting(self, loaded: _Loaded, name: str) -> list[str]:
+        """The files that a format may become, in the folder that it begins with or else the object's own."""
+        place, _, last = name.rpartition("/")
+        folder = place if place.startswith("/") else f"{loaded.file.folder}/{place}".rstrip("/")
+        pattern = None if "%" in place else _pattern(last, MIN_LITERAL if _shared(folder, loaded.elf) else 0)
+        return [f"{folder}/{each}" for each in sorted(self._search.names(folder)) if pattern.fullmatch(each)] if pattern else []
+
+    def _below(self, loaded: _Loaded, names: list[str]) -> Iterator[_Edge]:
+        """Of the folders in the root's folder, which others share: those that its bytes name, and files there whose names they are."""
+        elf, folder = loaded.elf, loaded.file.folder
+        found = {name: real for name, real in self._search.folders(folder).items() if not _shared(real, elf)}
+        if not found:
+            return
+        spelled = {part for name in names for part in name.split("/")[:-1]}
+        held = self._search.held(loaded.file.stat.real, tuple(f"{_last(folder)}/{name}" for name in found))
+        for name, real in found.items():
+            if name in spelled or f"{_last(folder)}/{name}" in held:
+                yield _Edge(loaded, "beside", (real,))
+                continue
+            present = self._search.names(real)
+            yield from (_Edge(loaded, "string", (f"{real}/{each}",)) for each in names if each in present)
 
 
 def default_folders(machine: int, bits: int) -> tuple[str, ...]:
@@ -679,10 +730,18 @@ def _shared(folder: str, elf: elves.Elf) -> bool:
     return folder in _SHARED or _in_system(folder, elf)
 
 
-def _pattern(name: str) -> re.Pattern[str] | None:
+def _package(folder: str) -> str:
+    """The folder of all that belongs to a package: below /opt (Filesystem Hierarchy Standard, 3.13), and of a DLC, it is the topmost."""
+    for top in _PACKAGES:
+        if folder.startswith(top):
+            return top + folder[len(top) :].partition("/")[0]
+    return folder
+
+
+def _pattern(name: str, least: int) -> re.Pattern[str] | None:
     """What a printf format for a name may become, where enough of it is literal to say something."""
     literal = _CONVERSION.split(name)
-    if sum(len(part) for part in literal) < MIN_LITERAL:
+    if sum(len(part) for part in literal) < least:
         return None
     return re.compile(".*".join(map(re.escape, (literal[0], literal[-1]))))
 

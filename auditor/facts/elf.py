@@ -8,6 +8,7 @@ few ranged reads, whatever its size. Sources: the System V gABI (chapters 4 and 
 from __future__ import annotations
 
 import json
+import os
 import struct
 from dataclasses import dataclass
 from operator import itemgetter
@@ -37,7 +38,7 @@ MAX_LIST = 1 << 16
 _GAP = 4096
 """Strings that lie closer than this are read at once."""
 
-_PT_LOAD, _PT_DYNAMIC, _PT_NOTE = 1, 2, 4
+_PT_LOAD, _PT_DYNAMIC, _PT_INTERP, _PT_NOTE = 1, 2, 3, 4
 _DT_NEEDED, _DT_STRTAB, _DT_STRSZ, _DT_SONAME, _DT_RPATH, _DT_RUNPATH = 1, 5, 10, 14, 15, 29
 _DT_FLAGS_1, _DT_AUXILIARY, _DT_FILTER = 0x6FFFFFFB, 0x7FFFFFFD, 0x7FFFFFFF
 _DF_1_NODEFLIB = 0x800
@@ -110,23 +111,7 @@ class _Segment(NamedTuple):
 
 def read_elf(read: Read, size: int) -> Elf:
     """The ELF file of `size` bytes behind `read`; raises BadElf, and whatever `read` raises."""
-    head = read(0, HEAD)
-    if len(head) < 52 or not head.startswith(MAGIC):
-        raise NotElf("no ELF header")
-    if head[4] not in {1, 2} or head[5] not in {1, 2}:
-        raise BadElf(f"ELF class {head[4]}, byte order {head[5]}")
-    bits, little = 32 * head[4], head[5] == 1
-    order = "<" if little else ">"
-
-    def piece(offset: int, length: int, what: str) -> bytes:
-        """Exactly these bytes of the file."""
-        if offset + length > size:
-            raise BadElf(f"{what} at {offset} + {length}, beyond the file's {size} bytes")
-        found = head[offset : offset + length] if offset + length <= len(head) else read(offset, length)
-        if len(found) != length:
-            raise BadElf(f"{what} at {offset}: {len(found)} of {length} bytes")
-        return found
-
+    head, bits, order, piece = _head(read, size)
     kind, machine = struct.unpack_from(order + "HH", head, 16)
     segments = _segments(head, bits, order, piece)
     loads = [each for each in segments if each.type == _PT_LOAD]
@@ -139,7 +124,7 @@ def read_elf(read: Read, size: int) -> Elf:
     last, values = dict(named), dict(entries)
     return Elf(
         bits=bits,
-        little=little,
+        little=order == "<",
         machine=machine,
         type=kind,
         loaded=sum(each.size for each in loads),
@@ -152,6 +137,37 @@ def read_elf(read: Read, size: int) -> Elf:
         runpath=last.get(_DT_RUNPATH, ""),
         no_default=bool(values.get(_DT_FLAGS_1, 0) & _DF_1_NODEFLIB),
     )
+
+
+def read_interpreter(read: Read, size: int) -> str:
+    """The dynamic linker that a program asks the kernel for (PT_INTERP); empty for none. Raises as `read_elf` does."""
+    head, bits, order, piece = _head(read, size)
+    segment = next((each for each in _segments(head, bits, order, piece) if each.type == _PT_INTERP), None)
+    if segment is None:
+        return ""
+    if segment.size > MAX_NAME:
+        raise BadElf(f"a PT_INTERP of {segment.size} bytes; at most {MAX_NAME} are read")
+    return os.fsdecode(piece(segment.offset, segment.size, "PT_INTERP").partition(b"\0")[0])
+
+
+def _head(read: Read, size: int) -> tuple[bytes, int, str, Callable[[int, int, str], bytes]]:
+    """The first bytes, the class in bits, struct's letter of the byte order, and what reads a piece of the file."""
+    head = read(0, HEAD)
+    if len(head) < 52 or not head.startswith(MAGIC):
+        raise NotElf("no ELF header")
+    if head[4] not in {1, 2} or head[5] not in {1, 2}:
+        raise BadElf(f"ELF class {head[4]}, byte order {head[5]}")
+
+    def piece(offset: int, length: int, what: str) -> bytes:
+        """Exactly these bytes of the file."""
+        if offset + length > size:
+            raise BadElf(f"{what} at {offset} + {length}, beyond the file's {size} bytes")
+        found = head[offset : offset + length] if offset + length <= len(head) else read(offset, length)
+        if len(found) != length:
+            raise BadElf(f"{what} at {offset}: {len(found)} of {length} bytes")
+        return found
+
+    return head, 32 * head[4], "<" if head[5] == 1 else ">", piece
 
 
 def _segments(head: bytes, bits: int, order: str, piece: Callable[[int, int, str], bytes]) -> list[_Segment]:
@@ -168,7 +184,7 @@ def _segments(head: bytes, bits: int, order: str, piece: Callable[[int, int, str
         raise BadElf(f"{count} program headers; at most {MAX_SEGMENTS} are read")
     chosen = itemgetter(0, 2, 3, 5, 6) if bits == 64 else itemgetter(0, 1, 2, 4, 5)
     found = map(chosen, entry.iter_unpack(piece(offset, count * entry.size, "program headers")))
-    return [_Segment(*fields) for fields in found if fields[0] in {_PT_LOAD, _PT_DYNAMIC, _PT_NOTE}]
+    return [_Segment(*fields) for fields in found if fields[0] in {_PT_LOAD, _PT_DYNAMIC, _PT_INTERP, _PT_NOTE}]
 
 
 def _offset(loads: Sequence[_Segment], address: int) -> tuple[int, int] | None:

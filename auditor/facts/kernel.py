@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import zlib
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,10 @@ def read_kernel(device: Device) -> Kernel:
 
 
 def split_command_line(text: str) -> tuple[str, ...]:
-    """The parameters of a kernel command line; double quotes keep spaces together and are taken away (kernel/params.c, next_arg)."""
+    """The parameters of a kernel command line: double quotes keep spaces together and are taken away; what follows `--` is init's.
+
+    Source: kernel/params.c, next_arg and parse_args.
+    """
     parameters: list[str] = []
     current: list[str] = []
     quoted = started = False
@@ -44,7 +48,7 @@ def split_command_line(text: str) -> tuple[str, ...]:
             started = True
     if started:
         parameters.append("".join(current))
-    return tuple(parameters)
+    return tuple(itertools.takewhile(lambda parameter: parameter != "--", parameters))
 
 
 def parse_config(text: str) -> KernelConfig:

@@ -28,9 +28,12 @@ _MAX_TABLE = 8192
 """Characters of a table; the kernel's command line has at most 4096 (COMMAND_LINE_SIZE)."""
 
 _ROOT_DIGEST = re.compile(
-    r"\bverity\b.*\broot_hexdigest=[0-9a-fA-F]{40,128}\b"  # ChromeOS: named arguments
-    r"|\bverity \d+ \S+ \S+ \d+ \d+ \d+ \d+ \w+ [0-9a-fA-F]{40,128}\b"  # mainline: by position
+    r"(?:1 )?[^\s,]+ [^\s,]+ ro(?: 1)?, ?0 \d+ verity (?:[^,]* )?root_hexdigest=[0-9a-fA-F]{40,128}(?: [^,]*)?"  # ChromeOS: by name
+    r"|[^,;]*,[^,;]*,0?,ro,0 \d+ verity \d+ \S+ \S+ \d+ \d+ \d+ \d+ \w+ [0-9a-fA-F]{40,128} [^,;]+"  # mainline: by position
 )
+"""A table of one device with one target, dm-verity, with its root digest. Of several devices the root could be another; of several
+targets, the file system could reach into another."""
+
 _GOES_ON = re.compile(r"\bignore_corruption\b|\berror_behavior=(2|none)\b")
 """A verity table that lets damaged blocks through."""
 
@@ -104,13 +107,16 @@ def _verity(device: Device, kernel: Kernel, mounts: Fact[tuple[Mount, ...]]) -> 
         return line
     number = next((match[1] for value in _values(line.value, "root")[-1:] if (match := re.fullmatch(r"/dev/dm-(\d{1,5})", value))), None)
     given = [value[:_MAX_TABLE] for name in _DM_TABLES for value in _values(line.value, name)]
-    tables = [value for value in given if _ROOT_DIGEST.search(value)]
+    tables = [value for value in given if _ROOT_DIGEST.fullmatch(value.strip())]
     careless = [value for value in tables if _GOES_ON.search(value)] or {"2", "none"} & set(_values(line.value, "dm_verity.error_behavior"))
     if _values(line.value, "roothash") and not tables:
         return Missing(Status.FAILED, line.evidence, "dm-verity set up by an initial RAM disk is not understood", Remedy.EVIDENCE)
-    if number is not None and not tables and any(re.search(r"\bverity\b", value) for value in given):
-        return Missing(Status.FAILED, line.evidence, "a dm-verity table that is not understood", Remedy.EVIDENCE)
-    if number is None or not tables or careless:
+    if number is None or careless:
+        return Ok(False, line.evidence)
+    if any(re.search(r"\bverity\b", value) for value in given) and (len(given) > 1 or not tables or number != "0"):
+        note = "a dm-verity table that is not understood, or one of several devices"
+        return Missing(Status.FAILED, line.evidence, note, Remedy.EVIDENCE)
+    if not tables:
         return Ok(False, line.evidence)
     named = device.text(f"/sys/block/dm-{number}/dev")
     mounted = parse(mounts, lambda found: _root(found).device)

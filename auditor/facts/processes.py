@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import reduce
+from operator import or_
 from typing import TYPE_CHECKING
 
 from auditor.facts.reading import parse
-from auditor.facts.types import Fact, Listing, Missing, Ok
+from auditor.facts.types import Fact, Listing, Missing, Ok, Restraint
 from auditor.model import Remedy, Status
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from auditor.facts.reading import Device
     from auditor.model import Evidence
 
+THREADS = 4096
+"""Threads of a process above which its confinement is not understood."""
+
 _NUMBERED = re.compile(r"^/proc/[0-9]+(?=/|$)")
 _PART = re.compile(r"/(task|fd)/[0-9]+(?=/|$)")
+
+
+@dataclass(frozen=True, slots=True)
+class _Thread:
+    """The confinement of a thread, from its `status`."""
+
+    uids: tuple[int, ...]
+    capabilities: int
+    no_new_privs: bool
+    seccomp: int
 
 
 def read_processes(device: Device) -> Fact[Listing[str]]:
@@ -39,6 +54,27 @@ def has_ended(device: Device, process: str, missing: Missing) -> bool:
     )
 
 
+def read_restraint(device: Device, process: str) -> Fact[Restraint] | None:
+    """How a process is confined; None where it has ended. Seccomp, capabilities and user ids are a thread's own, not the process's."""
+    numbers = device.names(f"/proc/{process}/task")
+    if isinstance(numbers, Missing):
+        return None if has_ended(device, process, numbers) else replace(numbers, evidence=unnumbered(numbers.evidence))
+    if len(numbers.value) > THREADS:
+        return Missing(Status.FAILED, unnumbered(numbers.evidence), f"more than {THREADS} threads", Remedy.EVIDENCE)
+    threads: list[_Thread] = []
+    evidence: list[Evidence] = [*unnumbered(numbers.evidence)]
+    for number in numbers.value:
+        found = parse(device.text(f"/proc/{process}/task/{number}/status"), _thread)
+        if isinstance(found, Ok):
+            threads.append(found.value)
+            evidence += unnumbered(found.evidence, _shown(found.value))
+        elif not has_ended(device, process, found):
+            return Missing(found.status, unnumbered(found.evidence), found.note, found.remedy)
+    if not threads:
+        return None
+    return Ok(_weakest(threads), tuple(dict.fromkeys(replace(item, sha256=None) for item in evidence)))
+
+
 def unnumbered(items: Iterable[Evidence], excerpt: str = "") -> tuple[Evidence, ...]:
     """Evidence about a process with `[pid]` in its paths, and in place of what the kernel says there, an excerpt that names no process."""
     return tuple(
@@ -49,6 +85,33 @@ def unnumbered(items: Iterable[Evidence], excerpt: str = "") -> tuple[Evidence, 
         )
         for item in items
     )
+
+
+def _weakest(threads: Sequence[_Thread]) -> Restraint:
+    return Restraint(
+        uid=min(min(thread.uids) and thread.uids[1] for thread in threads),
+        capabilities=reduce(or_, (thread.capabilities for thread in threads)),
+        no_new_privs=all(thread.no_new_privs for thread in threads),
+        seccomp=min(thread.seccomp for thread in threads),
+    )
+
+
+def _thread(text: str) -> _Thread:
+    fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+    uids = tuple(int(each) for each in fields["Uid"].split())
+    if len(uids) != 4:
+        raise ValueError("Uid: expected four numbers")
+    return _Thread(
+        uids=uids,
+        capabilities=int(fields["CapEff"], 16),
+        no_new_privs={"0": False, "1": True}[fields["NoNewPrivs"].strip()],
+        seccomp={"0": 0, "1": 1, "2": 2}[fields["Seccomp"].strip()],
+    )
+
+
+def _shown(thread: _Thread) -> str:
+    uids = " ".join(map(str, thread.uids))
+    return f"Uid {uids} CapEff {thread.capabilities:x} NoNewPrivs {thread.no_new_privs:d} Seccomp {thread.seccomp}"
 
 
 def _out_of_sight(device: Device) -> tuple[Missing, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -22,6 +23,7 @@ EXCERPT = 160
 _OF_FILES = frozenset({"read", "list", "link", "stat", "xattr", "digest", "sonames", "holds"})
 _BINARY = re.compile(rb"[\x01-\x08\x0e-\x1a\x1c-\x1f]")
 _SHA256 = re.compile(rb"[0-9a-f]{64}")
+_NOTES = {errno.EXDEV: "something is mounted over the kernel's own files there"}
 _REMEDIES = {Status.DENIED: Remedy.ROOT, Status.UNASKED: Remedy.LIVE, Status.FAILED: Remedy.EVIDENCE}
 
 
@@ -55,7 +57,7 @@ class Device:
         reply = self._source.ask(question)
         if reply.status is Status.OK:
             return Ok(reply.data, (evidence(question, reply),))
-        note = os.strerror(reply.errno) if reply.errno else ""
+        note = _NOTES.get(reply.errno, os.strerror(reply.errno)) if reply.errno else ""
         return Missing(reply.status, (evidence(question, reply),), note, _REMEDIES.get(reply.status))
 
     def data(self, path: str, offset: int = 0, length: int = base.READ_LIMIT) -> Fact[bytes]:

@@ -11,13 +11,14 @@ from auditor.facts.reading import parse
 from auditor.facts.types import Fact, Missing, ModelResult, Ok
 from auditor.model import ModelRun, Remedy, Status
 from auditor.sources import base
-from auditor.statistics import CONFIDENCE, Interval, student_interval
+from auditor.statistics import Interval, find_drift, student_interval
 
 if TYPE_CHECKING:
     from auditor.facts.reading import Device
     from auditor.facts.types import Plan
 
 RUN_SCHEMA = "crosml-audit/run/1"
+MAX_PICTURES = 64
 
 
 def read_models(device: Device, plan: Plan) -> Fact[tuple[ModelResult, ...]]:
@@ -31,13 +32,21 @@ def read_models(device: Device, plan: Plan) -> Fact[tuple[ModelResult, ...]]:
 
 def _result(device: Device, name: str, count: int, sha256: str) -> ModelResult:
     documents = [device.document(base.run(name, index)) for index in range(count)]
-    runs = tuple(parse(parse(document, _run), partial(_of, name)) for document in documents)
+    return model_result(name, sha256, tuple(parse(parse(document, read_run), partial(_of, name)) for document in documents))
+
+
+def model_result(name: str, sha256: str, runs: tuple[Fact[ModelRun], ...]) -> ModelResult:
+    """What the runs of a model add up to; it decides when to measure no more, and then what the finding is."""
+    known = [run.value for run in runs if isinstance(run, Ok)]
+    brackets = [run.bracket_us for run in known if run.bracket_us is not None]
+    thirds = [run.thirds_us for run in known if run.thirds_us is not None]
     return ModelResult(
         model=name,
         sha256=sha256,
         runs=runs,
-        latency=_interval([run.value.latency_us for run in runs if isinstance(run, Ok)], runs),
-        bracket=_interval([run.value.bracket_us for run in runs if isinstance(run, Ok)], runs),
+        latency=_interval([run.latency_us for run in known], runs),
+        bracket=_interval([run.bracket_us for run in known], runs),
+        drift=find_drift(brackets, thirds if len(thirds) == len(runs) else ()),
     )
 
 
@@ -47,7 +56,7 @@ def _interval(means: list[float | None], runs: tuple[Fact[ModelRun], ...]) -> Fa
     known = [mean for mean in means if mean is not None]
     if not known or len(known) < len(runs):
         return Missing(Status.FAILED, evidence, "not every run was timed", Remedy.MORE_RUNS)
-    return Ok(student_interval(known, CONFIDENCE), evidence)
+    return Ok(student_interval(known), evidence)
 
 
 def _of(model: str, run: ModelRun) -> ModelRun:
@@ -57,13 +66,16 @@ def _of(model: str, run: ModelRun) -> ModelRun:
     return run
 
 
-def _run(document: dict[str, Any]) -> ModelRun:
+def read_run(document: dict[str, Any]) -> ModelRun:
+    """The figures of a run document. Raises KeyError, TypeError or ValueError for what is none."""
     if document["schema"] != RUN_SCHEMA:
         raise ValueError(f"schema {document['schema']!r}, expected {RUN_SCHEMA!r}")
     model, status, nodes, runtime = document["model"], document["status"], document["nodes"], document["runtime"]
     samples, brackets = _times(document["samples_us"]), _times(document["bracket_us"])
     accuracy, identity = document["accuracy"], document.get("identity")
     overhead = _time(document["overhead_us"]) or 0.0
+    # never below the worker's own figure: what the exchange cost an honest worker is only an estimate
+    bracket = max(statistics.fmean(brackets) - overhead, statistics.fmean(samples)) if brackets else None
     return ModelRun(
         model=str(model["name"]),
         sha256=str(model["sha256"]),
@@ -79,19 +91,32 @@ def _run(document: dict[str, Any]) -> ModelRun:
         partitions=len(nodes["partitions"]) if nodes else None,
         delegated_macs=_share(document.get("macs")),
         latency_us=statistics.fmean(samples) if samples else None,
-        # never below the worker's own figure: what the exchange cost an honest worker is only an estimate
-        bracket_us=max(statistics.fmean(brackets) - overhead, statistics.fmean(samples)) if brackets else None,
+        bracket_us=bracket,
         samples=len(samples),
         init_us=_time(document["init_us"]),
         first_us=_time(document["first_us"]),
         cpu_us=statistics.fmean(_times(document["cpu_us"])) if document["cpu_us"] else None,
         accuracy=tuple(_output(output) for output in accuracy["outputs"]) if accuracy else None,
+        golden=_golden(document["golden"]) if document.get("golden") else None,
+        reference=_reference(document["reference"]) if document.get("reference") else "",
         memory=_memory(document["memory"]) if document["memory"] else None,
         conditions=dict(document["conditions"]),
         threads=int(document["threads"]),
         identity=str(identity["kind"]) if identity else "other",
         identity_reason=str(identity["reason"]) if identity else "",
+        thirds_us=_thirds(brackets, bracket),
     )
+
+
+def _thirds(brackets: list[float], mean: float | None) -> tuple[float, float, float] | None:
+    """The means of the thirds of some times, moved to where the mean of all is."""
+    third = len(brackets) // 3
+    if not third or mean is None:
+        return None
+    moved = mean - statistics.fmean(brackets)
+    parts = (brackets[:third], brackets[third:-third], brackets[-third:])
+    first, middle, last = (max(0.0, statistics.fmean(part) + moved) for part in parts)
+    return first, middle, last
 
 
 def _trouble(status: dict[str, Any]) -> str:
@@ -109,10 +134,48 @@ def _output(output: dict[str, Any]) -> dict[str, Any]:
     """How one output differs from the reference's; without figures only where a NaN or an infinity spoilt them."""
     counts = {key: _count(output[key]) for key in ("index", "reference_nan_runs", "test_nan_runs")}
     figures = {key: _figure(output[key]) for key in ("avg_error", "std_dev", "two_input_distance")}
+    # the device's own tools do not measure these
+    figures |= {key: _figure(output[key]) for key in ("idle_error", "offset") if key in output}
+    figures |= {key: _between(output[key], -1.0, 1.0) for key in ("correlation",) if key in output}
     spoilt = counts["reference_nan_runs"] or counts["test_nan_runs"]
     if not spoilt and (figures["avg_error"] is None or figures["std_dev"] is None):
         raise ValueError("an output without its errors")
     return {**output, **counts, **figures}
+
+
+def _golden(golden: dict[str, Any]) -> dict[str, Any]:
+    """What came of golden images; raises ValueError where a figure is none."""
+    if golden["metric"] not in {"top-1", "mask"} or len(golden["pictures"]) > MAX_PICTURES:
+        raise ValueError("golden images by another metric, or too many")
+    pictures = tuple(_picture(golden["metric"], picture) for picture in golden["pictures"])
+    idle = _figure(golden["idle_error"])
+    return {"metric": str(golden["metric"]), "note": str(golden["note"]), "idle_error": idle, "pictures": pictures}
+
+
+def _picture(metric: str, picture: dict[str, Any]) -> dict[str, Any]:
+    agreement = _between(picture["agreement"], 0.0, 1.0)
+    if agreement is None:
+        raise ValueError("an answer that was not compared")
+    sides = {side: _seen(metric, picture[side]) if picture[side] else None for side in ("reference", "test")}
+    error = _figure(picture["avg_error"])
+    if error is None and all(sides.values()):
+        raise ValueError("an answer without its error")
+    texts = {key: str(picture[key]) for key in ("name", "sha256")}
+    return {**texts, "variation": picture["variation"], **sides, "agreement": agreement, "avg_error": error}
+
+
+def _seen(metric: str, figures: dict[str, Any]) -> dict[str, Any]:
+    names = ("share",) if metric == "mask" else ("probability", "margin")
+    shares = {name: _between(figures[name], 0.0, 1.0) for name in names}
+    if None in shares.values():
+        raise ValueError("an answer that is none")
+    return shares if metric == "mask" else {"class": _count(figures["class"]), **shares}
+
+
+def _reference(reference: dict[str, Any]) -> str:
+    """What the answers were compared with, in words."""
+    rewritten = ", custom operator rewritten" if reference["rewritten"] else ""
+    return f"{reference['kernels']} kernels{rewritten}, threads: {_count(reference['threads'])}"
 
 
 def _memory(memory: dict[str, Any]) -> dict[str, int]:
@@ -126,6 +189,12 @@ def _memory(memory: dict[str, Any]) -> dict[str, int]:
 def _figure(value: Any) -> float | None:
     if value is not None and not 0 <= float(value) < math.inf:
         raise ValueError("an error that is none")
+    return None if value is None else float(value)
+
+
+def _between(value: Any, low: float, high: float) -> float | None:
+    if value is not None and not low <= float(value) <= high:
+        raise ValueError(f"a figure outside {low:g} to {high:g}")
     return None if value is None else float(value)
 
 

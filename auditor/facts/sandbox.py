@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from auditor.facts.absence import is_listed
 from auditor.facts.minijail import LIMIT, Jail, decode, joined_lines, parse_command_line, parse_configuration, read_policy
-from auditor.facts.processes import has_ended, read_processes, unnumbered
+from auditor.facts.processes import has_ended, read_processes, read_restraint, unnumbered
 from auditor.facts.reading import all_of, parse
 from auditor.facts.types import Accelerator, Fact, Holder, Listing, Missing, Ok, Sandbox, SandboxDefinition
 from auditor.model import Evidence, Remedy, Status, visible
@@ -28,9 +28,6 @@ CONFIGURATIONS = "/usr/share/minijail"
 
 DESCRIPTORS = 200_000
 """Open files of all processes together above which the rest is not looked at."""
-
-THREADS = 4096
-"""Threads of a process that holds a node above which its confinement is not understood."""
 
 FILES = 4096
 """Jobs, and configurations, above which the rest is not looked at."""
@@ -57,16 +54,6 @@ def read_sandbox(device: Device, accelerators: Fact[Listing[Accelerator]]) -> Sa
 
 
 # --- who holds the nodes ---------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Thread:
-    """The confinement of a thread, from its `status`."""
-
-    uids: tuple[int, ...]
-    capabilities: int
-    no_new_privs: bool
-    seccomp: int
 
 
 def _holders(device: Device, accelerators: Fact[Listing[Accelerator]]) -> Fact[Listing[Holder]]:
@@ -132,66 +119,18 @@ def _holder(device: Device, process: str, node: str, accelerator: str, seen: tup
     executable = device.link(f"/proc/{process}/exe")
     if isinstance(executable, Missing):
         return None if has_ended(device, process, executable) else _unread(executable)
-    threads = _threads(device, process)
-    if isinstance(threads, Ok) and not threads.value:
+    restraint = read_restraint(device, process)
+    if restraint is None:
         return None
     path = visible(executable.value.removesuffix(" (deleted)"))
     return Holder(
         subject=f"exe:{path}",
         node=node,
         accelerator=accelerator,
-        uid=parse(threads, lambda each: min(min(thread.uids) and thread.uids[1] for thread in each)),
-        capabilities=parse(threads, _all_capabilities),
-        no_new_privs=parse(threads, lambda each: all(thread.no_new_privs for thread in each)),
-        seccomp=parse(threads, lambda each: min(thread.seccomp for thread in each)),
+        restraint=restraint,
         namespaces=_namespaces(device, process),
         evidence=(*seen, *unnumbered(executable.evidence, path)),
     )
-
-
-def _threads(device: Device, process: str) -> Fact[tuple[_Thread, ...]]:
-    """Each thread's confinement: seccomp, capabilities and user ids are a thread's own, not the process's."""
-    numbers = device.names(f"/proc/{process}/task")
-    if isinstance(numbers, Missing):
-        ended = has_ended(device, process, numbers)
-        return Ok(()) if ended else replace(numbers, evidence=unnumbered(numbers.evidence))
-    if len(numbers.value) > THREADS:
-        return Missing(Status.FAILED, unnumbered(numbers.evidence), f"more than {THREADS} threads", Remedy.EVIDENCE)
-    threads: list[_Thread] = []
-    evidence: list[Evidence] = [*unnumbered(numbers.evidence)]
-    for number in numbers.value:
-        found = parse(device.text(f"/proc/{process}/task/{number}/status"), _thread)
-        if isinstance(found, Ok):
-            threads.append(found.value)
-            evidence += unnumbered(found.evidence, _shown(found.value))
-        elif not has_ended(device, process, found):
-            return Missing(found.status, unnumbered(found.evidence), found.note, found.remedy)
-    return Ok(tuple(threads), tuple(dict.fromkeys(replace(item, sha256=None) for item in evidence)))
-
-
-def _thread(text: str) -> _Thread:
-    fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
-    uids = tuple(int(each) for each in fields["Uid"].split())
-    if len(uids) != 4:
-        raise ValueError("Uid: expected four numbers")
-    return _Thread(
-        uids=uids,
-        capabilities=int(fields["CapEff"], 16),
-        no_new_privs={"0": False, "1": True}[fields["NoNewPrivs"].strip()],
-        seccomp={"0": 0, "1": 1, "2": 2}[fields["Seccomp"].strip()],
-    )
-
-
-def _shown(thread: _Thread) -> str:
-    uids = " ".join(map(str, thread.uids))
-    return f"Uid {uids} CapEff {thread.capabilities:x} NoNewPrivs {thread.no_new_privs:d} Seccomp {thread.seccomp}"
-
-
-def _all_capabilities(threads: tuple[_Thread, ...]) -> int:
-    every = 0
-    for thread in threads:
-        every |= thread.capabilities
-    return every
 
 
 def _namespaces(device: Device, process: str) -> Fact[frozenset[str]]:

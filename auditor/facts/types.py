@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Generic, NoReturn, TypeVar
 
 from auditor.model import Evidence, ModelRun, Remedy, Status, ZooModelUsed, printable
-from auditor.statistics import Interval
+from auditor.statistics import NO_DRIFT, Drift, Interval
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -508,22 +508,26 @@ class Closure:
 
 
 @dataclass(frozen=True, slots=True)
-class Holder:
-    """A running process that holds an accelerator's node open. The subject is `exe:PATH`.
+class Restraint:
+    """How a running process is confined: as its weakest thread is, for it is as free as that one."""
 
-    What is said of its confinement is that of its weakest thread: it is as free as that one.
-    """
+    uid: int
+    """The effective one, but 0 where the real, saved or file system one is 0: it can be taken back."""
+    capabilities: int
+    """CapEff, as the kernel's bit mask."""
+    no_new_privs: bool
+    seccomp: int
+    """0 off, 1 strict, 2 filter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A running process that holds an accelerator's node open. The subject is `exe:PATH`."""
 
     subject: str
     node: str
     accelerator: str
-    uid: Fact[int]
-    """The effective one, but 0 where the real, saved or file system one is 0: it can be taken back."""
-    capabilities: Fact[int]
-    """CapEff, as the kernel's bit mask."""
-    no_new_privs: Fact[bool]
-    seccomp: Fact[int]
-    """0 off, 1 strict, 2 filter."""
+    restraint: Fact[Restraint]
     namespaces: Fact[frozenset[str]]
     """Those that differ from PID 1's: `pid`, `mnt`, `net`, `ipc`, `uts`, `user`, `cgroup`."""
     evidence: tuple[Evidence, ...]
@@ -683,6 +687,8 @@ class MlService:
     """Those that its workers enter: /usr/share/policy/ml_service-*.policy."""
     switches: Fact[tuple[str, ...]]
     """The names of the command line switches (`--task`) of the running daemon and its workers; empty where none runs."""
+    restraints: Fact[tuple[Restraint, ...]]
+    """How the running daemon and its workers are confined, each different way once; empty where none runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -690,7 +696,7 @@ class ModelResult:
     """The runs of one zoo model, each in fresh processes.
 
     `latency` and `bracket` are Student intervals over the processes' means, in microseconds: of the worker's own times, and of the
-    controller's clock around them less what an honest worker's exchange costs.
+    controller's clock around them less what an honest worker's exchange costs. `drift` is that clock's.
     """
 
     model: str
@@ -698,6 +704,7 @@ class ModelResult:
     runs: tuple[Fact[ModelRun], ...]
     latency: Fact[Interval]
     bracket: Fact[Interval]
+    drift: Drift = NO_DRIFT
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,11 +66,16 @@ _NETWORK, _SCOPES = 3, 3
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What a confined process may open, each path with all below it: to read, to write, and to drive by ioctl. Nothing may be executed."""
+    """What a confined process may open, each path with all below it: to read, to write, and to drive by ioctl.
+
+    `executable` are the files of the one program that it becomes, once, when its controller says so: the program itself and its dynamic
+    linker. Without any, nothing may be executed.
+    """
 
     readable: tuple[str, ...] = ()
     writable: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
+    executable: tuple[str, ...] = ()
 
 
 def base_policy(scratch: str) -> Policy:
@@ -95,7 +100,7 @@ def confine(policy: Policy, *, notify: bool) -> dict[str, Any]:
     }
     problems = [f"{name}: {problem}" for name, step in steps.items() if (problem := _problem_of(step))]
     try:
-        listener = seccomp.install(notify=notify)
+        listener = seccomp.install(notify=notify, must_listen=bool(policy.executable))
     except OSError as problem:
         problems.append(f"seccomp: {problem.strerror}")
     return {"landlock_abi": abi, "listener": listener, "problems": problems}
@@ -159,7 +164,12 @@ def _landlock(policy: Policy, abi: int) -> None:
     attributes = struct.pack("=QQQ", handled, _NETWORK if abi >= 4 else 0, _SCOPES if abi >= 6 else 0)
     ruleset = _call(_CREATE_RULESET, attributes, 8 if abi < 4 else 16 if abi < 6 else 24, 0)
     try:
-        for paths, rights in ((policy.readable, _TO_READ), (policy.writable, _TO_WRITE), (policy.devices, _TO_DRIVE)):
+        for paths, rights in (
+            (policy.readable, _TO_READ),
+            (policy.writable, _TO_WRITE),
+            (policy.devices, _TO_DRIVE),
+            (policy.executable, _READ | _EXECUTE),
+        ):
             for path in paths:
                 _allow(ruleset, path, rights & handled)
         _call(_RESTRICT_SELF, ruleset, 0)

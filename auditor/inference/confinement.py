@@ -62,6 +62,7 @@ class Confinement:
             "readable": list(map(shown, self.policy.readable)),
             "writable": list(map(shown, self.policy.writable)),
             "devices": list(map(shown, self.policy.devices)),
+            "executable": list(map(shown, self.policy.executable)),
         }
 
 

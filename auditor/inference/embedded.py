@@ -4,7 +4,8 @@
 
 * *reference*: no delegate, one thread; its outputs are what is right. No vendor code ever enters this process.
 * *test*: with the delegate, if there is one. Warmed up and timed as benchmark_model does it; every inference gets another input, and
-  every timed output is compared with the reference's, so speed and accuracy are one measurement.
+  every timed output is compared with the reference's, so speed and accuracy are one measurement. Golden images come in between,
+  timed and compared like the others.
 * *memory*: as *test*, for memory alone.
 """
 
@@ -15,18 +16,20 @@ import os
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from auditor.inference import wire
 from auditor.inference.conditions import conditions
-from auditor.inference.confine import Policy
+from auditor.inference.executor import Executor, Options
 from auditor.inference.fdinfo import busy_ns
 from auditor.inference.process import Loaded, Status, Worker, WorkerFailure
-from auditor.inference.run import Job, Run, blank, identify
+from auditor.inference.run import Job, Run, blank, identify, note_who_worked, noted
 from auditor.inference.wire import Claims, Outcome
 from auditor.statistics import spread
+from auditor.zoo import golden
+from auditor.zoo.golden import Picture, Variation
 from auditor.zoo.graph import BadModel, read_graph
 from auditor.zoo.protocol import (
     WARMUP_RUNS,
@@ -36,6 +39,7 @@ from auditor.zoo.protocol import (
     make_inputs,
     split,
 )
+from auditor.zoo.tracking import Tracking
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,20 +49,18 @@ if TYPE_CHECKING:
 MAX_POOL_BYTES = 256 << 20
 """Bytes of inputs and reference outputs that a run may hold; a model with large tensors gets fewer different inputs."""
 
-BUSY_SHARE = 0.1
-"""Of the time that inferences take, the share that a device's engines must have worked for the accelerator to count as seen working: a
-token job beside the work on the processor is less."""
-
 Progress: TypeAlias = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class _Sample:
-    """One set of inputs, and what the reference answered to it: the bytes of each output."""
+    """One set of inputs, and what the reference answered: the bytes of each output. Noise, or a golden image and how it was varied."""
 
     inputs: bytes
     specs: tuple[TensorSpec, ...]
     outputs: tuple[bytes, ...]
+    picture: Picture | None = None
+    variation: Variation | None = None
 
 
 def measure(job: Job, progress: Progress | None = None) -> Run:
@@ -81,85 +83,105 @@ def _measure(job: Job, run: Run, seed: int, tell: Progress) -> None:
     try:
         import numpy as np  # noqa: PLC0415 - only those who measure pay for it
     except ImportError as problem:  # on a device: it comes with every runtime
-        raise WorkerFailure(Status(Outcome.RUNTIME_MISSING, "reference", "hello", message=str(problem))) from problem
+        raise WorkerFailure(Status(Outcome.RUNTIME_MISSING, "reference", "hello", message=wire.not_imported(problem))) from problem
 
     generator = np.random.default_rng(seed)
     tell(f"{job.name}: reference")
-    pool = _reference(job, run, generator)
+    pool, photos = _reference(job, run, generator)
     tell(f"{job.name}: latency and accuracy")
-    _test(job, run, pool, generator)
+    _test(job, run, pool, photos, generator)
     tell(f"{job.name}: memory")
     _memory(job, run, pool)
 
 
-def _reference(job: Job, run: Run, generator: np.random.Generator) -> list[_Sample]:
-    """Make the inputs and have the reference answer each, for at most the time that a run may take."""
+def _reference(job: Job, run: Run, generator: np.random.Generator) -> tuple[list[_Sample], list[_Sample]]:
+    """Make the inputs and have the reference answer each, for at most the time that a run may take. Returns noise, and golden images."""
     pool: list[_Sample] = []
     overheads, held = [], 0
-    with Worker("reference", job.reference or job.model, job.limits, import_path=job.import_path) as worker:
-        run["python"], run["runtime"] = worker.hello(job.runtime)
-        worker.confine(Policy(), required=not job.allow_unconfined)
-        loaded = worker.load_model(1, xnnpack=job.xnnpack)
+    options = Options(allow_unconfined=job.allow_unconfined, runtime=job.runtime, import_path=job.import_path, xnnpack=job.xnnpack)
+    with Executor(job.reference or job.model, options, job.limits, "reference") as executor:
+        worker = executor.worker
+        run["python"], run["runtime"] = executor.python, executor.runtime
+        run["conditions"]["operators"] = dict(executor.require_operators())
+        loaded, _ns = executor.load()
         deadline = time.monotonic() + job.max_seconds
         # two at least: an answer that does not depend on the input must show
         while len(pool) < 2 or (len(pool) < job.inputs and held < MAX_POOL_BYTES and time.monotonic() < deadline):
-            inputs = _draw(loaded, generator)
-            worker.set_inputs(inputs)
-            inference = worker.invoke()
-            specs, answer, _ns = worker.outputs()
-            pool.append(_Sample(inputs, specs, split(specs, answer)))
-            overheads.append(inference.bracket_ns - inference.worker_ns)
-            held += len(inputs) + len(answer)
+            sample, overhead = _answered(worker, _draw(loaded, generator))
+            pool.append(sample)
+            overheads.append(overhead)
+            held += len(sample.inputs) + sum(map(len, sample.outputs))
+        photos = _photos(job, run, worker, loaded, generator)
         worker.quit()
-    run["inputs"] = len(pool)
+    run["inputs"] = len(pool) + len(photos)
     run["overhead_us"] = statistics.median(overheads) / 1e3
-    return pool
+    return pool, photos
 
 
-def _test(job: Job, run: Run, pool: list[_Sample], generator: np.random.Generator) -> None:
-    """Warm up, then time and compare until both `min_runs` and `min_seconds` are met, or `max_seconds` are over."""
-    errors: list[tuple[OutputError, ...]] = []
+def _answered(worker: Worker, inputs: bytes) -> tuple[_Sample, int]:
+    """The reference's answer to some inputs, and by how many ns the bracket was longer than the inference."""
+    worker.set_inputs(inputs)
+    inference = worker.invoke()
+    specs, answer, _ns = worker.outputs()
+    return _Sample(inputs, specs, split(specs, answer)), inference.bracket_ns - inference.worker_ns
+
+
+def _photos(job: Job, run: Run, worker: Worker, loaded: Loaded, generator: np.random.Generator) -> list[_Sample]:
+    """Vary each golden image and have the reference answer it."""
+    if job.golden is None:
+        return []
+    photos = []
+    note = job.golden.note
+    for picture in job.golden.pictures:
+        variation = golden.draw(generator)
+        try:
+            (spec,) = loaded.inputs
+            inputs = golden.input_bytes(picture, spec, job.golden.recipe, variation)
+        except ValueError as problem:
+            note = f"the model takes no image: {problem}"
+            break
+        sample, _overhead = _answered(worker, inputs)
+        photos.append(replace(sample, picture=picture, variation=variation))
+    if photos or note:
+        run["golden"] = {"metric": job.golden.recipe.metric.value, "note": note, "idle_error": None, "pictures": []}
+    return photos
+
+
+def _test(job: Job, run: Run, pool: list[_Sample], photos: list[_Sample], generator: np.random.Generator) -> None:
+    """Warm up, then time and compare until `min_runs` and `min_seconds` are met and each input was seen, or `max_seconds` are over."""
+    seen = _Seen(job, pool, photos)
     try:
-        with _confined(job, run, "test") as worker:
-            loaded, ns = _load(job, worker)
+        with _confined(job, run, "test") as executor:
+            worker = executor.worker
+            loaded, ns = executor.load()
             run["init_us"] = ns / 1e3
             _note_claims(run, loaded.claims, job.model)
             run["first_us"] = _warm_up(job, worker, _draw(loaded, generator)) / 1e3
             engines = worker.engines()
             started = time.monotonic()
-            for sample in _endless(pool, generator):
+            for sample in _endless([*pool, *photos], generator):
                 elapsed = time.monotonic() - started
-                wanted = len(errors) < job.min_runs or elapsed < job.min_seconds
+                wanted = seen.runs < job.min_runs or elapsed < job.min_seconds or not seen.all_photos
                 if not wanted or elapsed > job.max_seconds:
                     break
-                errors.append(_timed(worker, run, sample))
-            _note_who_worked(run, busy_ns(engines, worker.engines()) / 1e3)
+                seen.add(sample, _timed(worker, run, sample))
+            note_who_worked(run, sum(run["cpu_us"]), busy_ns(engines, worker.engines()) / 1e3, sum(run["bracket_us"]))
             worker.quit()
             run["worker_output"] = worker.output
     finally:
-        run["accuracy"] = _accuracy(errors, pool)
-
-
-def _note_who_worked(run: Run, busy_us: float) -> None:
-    """Write down how long the processor and the device's engines worked, beside how long the inferences took."""
-    timed_us = sum(run["bracket_us"])
-    if not timed_us:
-        return
-    conditions = run["conditions"]
-    conditions["cpu_share"] = sum(run["cpu_us"]) / timed_us
-    if busy_us:
-        conditions["engines"] = {"source": "drm-engine-* of the process's descriptors (fdinfo)", "busy_us": busy_us, "timed_us": timed_us}
-    if busy_us >= BUSY_SHARE * timed_us:
-        conditions["accelerator_busy"] = True
+        run["accuracy"] = seen.accuracy()
+        if run["golden"]:
+            run["golden"] |= seen.golden()
 
 
 def _memory(job: Job, run: Run, pool: list[_Sample]) -> None:
-    """Run as many inferences as a timed run has at least, and read the peak; a figure only if all went well."""
-    with _confined(job, run, "memory") as worker:
+    """Run a fixed number of inferences, and read the peak; a figure only if all went well."""
+    with _confined(job, run, "memory") as executor:
+        worker = executor.worker
         before = worker.peak_bytes()
-        _load(job, worker)
+        executor.load()
         deadline = time.monotonic() + job.max_seconds
-        for count in range(job.min_runs):
+        for count in range(job.memory_runs):
             worker.set_inputs(pool[count % len(pool)].inputs)
             worker.invoke()
             worker.peak_bytes()
@@ -173,40 +195,13 @@ def _memory(job: Job, run: Run, pool: list[_Sample]) -> None:
 
 
 @contextlib.contextmanager
-def _confined(job: Job, run: Run, role: str) -> Iterator[Worker]:
-    """Start a worker for the delegate, confined before anything of the vendor's is in it; write down how, and what it was refused."""
-    conditions = run["conditions"]
-    with Worker(role, job.model, job.limits, job.library_path, job.import_path) as worker:
-        worker.hello(_runtime(run))
-        confinement = worker.confine(_policy(job), required=not job.allow_unconfined)
-        conditions["confinement"] = {**confinement.to_json(), "allowed": list(map(wire.shown, job.allow_paths))}
-        conditions["escapes"] = [{"attempt": attempt, "refused": error} for attempt, error in confinement.escapes]
-        try:
-            yield worker
-        finally:
-            seen = worker.refused()
-            known = conditions.get("refused", [])
-            conditions["refused"] = None if seen is None or known is None else known + [each for each in seen if each not in known]
-
-
-def _policy(job: Job) -> Policy:
-    """What the delegate may open: its own folder and those of its libraries, the accelerator's nodes, and what was allowed."""
-    if job.delegate is None:
-        return Policy()
-    path = os.path.abspath(job.delegate)
-    folders = [os.path.dirname(each) for each in (path, os.path.realpath(path))]
-    # in the root folder, everything lies
-    own = [path if folder == "/" else folder for folder in folders]
-    return Policy(
-        tuple(dict.fromkeys((*own, *map(os.path.abspath, job.library_path)))), job.allow_paths, (*job.device_nodes, *job.allow_paths)
-    )
-
-
-def _load(job: Job, worker: Worker) -> tuple[Loaded, int]:
-    """Load delegate and model. Returns the model, and the bracket of both in ns."""
-    ns = worker.load_delegate(os.path.abspath(job.delegate), dict(job.options)) if job.delegate else 0
-    loaded = worker.load_model(job.threads, xnnpack=job.xnnpack)
-    return loaded, ns + loaded.ns
+def _confined(job: Job, run: Run, role: str) -> Iterator[Executor]:
+    """Start a worker for the delegate, confined."""
+    with (
+        Executor(job.model, replace(job, runtime=_runtime(run)), job.limits, role) as executor,
+        noted(job, run, executor.worker, executor.confinement),
+    ):
+        yield executor
 
 
 def _warm_up(job: Job, worker: Worker, inputs: bytes) -> int:
@@ -227,8 +222,8 @@ def _endless(pool: list[_Sample], generator: np.random.Generator) -> Iterator[_S
             yield pool[index]
 
 
-def _timed(worker: Worker, run: Run, sample: _Sample) -> tuple[OutputError, ...]:
-    """Run one timed inference, note its times, and return how each output differs from the reference's."""
+def _timed(worker: Worker, run: Run, sample: _Sample) -> tuple[bytes, ...]:
+    """Run one timed inference, note its times, and return the bytes of each output, which is like the reference's."""
     set_ns = worker.set_inputs(sample.inputs)
     inference = worker.invoke()
     specs, payload, output_ns = worker.outputs()
@@ -240,7 +235,7 @@ def _timed(worker: Worker, run: Run, sample: _Sample) -> tuple[OutputError, ...]
     run["bracket_us"].append(inference.bracket_ns / 1e3)
     run["exchange_us"].append((set_ns + inference.bracket_ns + output_ns) / 1e3)
     run["cpu_us"].append(inference.cpu_ns / 1e3)
-    return tuple(map(compare, specs, sample.outputs, split(specs, payload)))
+    return split(specs, payload)
 
 
 def _shapes(specs: tuple[TensorSpec, ...]) -> str:
@@ -276,11 +271,75 @@ def _note_claims(run: Run, claims: Claims | None, model: bytes) -> None:
     run["delegate"]["name"] = claims.partitions[0].name if claims.partitions else None
 
 
-def _accuracy(errors: list[tuple[OutputError, ...]], pool: list[_Sample]) -> dict[str, Any] | None:
-    if not errors:
-        return None
-    outputs = [_output_accuracy(index, [run[index] for run in errors], pool) for index in range(len(errors[0]))]
-    return {"runs": len(errors), "outputs": outputs}
+class _Seen:
+    """What came of comparing the outputs of timed inferences with the reference's, those of golden images apart."""
+
+    def __init__(self, job: Job, pool: list[_Sample], photos: list[_Sample]) -> None:
+        self._job, self._pool, self._photos = job, pool, photos
+        self._errors: list[tuple[OutputError, ...]] = []
+        self._tracking = tuple(Tracking() for _ in pool[0].specs)
+        self._golden: dict[str, dict[str, Any]] = {}
+
+    @property
+    def runs(self) -> int:
+        """Inferences on noise."""
+        return len(self._errors)
+
+    @property
+    def all_photos(self) -> bool:
+        """Whether each golden image was answered."""
+        return len(self._golden) == len(self._photos)
+
+    def add(self, sample: _Sample, outputs: tuple[bytes, ...]) -> None:
+        """Compare one inference's outputs."""
+        errors = tuple(map(compare, sample.specs, sample.outputs, outputs))
+        if sample.picture is not None:
+            self._add_photo(sample, sample.picture, outputs[0], errors[0])
+            return
+        self._errors.append(errors)
+        for tracking, spec, reference, test in zip(self._tracking, sample.specs, sample.outputs, outputs, strict=True):
+            tracking.add(spec.dtype, reference, test)
+
+    def _add_photo(self, sample: _Sample, picture: Picture, output: bytes, error: OutputError) -> None:
+        """Keep the worst answer to each image."""
+        assert self._job.golden is not None
+        reference, spec = sample.outputs[0], sample.specs[0]
+        agreed = golden.agreement(self._job.golden, spec, reference, output)
+        known = self._golden.get(picture.sha256)
+        runs = known["runs"] + 1 if known else 1
+        if known and (known["agreement"], -(known["avg_error"] or 0.0)) <= (agreed, -(error.mean or 0.0)):
+            known["runs"] = runs
+            return
+        self._golden[picture.sha256] = {
+            "name": picture.name,
+            "sha256": picture.sha256,
+            "output": 0,
+            "runs": runs,
+            "variation": asdict(sample.variation) if sample.variation else None,
+            "reference": golden.figures(self._job.golden, reference, spec),
+            "test": golden.figures(self._job.golden, output, spec),
+            "agreement": agreed,
+            "avg_error": error.mean,
+        }
+
+    def golden(self) -> dict[str, Any]:
+        """Return what a run document says of golden images."""
+        idle = golden.idle_error([photo.outputs[0] for photo in self._photos], self._photos[0].specs[0]) if self._photos else None
+        return {"idle_error": idle, "pictures": list(self._golden.values())}
+
+    def accuracy(self) -> dict[str, Any] | None:
+        """Return what a run document says of accuracy."""
+        if not self._errors:
+            return None
+        return {"runs": self.runs, "outputs": [self._output(index) for index in range(len(self._errors[0]))]}
+
+    def _output(self, index: int) -> dict[str, Any]:
+        tracking, references = self._tracking[index], [sample.outputs[index] for sample in self._pool]
+        return _output_accuracy(index, [run[index] for run in self._errors], self._pool) | {
+            "idle_error": golden.idle_error(references, self._pool[0].specs[index]),
+            "correlation": tracking.correlation(),
+            "offset": tracking.offset(len(self._pool)),
+        }
 
 
 def _output_accuracy(index: int, runs: list[OutputError], pool: list[_Sample]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import math
 import os
 import re
 import select
@@ -41,7 +42,7 @@ import json, sys
 first, sys.path[:] = json.loads(sys.argv[1])
 from auditor.inference.worker import main
 sys.path[:0] = first
-main(int(sys.argv[2]), int(sys.argv[3]))
+main(int(sys.argv[2]), int(sys.argv[3]), apart=len(sys.argv) > 4)
 """
 """What a worker runs. It gets the import path of this process, so it finds the same packages in a checkout, a wheel or a zip; a folder
 with a runtime comes before it for the runtime alone."""
@@ -50,6 +51,8 @@ _COMMAND = (sys.executable, "-I", "-S", *(["-B"] if sys.dont_write_bytecode else
 
 MAX_OUTPUT = 8192
 """Bytes kept of each end of what a worker prints."""
+MAX_TOOL_OUTPUT = 1 << 18
+"""The same, of a tool whose figures are in it."""
 
 _TICK_SECONDS = 0.1
 _GRACE_SECONDS = 1.0
@@ -57,14 +60,15 @@ _PIPE_BYTES = 1 << 20
 
 _WORKERS_WORDS = frozenset(Outcome) - {
     *(Outcome.COMPLETED, Outcome.DELEGATE_MISSING, Outcome.DIED, Outcome.EXITED, Outcome.TIMED_OUT),
-    *(Outcome.PROTOCOL_ERROR, Outcome.OUTPUT_SHAPE_MISMATCH, Outcome.UNCONFINABLE),
+    *(Outcome.PROTOCOL_ERROR, Outcome.OUTPUT_SHAPE_MISMATCH, Outcome.UNCONFINABLE, Outcome.OPERATOR_MISSING, Outcome.CPU_EXCEEDED),
+    *(Outcome.DELEGATE_NOT_APPLIED, Outcome.OUTPUT_UNREADABLE),
 }
 """The outcomes that a worker itself may report; the others are the controller's to find."""
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """How a run ended. `process` is reference, test or memory; None and an empty message where they do not apply."""
+    """How a run ended. `process` is reference, test, memory or accuracy; None and an empty message where they do not apply."""
 
     outcome: Outcome
     process: str | None = None
@@ -88,10 +92,11 @@ class WorkerFailure(Exception):  # noqa: N818 - it is what the auditor looks for
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one worker may use: seconds until it has started, seconds for any other request, bytes of resident memory."""
+    """What one worker may use: seconds until it has started, for any other request seconds and processor seconds, resident bytes."""
 
     start_seconds: float = 60.0
     request_seconds: float = 30.0
+    cpu_seconds: float = math.inf
     memory_bytes: int = 4 << 30
 
 
@@ -115,6 +120,16 @@ class Inference:
 
 
 @dataclass(frozen=True, slots=True)
+class Ended:
+    """How a tool ended by itself: its code; the clock, its processor time and its greatest resident size, from its start to its end."""
+
+    exit: int
+    bracket_ns: int
+    cpu_ns: int
+    peak_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class _Reply:
     header: dict[str, Any]
     payload: bytes
@@ -127,11 +142,21 @@ class Worker:
     Not thread-safe; several workers may be used from several threads. Every request raises WorkerFailure.
     """
 
-    def __init__(self, role: str, model: bytes, limits: Limits, library_path: Sequence[str] = (), import_path: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        role: str,
+        model: bytes,
+        limits: Limits,
+        library_path: Sequence[str] = (),
+        import_path: Sequence[str] = (),
+        *,
+        apart: bool = False,
+    ) -> None:
+        """Start it; `apart` is for one that is to become a tool (`become`)."""
         self._role, self._limits = role, limits
         self._request_id = 0
         self._received = bytearray()
-        self._log = _Log()
+        self._log = _Log(MAX_TOOL_OUTPUT if apart else MAX_OUTPUT)
         self._peak = 0
         self._device_peak: int | None = None
         self._device_unread = False
@@ -140,6 +165,7 @@ class Worker:
         self._refusals: Refusals | None = None
         self._oom_kills = _oom_kills()
         self._watched_until = 0.0
+        self._cpu_before = 0
         with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
             self._model = _sealed(model)
             ours.callback(os.close, self._model)
@@ -150,7 +176,7 @@ class Worker:
             ours.callback(files.remove, self._scratch)
             path = own_import_path()
             self._process = subprocess.Popen(
-                [*_COMMAND, json.dumps([list(import_path), path]), str(request_read), str(reply_write)],
+                [*_COMMAND, json.dumps([list(import_path), path]), str(request_read), str(reply_write), *(["apart"] if apart else [])],
                 stdin=subprocess.DEVNULL,
                 stdout=output_write,
                 stderr=output_write,
@@ -160,11 +186,18 @@ class Worker:
                 start_new_session=True,
             )
             ours.callback(self._kill)
-            self._pidfd = os.pidfd_open(self._process.pid)
-            ours.callback(os.close, self._pidfd)
+            self._process_fd = os.pidfd_open(self._process.pid)
+            ours.callback(os.close, self._process_fd)
             self._poll = select.poll()
-            for descriptor in (self._replies, self._output, self._pidfd):
+            for descriptor in (self._replies, self._output, self._process_fd):
                 self._poll.register(descriptor, select.POLLIN)
+            theirs.close()
+            self._pid, self._pidfd = self._process.pid, self._process_fd
+            if apart:
+                self._pid = self._child()
+                self._pidfd = os.pidfd_open(self._pid)
+                ours.callback(os.close, self._pidfd)
+                ours.callback(self._kill)
             self._stack = ours.pop_all()
 
     def __enter__(self) -> Self:
@@ -176,16 +209,37 @@ class Worker:
     def close(self) -> None:
         """End the worker's process group, if anything of it is left. May be called again."""
         self._stack.close()
+        self._pidfd = -1  # its number may soon be another's, whom `kill` must not end
+
+    def kill(self) -> None:
+        """End the process now, from whatever thread; who waits for its answer gets a WorkerFailure. `close` is still to be called."""
+        with contextlib.suppress(OSError):  # it has ended, or is closed
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
     @property
     def pid(self) -> int:
-        """The worker's process id, which is also its session's and its group's."""
-        return self._process.pid
+        """The worker's process id; unless it stands apart, it is also its session's and its group's."""
+        return self._pid
+
+    @property
+    def scratch(self) -> str:
+        """The folder that is the worker's own, and its working directory; it is removed with it."""
+        return self._scratch
+
+    @property
+    def model_path(self) -> str:
+        """The model, as a path that the worker can open."""
+        return f"/proc/self/fd/{self._model}"
 
     @property
     def output(self) -> str:
         """What the process printed so far, both streams together: the first and the last part of it."""
         return self._log.text()
+
+    @property
+    def is_output_whole(self) -> bool:
+        """Whether nothing of it is left out."""
+        return self._log.is_whole
 
     def hello(self, runtime: str) -> tuple[str, dict[str, str]]:
         """Have the runtime imported. Returns Python's version, and {name, version} of the runtime."""
@@ -202,7 +256,10 @@ class Worker:
         """
         base = base_policy(self._scratch)
         whole = Policy(
-            (*base.readable, *self._folders, *policy.readable), (*base.writable, *policy.writable), (*base.devices, *policy.devices)
+            (*base.readable, *self._folders, *policy.readable),
+            (*base.writable, *policy.writable),
+            (*base.devices, *policy.devices),
+            policy.executable,
         )
         reply = self._request("confine", {"policy": asdict(whole), "notify": self._can_listen()}).header
         with self._checking("confine"):
@@ -223,9 +280,35 @@ class Worker:
             raise self._failure(Outcome.UNCONFINABLE, "confine", wire.bounded("; ".join(problems)))
         return Confinement(abi, kernel, whole, escapes, self._refusals is not None, problems)
 
+    def operators(self) -> dict[str, int]:
+        """Return name and greatest version of each builtin operator that the runtime has (operators.py)."""
+        reply = self._request("operators", {}).header
+        with self._checking("operators"):
+            return {_text(name): _count(version) for name, version in reply["operators"].items()}
+
     def refused(self) -> list[dict[str, Any]] | None:
         """Return what the confinement refused since it holds (refusals.py); None where nobody could see that."""
         return self._refusals.seen() if self._refusals else None
+
+    def become(self, arguments: Sequence[str], seconds: float) -> Ended:
+        """Have the worker execute a tool, whose path is the first argument, and wait for its end, for so many seconds at most.
+
+        What it printed is then all there. Only of a worker that stands apart. One that dies of a signal is a WorkerFailure.
+        """
+        before = self.cpu_ns()
+        self._peak, self._device_peak, self._device_unread = 0, None, False
+        if self._refusals:
+            self._refusals.let_execute()
+        reply = self._request("become", {"arguments": list(arguments)}, seconds=seconds)
+        deadline = time.monotonic() + _GRACE_SECONDS
+        while not self._receive():  # the rest of its output, until the parent's end
+            self._watch(deadline, "become")
+        with self._checking("become"):
+            code, number = (None if reply.header[key] is None else _count(reply.header[key]) for key in ("exit", "signal"))
+            cpu, peak = _count(reply.header["cpu_ns"]), _count(reply.header["peak_bytes"])
+        if number is not None or code is None:
+            raise WorkerFailure(self._died("become", number or 0), self.output)
+        return Ended(code, reply.ns, max(0, cpu - before), max(peak, self._peak))
 
     def load_delegate(self, library: str, options: Mapping[str, str]) -> int:
         """Have the vendor's library loaded and its delegate created. Returns the bracket in ns."""
@@ -245,9 +328,9 @@ class Worker:
 
     def invoke(self) -> Inference:
         """Run one inference on the inputs last set."""
-        before = self._cpu_ns()
+        before = self.cpu_ns()
         reply = self._request("invoke", {})
-        after = self._cpu_ns()
+        after = self.cpu_ns()
         with self._checking("invoke"):
             worker_ns = _count(reply.header["ns"])
             if worker_ns > reply.ns:
@@ -263,6 +346,15 @@ class Worker:
             if size != len(reply.payload):
                 raise ValueError(f"{len(reply.payload)} bytes for tensors of {size} bytes")
         return tensors, reply.payload, reply.ns
+
+    def picture(self, width: int, height: int, *, crop: bool) -> bytes:
+        """Have the file that is in the model's place decoded as an image. Returns its pixels, RGB (decoding.py)."""
+        size = {"width": width, "height": height, "crop": crop}
+        reply = self._request("picture", {"descriptor": self._model, **size}, max_payload=3 * width * height)
+        with self._checking("picture"):
+            if len(reply.payload) != 3 * width * height:
+                raise ValueError(f"{len(reply.payload)} bytes for {width} x {height} pixels")
+        return reply.payload
 
     def quit(self) -> None:
         """Have everything given back, and see the process end by itself with code 0."""
@@ -282,6 +374,10 @@ class Worker:
         self._peak = max(self._peak, _status_bytes(self.pid, "VmHWM"))
         return self._peak
 
+    def memory_bytes(self) -> int:
+        """Return VmRSS + VmSwap, as the ML service counts a process's memory; 0 once it has ended."""
+        return _status_bytes(self.pid, "VmRSS") + _status_bytes(self.pid, "VmSwap")
+
     def device_bytes(self) -> int | None:
         """Return the most device memory that the process was seen to hold, in bytes; None if a reading failed.
 
@@ -295,13 +391,26 @@ class Worker:
         self._look_at_device()
         return dict(self._engines)
 
-    def _request(self, action: str, header: dict[str, Any], payload: bytes = b"", max_payload: int = wire.MAX_PAYLOAD) -> _Reply:
+    def _child(self) -> int:
+        reply = self._request("pid", {}, seconds=self._limits.start_seconds)
+        with self._checking("pid"):
+            return _count(reply.header["pid"])
+
+    def _request(
+        self,
+        action: str,
+        header: dict[str, Any],
+        payload: bytes = b"",
+        max_payload: int = wire.MAX_PAYLOAD,
+        seconds: float | None = None,
+    ) -> _Reply:
         self._watch_memory(action)
         # nobody can have answered in advance
         self._request_id = int.from_bytes(os.urandom(6), "little")
         frame = wire.pack({"id": self._request_id, "do": action, **header}, payload)
         limit = self._limits.start_seconds if action == "hello" else self._limits.request_seconds
-        deadline = time.monotonic() + limit
+        deadline = time.monotonic() + (limit if seconds is None else seconds)
+        self._cpu_before = self.cpu_ns()
         started = time.perf_counter_ns()
         pending = self._send(memoryview(frame))
         if pending:
@@ -336,7 +445,7 @@ class Worker:
     def _receive(self) -> bool:
         """Wait a tick for something to come, and read it. True once the process has ended; then all is read."""
         ready = {descriptor for descriptor, _event in self._poll.poll(_TICK_SECONDS * 1000)}
-        ended = self._pidfd in ready
+        ended = self._process_fd in ready
         if ended or self._replies in ready:
             self._read(self._replies, self._received.extend)
         if ended or self._output in ready:
@@ -399,6 +508,9 @@ class Worker:
         """Hold the worker to its limits while it is waited for."""
         if time.monotonic() > deadline:
             raise self._failure(Outcome.TIMED_OUT, action, "no answer in time")
+        used = (self.cpu_ns() - self._cpu_before) / 1e9
+        if used > self._limits.cpu_seconds:
+            raise self._failure(Outcome.CPU_EXCEEDED, action, f"{used:.1f} s of processor time, the limit is {self._limits.cpu_seconds:g}")
         self._watch_memory(action)
 
     def _watch_memory(self, action: str) -> None:
@@ -444,19 +556,21 @@ class Worker:
 
     def _ending(self, action: str) -> Status:
         """Tell how the process ended; it has."""
-        info = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+        info = os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
         assert info is not None
         if info.si_code == os.CLD_EXITED:
             message = f"the process ended by itself with code {info.si_status}"
             return Status(Outcome.EXITED, self._role, action, exit=info.si_status, message=message)
-        name = signal.strsignal(info.si_status) or "unknown signal"
-        if info.si_status == signal.SIGKILL and _oom_kills() > self._oom_kills:
-            message = "killed while the kernel was ending processes for want of memory"
-            return Status(Outcome.OUT_OF_MEMORY, self._role, action, signal=info.si_status, message=message)
-        message = f"the process died of signal {info.si_status} ({name})"
-        return Status(Outcome.DIED, self._role, action, signal=info.si_status, message=message)
+        return self._died(action, info.si_status)
 
-    def _cpu_ns(self) -> int:
+    def _died(self, action: str, number: int) -> Status:
+        name = signal.strsignal(number) or "unknown signal"
+        if number == signal.SIGKILL and _oom_kills() > self._oom_kills:
+            message = "killed while the kernel was ending processes for want of memory"
+            return Status(Outcome.OUT_OF_MEMORY, self._role, action, signal=number, message=message)
+        return Status(Outcome.DIED, self._role, action, signal=number, message=f"the process died of signal {number} ({name})")
+
+    def cpu_ns(self) -> int:
         """Processor time of all threads of the process, ended ones too, in ns; 0 once it is gone.
 
         A thread that runs at this moment may be behind by a scheduler's tick; nothing is lost in the next reading. The clock's id is
@@ -470,27 +584,39 @@ class Worker:
     def _kill(self) -> None:
         if self._process.returncode is not None:
             return  # its number may be another's by now
+        if self._pid != self._process.pid:
+            # what stands apart may have left the group; its parent sees it gone, and then goes itself
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_GRACE_SECONDS)
+                return
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
 
 class _Log:
-    """The two ends of a stream of any length."""
+    """The two ends of a stream of any length, each of at most `limit` bytes."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
         self._head, self._tail, self._total = b"", b"", 0
+
+    @property
+    def is_whole(self) -> bool:
+        return self._total == len(self._head) + len(self._tail)
 
     def add(self, part: bytes) -> None:
         self._total += len(part)
-        room = MAX_OUTPUT - len(self._head)
+        room = self._limit - len(self._head)
         self._head += part[:room]
-        self._tail = (self._tail + part[room:])[-MAX_OUTPUT:]
+        self._tail = (self._tail + part[room:])[-self._limit :]
 
     def text(self) -> str:
         dropped = self._total - len(self._head) - len(self._tail)
         gap = f"\n… {dropped} bytes left out …\n".encode() if dropped else b""
-        return wire.bounded((self._head + gap + self._tail).decode(errors="replace"), 3 * MAX_OUTPUT)
+        return wire.bounded((self._head + gap + self._tail).decode(errors="replace"), 3 * self._limit)
 
 
 def _pipe(theirs: contextlib.ExitStack, ours: contextlib.ExitStack, *, reverse: bool = False) -> tuple[int, int]:

@@ -52,14 +52,15 @@ class Refusals:
         """Take the worker's `listener`, a descriptor of its own, over. Raises OSError."""
         self._pid = pid
         self._writable = tuple(map(os.path.realpath, (*policy.writable, *policy.devices)))
-        self._readable = (*map(os.path.realpath, policy.readable), *self._writable)
+        self._readable = (*map(os.path.realpath, (*policy.readable, *policy.executable)), *self._writable)
         self._names = seccomp.names(seccomp.machine())
         self._seen: dict[tuple[str, str | None], dict[str, Any]] = {}
         self._closed = threading.Event()
+        self._may_execute = self._executed = False
         self._listener = take_descriptor(pidfd, listener)
         try:
             # held from now on: a process can make itself unreadable
-            self._memory = os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+            self._memory = self._open_memory()
         except OSError:
             os.close(self._listener)
             raise
@@ -73,6 +74,10 @@ class Refusals:
     def forget(self) -> None:
         """Begin anew."""
         self._seen = {}
+
+    def let_execute(self) -> None:
+        """Let the process execute one program, of those that Landlock lets it execute; what it executes after that is refused."""
+        self._may_execute = True
 
     def close(self) -> None:
         """Listen no more. Whoever still waits for an answer is told that there is no such call."""
@@ -98,8 +103,17 @@ class Refusals:
         fcntl.ioctl(self._listener, _RECEIVE, received)
         identity, _task, _flags, number, _architecture, _address, *arguments = _NOTIFICATION.unpack(received)
         call = self._names.get(number, str(number))
+        executes = call == "execve" and self._may_execute
+        if executes:
+            self._may_execute, self._executed = False, True
+        elif self._executed:
+            # the first thing that the program asks for: its memory is another one by now
+            self._executed = False
+            with contextlib.suppress(OSError):
+                memory, self._memory = self._memory, self._open_memory()
+                os.close(memory)
         path = self._path(call, arguments)
-        goes_on = call in seccomp.OPENING or (call in seccomp.OWN_THREADS and self._is_own(call, arguments))
+        goes_on = executes or call in seccomp.OPENING or (call in seccomp.OWN_THREADS and self._is_own(call, arguments))
         if call in _FLAGS and arguments[_FLAGS[call]] & (os.O_TRUNC | os.O_ACCMODE) == os.O_TRUNC:
             goes_on = False
         response = _RESPONSE.pack(identity, 0, 0, _CONTINUE) if goes_on else _RESPONSE.pack(identity, 0, -errno.EPERM, 0)
@@ -108,6 +122,9 @@ class Refusals:
             self._note(call, path, "EPERM")
         elif call in seccomp.OPENING and path is not None and self._is_outside(call, arguments, path):
             self._note(call, path, "EACCES")
+
+    def _open_memory(self) -> int:
+        return os.open(f"/proc/{self._pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
 
     def _note(self, call: str, path: str | None, reason: str) -> None:
         shown = None if path is None else bounded(path, 200)

@@ -5,15 +5,15 @@ spoil is null. Whatever happens to a worker, there is a document; what was measu
 
     schema        "crosml-audit/run/1"
     model         {name, sha256, origin, bytes}
-    runner        "embedded"
+    runner        "embedded" | "native": TFLite's own tools (native.py says what of the following is another thing there)
     runtime       {name, version} of the TFLite runtime | null if no worker came that far
     python        version of Python in the workers | null
     threads       given to the interpreter of test and memory; the reference has one
     xnnpack       whether the runtime's own XNNPACK delegate took what the delegate left (in all three workers)
     delegate      {path, sha256 | null, options, name: of its kernel | null} | null without one
-    status        {outcome (wire.Outcome), process: reference|test|memory, stage, signal, exit, message}
-    nodes         {total: operators in the file, delegated, partitions: [{subgraph, name, nodes: indexes of operators}]}
-                  | null without a delegate, or before it was applied
+    status        {outcome (wire.Outcome), process: reference|test|memory|accuracy, stage, signal, exit, message}
+    nodes         {total: operators in the file, delegated, partitions: [{subgraph, name, nodes: indexes of operators | null where only
+                  their number is known}]} | null without a delegate, or before it was applied
     seed, inputs  of the random inputs; how many different ones there were. The first `inputs` samples are each of an input that
                   the worker had never seen
     init_us       load of delegate and model, delegate applied, tensors allocated (bracket) | null
@@ -26,16 +26,24 @@ spoil is null. Whatever happens to a worker, there is a document; what was measu
                   off by a scheduler's tick (1 to 10 ms) either way, their sum by no more than that. Work of other processes and
                   of the kernel's own threads is not in it
     overhead_us   median of bracket less sample in the reference worker, where both are honest | null
+    reference     {kernels: default|builtin, threads, rewritten}: what the answers are compared with. The default kernels are XNNPACK's
+                  where the runtime has it and it takes the operator; rewritten, where a custom operator was replaced (zoo/rewrite.py)
     accuracy      {runs, outputs: [{index, avg_error, std_dev, max_error, exact_share, reference_nan_runs, test_nan_runs,
-                  two_input_distance}]} | null. Raw output units; avg_error and std_dev as inference_diff has them, null if any run
-                  held a NaN or an infinity; exact_share of all elements; two_input_distance is what avg_error would be between the
-                  reference's answers to two different inputs
+                  two_input_distance, idle_error, correlation, offset}]} | null, on noise. Raw output units; avg_error and std_dev as
+                  inference_diff has them, null if any run held a NaN or an infinity; exact_share of all elements; two_input_distance is
+                  what avg_error would be between the reference's answers to two different inputs, idle_error the least that it would be
+                  for a delegate that computes nothing (zoo/golden.py); correlation and offset: see zoo/tracking.py
+    golden        {metric: top-1|mask, note: what could not be used, idle_error: as above, of the images,
+                  pictures: [{name, sha256: of the image's file, output, runs, variation, reference, test: {class, probability, margin} or
+                  {share} | null where not all is finite, agreement: 0 to 1, avg_error | null}]} | null where there is no golden image.
+                  Of several answers to an image, the worst
     memory        {before_bytes, peak_bytes, device_bytes} | null: VmHWM before anything was loaded, and at the end; the most that the
                   process's descriptors were seen to hold of device memory (fdinfo.py), null where that could not be read
     conditions    {before, after}: see conditions.py; and where a worker for the delegate was started:
       confinement {state: confined|unconfined, problems, landlock_abi, no_new_privs, seccomp, capabilities, refusals_seen, readable,
-                  writable, devices, allowed: of these paths, those that were asked for}: as the controller read it of the kernel, before
-                  anything of the vendor's was loaded
+                  writable, devices, executable, allowed: of these paths, those that were asked for}: as the controller read it of the
+                  kernel, before anything of the vendor's was loaded
+      operators   {runtime, model}: digests of the operators that each has and needs (operators.py); no model where we cannot read it
       escapes     [{attempt, refused: name of the errno | null}]: attempts to get out that the auditor made in that same process
       cpu_share   processor time of the timed inferences over their brackets: about 1 for each thread that computes or waits busily
       engines     {source, busy_us, timed_us}: where engines of a device were seen working for the process meanwhile
@@ -46,25 +54,36 @@ spoil is null. Whatever happens to a worker, there is a document; what was measu
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from dataclasses import dataclass, field
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from auditor.inference import wire
-from auditor.inference.process import Limits, Status, WorkerFailure
-from auditor.inference.wire import AUTO, RUNTIMES, Outcome
+from auditor.inference.executor import Options
+from auditor.inference.process import Limits, Status, Worker, WorkerFailure
+from auditor.inference.wire import Outcome
+from auditor.zoo.golden import GoldenSet
 from auditor.zoo.protocol import MAX_SECONDS, MIN_SECONDS, RUNS, WARMUP_SECONDS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from auditor.inference.confinement import Confinement
 
 SCHEMA = "crosml-audit/run/1"
 
+BUSY_SHARE = 0.1
+"""Of the time that inferences take, the share that a device's engines must have worked for the accelerator to count as seen working: a
+token job beside the work on the processor is less."""
+
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class Job(Options):
     """One model to be measured once. The defaults are those of benchmark_model and inference_diff.
 
-    `delegate` is the path of an external delegate's library; `library_path` is the only thing that its process finds in its
-    environment (LD_LIBRARY_PATH). `inputs` is how many different inputs there are. Raises ValueError for a runtime that is none.
+    `inputs` is how many different inputs there are.
     """
 
     name: str
@@ -72,30 +91,16 @@ class Job:
     reference: bytes | None = field(default=None, repr=False)
     """The model that the reference process runs, where it is not the same file: one rewritten without custom operators."""
     origin: str = ""
-    delegate: str | None = None
-    options: tuple[tuple[str, str], ...] = ()
-    library_path: tuple[str, ...] = ()
-    device_nodes: tuple[str, ...] = ()
-    """The accelerator's nodes: what the delegate may open beside libraries, its own folder and a folder to write to."""
-    allow_paths: tuple[str, ...] = ()
-    """More paths that it may read, write and drive, each with all below it."""
-    allow_unconfined: bool = False
-    """Whether to run where the kernel cannot confine."""
-    runtime: str = AUTO
-    import_path: tuple[str, ...] = ()
-    """Folders that the workers look for the runtime in before they look where this process finds its packages."""
-    threads: int = 1
-    xnnpack: bool = True
     inputs: int = RUNS
     min_runs: int = RUNS
     min_seconds: float = MIN_SECONDS
     max_seconds: float = MAX_SECONDS
     warmup_seconds: float = WARMUP_SECONDS
+    memory_runs: int = RUNS
+    """Inferences of the process that is looked at for memory alone."""
+    golden: GoldenSet | None = None
+    """Golden images, which are answered between the others."""
     limits: Limits = field(default_factory=Limits)
-
-    def __post_init__(self) -> None:
-        if self.runtime not in (AUTO, *RUNTIMES):
-            raise ValueError(f"runtime {self.runtime!r}, expected one of {', '.join((AUTO, *RUNTIMES))}")
 
 
 class Run(TypedDict):
@@ -120,7 +125,9 @@ class Run(TypedDict):
     exchange_us: list[float]
     cpu_us: list[float]
     overhead_us: float | None
+    reference: dict[str, Any]
     accuracy: dict[str, Any] | None
+    golden: dict[str, Any] | None
     memory: dict[str, int | None] | None
     conditions: dict[str, Any]
     worker_output: str
@@ -149,7 +156,9 @@ def blank(job: Job, runner: str, seed: int = 0) -> Run:
         exchange_us=[],
         cpu_us=[],
         overhead_us=None,
+        reference={"kernels": "default" if job.xnnpack else "builtin", "threads": 1, "rewritten": job.reference is not None},
         accuracy=None,
+        golden=None,
         memory=None,
         conditions={},
         worker_output="",
@@ -174,3 +183,29 @@ def identify(job: Job, run: Run) -> None:
         status = Status(Outcome.DELEGATE_MISSING, stage="load", message=wire.bounded(str(problem)))
         raise WorkerFailure(status) from problem
     delegate["sha256"] = digest.hexdigest()
+
+
+@contextlib.contextmanager
+def noted(job: Job, run: Run, worker: Worker, confinement: Confinement) -> Iterator[None]:
+    """Write down how a worker is confined before anything of the vendor's is in it, and at the end what it was refused."""
+    conditions = run["conditions"]
+    conditions["confinement"] = {**confinement.to_json(), "allowed": list(map(wire.shown, job.allow_paths))}
+    conditions["escapes"] = [{"attempt": attempt, "refused": error} for attempt, error in confinement.escapes]
+    try:
+        yield
+    finally:
+        seen = worker.refused()
+        known = conditions.get("refused", [])
+        conditions["refused"] = None if seen is None or known is None else known + [each for each in seen if each not in known]
+
+
+def note_who_worked(run: Run, cpu_us: float, busy_us: float, timed_us: float) -> None:
+    """Write down how long the processor and the device's engines worked, beside how long the inferences took."""
+    if not timed_us:
+        return
+    conditions = run["conditions"]
+    conditions["cpu_share"] = cpu_us / timed_us
+    if busy_us:
+        conditions["engines"] = {"source": "drm-engine-* of the process's descriptors (fdinfo)", "busy_us": busy_us, "timed_us": timed_us}
+    if busy_us >= BUSY_SHARE * timed_us:
+        conditions["accelerator_busy"] = True

@@ -247,11 +247,12 @@ def program(name: str, pid: int, *, notify: bool) -> list[Instruction]:
     return [*instructions, _give(ALLOW)]
 
 
-def install(*, notify: bool) -> int | None:
+def install(*, notify: bool, must_listen: bool = False) -> int | None:
     """Put this process's only thread under the filter, for good. Returns the listener's descriptor, None without one.
 
     Threads that it starts later inherit it. Raises OSError where the kernel takes no filter or there is no table for
-    this machine. A process that someone else listens to already gets no listener.
+    this machine. A process that someone else listens to already gets no listener; where it must have one, that is an OSError: only who
+    listens can let one program be executed, and no other.
     """
     name = machine()
     if not name:
@@ -260,8 +261,10 @@ def install(*, notify: bool) -> int | None:
         try:
             return _install(name, program(name, os.getpid(), notify=True), _SPEC_ALLOW | _NEW_LISTENER)
         except OSError as problem:
-            if problem.errno not in {errno.EBUSY, errno.EINVAL}:
+            if must_listen or problem.errno not in {errno.EBUSY, errno.EINVAL}:
                 raise
+    if must_listen:
+        raise OSError(errno.EPERM, "nobody can listen, and so let one program be executed and no other")
     _install(name, program(name, os.getpid(), notify=False), _SPEC_ALLOW)
     return None
 

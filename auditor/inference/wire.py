@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 RUNTIMES = {"ai-edge-litert": "ai_edge_litert", "tflite-runtime": "tflite_runtime"}
 """Distribution and package of each TFLite runtime, the preferred one first."""
+PILLOW = "pillow"
+"""What is imported in a runtime's place by a worker that decodes an image."""
 AUTO = "auto"
 """The first runtime that is installed and works."""
 
@@ -39,6 +41,8 @@ class Outcome(str, enum.Enum):
     """The kernel cannot confine the worker, and nobody allowed it to run unconfined."""
     LOAD_FAILED = "load-failed"
     """The runtime refused the model (malformed, an operator it does not have, tensors of a kind that cannot be fed)."""
+    OPERATOR_MISSING = "operator-missing"
+    """The model needs an operator, or a version of one, that the runtime does not have."""
     DELEGATE_MISSING = "delegate-missing"
     DELEGATE_NOT_LOADABLE = "delegate-not-loadable"
     """The dynamic loader refused the file: not a library for this machine, or one of its own libraries is absent."""
@@ -46,6 +50,12 @@ class Outcome(str, enum.Enum):
     DELEGATE_UNSUPPORTED = "delegate-unsupported"
     """A delegate of a kind that this runner cannot use: a stable or an opaque one."""
     DELEGATE_CREATE_FAILED = "delegate-create-failed"
+    DELEGATE_NOT_APPLIED = "delegate-not-applied"
+    """A native tool went on without the delegate, on the CPU."""
+    TOOL_UNUSABLE = "tool-unusable"
+    """A native tool cannot be run, or does not know a flag that it is needed for."""
+    OUTPUT_UNREADABLE = "output-unreadable"
+    """A native tool does not print what it must, or prints what contradicts itself."""
     PREPARE_FAILED = "prepare-failed"
     INVOKE_FAILED = "invoke-failed"
     DIED = "died"
@@ -53,6 +63,8 @@ class Outcome(str, enum.Enum):
     EXITED = "exited"
     """Ended by itself, with whatever code, while it was expected to answer."""
     TIMED_OUT = "timed-out"
+    CPU_EXCEEDED = "cpu-exceeded"
+    """Used more processor time than one request may."""
     OUT_OF_MEMORY = "out-of-memory"
     PROTOCOL_ERROR = "protocol-error"
     """Answered something that an honest worker cannot answer."""
@@ -93,6 +105,12 @@ def bounded(text: str, limit: int = MAX_MESSAGE) -> str:
     """Cut a stranger's text to a length, with control characters (but newline and tab) made visible as '?'."""
     kept = "".join(char if char.isprintable() or char in "\n\t" else "?" for char in text[:limit])
     return kept if len(text) <= limit else kept + "…"
+
+
+def not_imported(problem: ImportError | OSError) -> str:
+    """Why an import failed, in a line: numpy says a page, and names the cause behind it."""
+    cause = problem.__cause__ if isinstance(problem.__cause__, ImportError | OSError) else problem
+    return bounded(" ".join(str(cause).split()), 400)
 
 
 def shown(text: str) -> str:

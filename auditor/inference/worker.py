@@ -5,19 +5,31 @@ runtime or the vendor prints goes to the standard descriptors and never mixes wi
 
     hello     {runtime}                   -> {python, runtime: {name, version}, folders: of the code that runs here}
     confine   {policy, notify}            -> {landlock_abi, listener, problems}
+    operators                             -> {operators: {name: greatest version}} of the runtime
     escape    {scratch}                   -> {escapes: [{attempt, refused}]}
     delegate  {library, options}          -> {}
     model     {descriptor, threads, xnnpack} -> {inputs, outputs: [{name, shape, dtype}], claims: {operators, partitions} | null}
     input     payload: all inputs         -> {}
     invoke                                -> {ns}
     output                                -> {outputs: [{shape, dtype}]}, payload: all outputs
+    picture   {descriptor, width, height, crop} -> {}, payload: pixels; after a hello for Pillow (decoding.py)
     quit                                  -> {}
+
+A worker that is to become one of TFLite's own tools stands apart: it is the child of a small process of ours, which outlives it. That one
+answers once the tool has ended, with what the kernel says of it: nothing of the tool's can. It also is the tool's only parent, since the
+greatest resident size in getrusage(2) survives execve, and a tool that a large process started would call that size its own. Then it is
+
+    pid                                   -> {pid}
+    confine, escape                       as above
+    become    {arguments}                 -> {exit, signal, cpu_ns: with the worker's own, peak_bytes}
 
 A request that fails is answered with {error: {outcome, stage, message}}.
 """
 
 from __future__ import annotations
 
+import ctypes
+import json
 import os
 import platform
 import select
@@ -28,18 +40,21 @@ from dataclasses import asdict
 from importlib import import_module, metadata
 from typing import Any, NoReturn
 
-from auditor.inference import confine, escapes, wire
+from auditor.inference import confine, decoding, escapes, operators, wire
 from auditor.inference.delegate import WrappedDelegate
-from auditor.inference.wire import AUTO, RUNTIMES, Outcome, RequestError
+from auditor.inference.wire import AUTO, PILLOW, RUNTIMES, Outcome, RequestError
 from auditor.zoo.protocol import TensorSpec
+
+_SET_PARENT_DEATH_SIGNAL = 1
 
 
 class Session:
     """The state of one worker: what is loaded so far."""
 
-    def __init__(self, requests: int = -1) -> None:
-        """Answer what comes from `requests`, whose end is the end of this process."""
+    def __init__(self, requests: int = -1, parent: int | None = None) -> None:
+        """Answer what comes from `requests`, whose end is the end of this process; `parent` is the pipe to it where that is ours."""
         self._requests = requests
+        self._parent = parent
         self._policy = confine.Policy()
         self._listener: int | None = None
         self._runtime: Any = None
@@ -63,7 +78,8 @@ class Session:
         """Import the runtime."""
         name, self._runtime = _import_runtime(header["runtime"])
         runtime = {"name": name, "version": metadata.version(name)}
-        folders = [os.path.dirname(str(module.__file__)) for module in (os, self._runtime, import_module("numpy"))]
+        modules = [os, self._runtime, *([] if name == PILLOW else [import_module("numpy")])]
+        folders = [os.path.dirname(str(module.__file__)) for module in modules]
         return {"python": platform.python_version(), "runtime": runtime, "folders": folders}, b""
 
     def do_confine(self, header: dict[str, Any], _payload: bytes) -> tuple[dict[str, Any], bytes]:
@@ -79,8 +95,37 @@ class Session:
             # whoever holds it could answer for the controller
             os.close(self._listener)
         tried = escapes.attempts(header["scratch"], self._policy)
-        threading.Thread(target=_end_with_controller, args=(self._requests,), daemon=True).start()
+        if self._parent is None:
+            threading.Thread(target=_end_with_controller, args=(self._requests,), daemon=True).start()
         return {"escapes": tried}, b""
+
+    def do_operators(self, _header: dict[str, Any], _payload: bytes) -> tuple[dict[str, Any], bytes]:
+        """List the runtime's operators."""
+        resolver = self._runtime.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+
+        def accepts(model: bytes) -> bool:
+            try:
+                self._runtime.Interpreter(model_content=model, experimental_op_resolver_type=resolver)
+            except (ValueError, RuntimeError):
+                return False
+            return True
+
+        return {"operators": operators.present(accepts)}, b""
+
+    def do_pid(self, _header: dict[str, Any], _payload: bytes) -> tuple[dict[str, Any], bytes]:
+        """Say who this is."""
+        return {"pid": os.getpid()}, b""
+
+    def do_become(self, header: dict[str, Any], _payload: bytes) -> tuple[dict[str, Any], bytes]:
+        """Be another program from now on; the parent answers, also where that cannot be."""
+        assert self._parent is not None
+        arguments = header["arguments"]
+        os.write(self._parent, json.dumps({"id": header["id"]}).encode() + b"\n")
+        try:
+            os.execve(arguments[0], arguments, os.environ)  # noqa: S606 - Landlock and the controller say which, and once
+        except (OSError, ValueError) as problem:
+            os.write(self._parent, json.dumps({"error": str(problem)}).encode() + b"\n")
+        os._exit(1)
 
     def do_delegate(self, header: dict[str, Any], _payload: bytes) -> tuple[dict[str, Any], bytes]:
         """Load the vendor's library and create its delegate."""
@@ -134,6 +179,10 @@ class Session:
         described = [{"shape": list(value.shape), "dtype": value.dtype.name} for value in values]
         return {"outputs": described}, b"".join(value.tobytes() for value in values)
 
+    def do_picture(self, header: dict[str, Any], _payload: bytes) -> tuple[dict[str, Any], bytes]:
+        """Decode an image file."""
+        return {}, decoding.decode(self._runtime, header["descriptor"], header["width"], header["height"], crop=header["crop"])
+
     def do_quit(self, _header: dict[str, Any], _payload: bytes) -> tuple[dict[str, Any], bytes]:
         """Give everything back, in the order that the ABI asks for: the interpreter, then the delegate."""
         self._interpreter = None
@@ -165,6 +214,8 @@ def _described(tensor: dict[str, Any]) -> dict[str, Any]:
 
 
 def _import_runtime(choice: str) -> tuple[str, Any]:
+    if choice == PILLOW:
+        return choice, decoding.import_pillow()
     wanted = RUNTIMES if choice == AUTO else {choice: RUNTIMES[choice]}
     problems = []
     # one thread, because what confines a process confines one; nobody here computes with numpy
@@ -174,7 +225,7 @@ def _import_runtime(choice: str) -> tuple[str, Any]:
             module = import_module(f"{package}.interpreter")
             numpy = metadata.version("numpy")
         except (ImportError, OSError) as problem:
-            problems.append(f"{name}: {problem}")
+            problems.append(f"{name}: {wire.not_imported(problem)}")
             continue
         if name == "tflite-runtime" and not numpy.startswith("1."):
             # it imports, and then every Interpreter() ends in a SystemError
@@ -211,9 +262,53 @@ def _write(descriptor: int, frame: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
-def main(requests: int, replies: int) -> NoReturn:
+def _stand_apart(requests: int, replies: int) -> int:
+    """Go on in a child, and return its pipe to the parent."""
+    told, telling = os.pipe()
+    child = os.fork()
+    if child:
+        os.close(telling)
+        _answer_for(child, requests, replies, told)
+    os.close(told)
+    # what it becomes gets none of these
+    for descriptor in (requests, replies):
+        os.set_inheritable(descriptor, False)
+    ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
+    return telling
+
+
+def _answer_for(child: int, requests: int, replies: int, told: int) -> NoReturn:
+    """Wait for the end of a child, or of the controller, which ends both; then tell how a child ended that became something else."""
+    process = os.pidfd_open(child)
+    poll = select.poll()
+    poll.register(requests, 0)
+    poll.register(process, select.POLLIN)
+    if process not in dict(poll.poll()):
+        signal.pidfd_send_signal(process, signal.SIGKILL)
+        os.kill(0, signal.SIGKILL)
+    _child, status, used = os.wait4(child, 0)
+    with open(told, "rb") as file:
+        said: dict[str, Any] = {}
+        for line in file.read(1 << 16).splitlines():
+            said |= json.loads(line)
+    if "id" not in said:
+        os._exit(1)
+    code = os.waitstatus_to_exitcode(status)
+    reply: dict[str, Any] = {
+        "exit": code if code >= 0 else None,
+        "signal": -code if code < 0 else None,
+        "cpu_ns": round((used.ru_utime + used.ru_stime) * 1e9),
+        "peak_bytes": used.ru_maxrss * 1024,
+    }
+    if "error" in said:
+        reply = {"error": {"outcome": Outcome.TOOL_UNUSABLE.value, "stage": "become", "message": said["error"]}}
+    _write(replies, wire.pack({"id": said["id"], **reply}))
+    os._exit(0)
+
+
+def main(requests: int, replies: int, *, apart: bool = False) -> NoReturn:
     """Answer the requests that arrive on one descriptor, on the other, until told to quit."""
-    session = Session(requests)
+    session = Session(requests, _stand_apart(requests, replies) if apart else None)
     done = False
     while not done:
         header_size, payload_size = wire.lengths(_read(requests, wire.LENGTHS.size))

@@ -1,8 +1,9 @@
 """Work that may crash, hang or be killed, done in a process of its own, with what it changed put back in any case.
 
 Two processes are forked. The *worker* does the work and writes its result to a pipe. The *keeper* does nothing but wait for the caller to
-close another pipe, which also happens when the caller dies; then it ends the worker and restores. They share a session that is not the
-caller's, so that a terminal's signals reach neither. Forked, not started: on a device this code may have no file that could be executed.
+close another pipe, which also happens when the caller dies; a caller that is stopped, or hangs, it gives the worker's time and no more.
+Then it ends the worker and restores. They share a session that is not the caller's, so that a terminal's signals reach neither. Forked,
+not started: on a device this code may have no file that could be executed.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def supervised(work: Callable[[], dict[str, Any]], restore: Callable[[], None], 
 
 
 def _keep(work: Callable[[], dict[str, Any]], restore: Callable[[], None], give: int, wait: int, seconds: int) -> None:
-    """Start the worker; when the caller is done or dead, end it and restore."""
+    """Start the worker; when the caller is done or dead, or should long have been, end it and restore."""
     worker = os.fork()
     if worker == 0:
         try:
@@ -83,7 +84,7 @@ def _keep(work: Callable[[], dict[str, Any]], restore: Callable[[], None], give:
     os.close(give)
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    os.read(wait, 1)
+    select.select([wait], [], [], seconds + GRACE)
     os.kill(worker, signal.SIGKILL)
     _reap(worker)
     restore()

@@ -148,6 +148,7 @@ def _node(accelerator: Hardware, path: str, sources: Iterable[Source], receivers
             here = Open(accelerator, node, trials.driver)
             _export(here, receivers, trials)
             _import(here, sources, trials)
+            trials.hold(path, node)
     except OSError as error:
         trials.not_opened(path, error, sources)
 
@@ -171,6 +172,15 @@ class _Trials:
         """The accelerator was offered a buffer."""
         self.imports.append({"exporter": exporter, "importer": self.subject, "error": error, "proof": proof})
 
+    def hold(self, path: str, node: int) -> None:
+        """Take everything back where the device has gone meanwhile: whatever is asked of one that is gone, DRM refuses with ENODEV."""
+        try:
+            drm.driver(node)
+        except OSError as error:
+            self.exports.clear()
+            self.imports.clear()
+            self.notes.append(f"{path}: went away while it was tried ({error_name(error)})")
+
     def not_opened(self, path: str, error: OSError, sources: Iterable[Source]) -> None:
         """A node that did not open: every trial at it was denied, or none could be made."""
         if error.errno in _DENIED:
@@ -178,7 +188,8 @@ class _Trials:
             for source in sources:
                 self.imported(source.name, error_name(error))
         else:
-            self.notes.append(f"{path}: {error_name(error)}")
+            why = "is not the kernel's node of this name (ENXIO)" if error.errno == errno.ENXIO else error_name(error)
+            self.notes.append(f"{path}: {why}")
 
 
 def _export(here: Open, receivers: Iterable[Receiver], trials: _Trials) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 import struct
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -29,12 +30,26 @@ def call(descriptor: int, request: int, layout: str, *values: int) -> tuple[int,
 
 @contextmanager
 def opened(path: str) -> Iterator[int]:
-    """A descriptor of a device node, without waiting for the device; raises OSError."""
+    """A descriptor of a device node, without waiting for the device; raises OSError: ENXIO where the kernel calls the device otherwise."""
+    _is_itself(path)
     descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _is_itself(path: str) -> None:
+    """Raise ENXIO for a node in the place of another: a name in /dev is anyone's to give, the kernel's own is in sysfs."""
+    found = os.stat(path)
+    place = f"/sys/dev/char/{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}/uevent"
+    try:
+        with open(place, encoding="utf-8", errors="backslashreplace") as file:
+            named = f"DEVNAME={os.path.realpath(path).removeprefix('/dev/')}" in file.read(65_536).splitlines()
+    except OSError:
+        named = False
+    if not (named and stat.S_ISCHR(found.st_mode)):
+        raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
 
 
 def error_name(error: OSError) -> str:

@@ -5,13 +5,28 @@ from __future__ import annotations
 import errno
 import os
 import platform
+import re
 
 from auditor.model import Status, printable
 from auditor.sources.base import Question, Reply, refused
 from auditor.sources.filesystem import Tree, kernel_properties, udev_document
 
+MOUNTS = "/proc/self/mountinfo"
+KERNELS = {
+    "/proc": "proc",
+    "/sys": "sysfs",
+    "/sys/kernel/debug": "debugfs",
+    "/sys/kernel/debug/tracing": "tracefs",
+    "/sys/kernel/security": "securityfs",
+    "/sys/kernel/tracing": "tracefs",
+}
+"""Where the kernel speaks for itself, and by which file system."""
+
 LOG_LIMIT = 8 << 20
 """Bytes of the kernel's log that are kept."""
+
+
+_OCTAL = re.compile(rb"\\([0-7]{3})")
 
 
 class Live(Tree):
@@ -21,6 +36,7 @@ class Live(Tree):
 
     def __init__(self, *, probes: bool = True) -> None:
         self._probes = probes
+        self._covered = covered(MOUNTS)
         super().__init__("/", printable(platform.node()) or "this machine")
 
     def ask(self, question: Question) -> Reply:
@@ -33,6 +49,12 @@ class Live(Tree):
             return answer(question)
         return super().ask(question)
 
+    def _target(self, path: str) -> str | None:
+        """As of any tree; but what someone mounted over the kernel's own files is not the kernel's word, and is not read."""
+        if path in self._covered:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        return super()._target(path)
+
     def _devices(self, subsystem: str, paths: list[str]) -> Reply:
         try:
             import pyudev  # noqa: PLC0415  # the agent on a device does without it
@@ -40,7 +62,30 @@ class Live(Tree):
             found = [(each.sys_path, kernel_properties(each.properties)) for each in pyudev.Context().list_devices(subsystem=subsystem)]
         except (ImportError, ValueError):  # no pyudev, or no libudev behind it; a property that is not UTF-8, which pyudev does not read
             return super()._devices(subsystem, paths)
+        if not self._covered.isdisjoint(f"{path}/uevent" for path, _ in found):  # libudev reads whatever lies there
+            return super()._devices(subsystem, paths)
         return Reply(Status.OK, udev_document([{"sys": path, "properties": properties} for path, properties in found]))
+
+
+def covered(mounts: str) -> frozenset[str]:
+    """The paths in /proc and /sys where something else is mounted than belongs there, by a mountinfo file; both, where it cannot be read.
+
+    What belongs there is the kernel's file system, or a part of it in its own place (/proc/sys, made read-only).
+    Source: Documentation/filesystems/proc.rst.
+    """
+    own: set[str] = set()
+    foreign: set[str] = set()
+    try:
+        with open(mounts, "rb") as file:
+            lines = [line.split(b" ") for line in file.read().splitlines()]
+        for line in lines:
+            root, point = (os.fsdecode(_OCTAL.sub(lambda code: bytes([int(code[1], 8)]), field)) for field in line[3:5])
+            kind = os.fsdecode(line[line.index(b"-") + 1])
+            belongs = any(kind == wanted and (place + root).rstrip("/") == point for place, wanted in KERNELS.items())
+            (own if belongs else foreign).add(point)
+    except (OSError, ValueError, IndexError):
+        own, foreign = set(), set()
+    return frozenset({*(each for each in foreign if each.startswith(("/proc", "/sys"))), *({"/proc", "/sys"} - own)})
 
 
 def _kernel_log() -> Reply:

@@ -18,7 +18,7 @@ import time
 import zipfile
 from dataclasses import asdict, dataclass
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from auditor.errors import AuditError, UsageError
 from auditor.model import visible
@@ -38,25 +38,27 @@ BANNER_LIMIT = 1 << 20
 """Bytes that a login shell may print before the agent speaks."""
 REPLY_LIMIT = recording.MAX_FILE
 MESSAGE_LIMIT = recording.MAX_MEMBER
+WHOLE = 3600.0
+"""Seconds that a device has for one reply, however busily it sends."""
 PACKAGES = ("auditor", "elftools")
 LEFT_OUT = ("data", "verify", "cli.py", "audit.py", "codec.py", "engine.py", "registry.py", "requirements.py")
 """Of this program, what the agent does not need on the device."""
 FOR_THE_ZOO = ("inference", "zoo")
 """What it needs there only where the zoo is to be run."""
 
-_CLOSE_SECONDS = 5.0
-_CLEAN_SECONDS = 60.0
-"""How long the device may take to end what it was doing, and, where something was copied to it, to remove that."""
+_CLOSE_SECONDS, _CLEAN_SECONDS = 5.0, 60.0
+"""How long the device may take to end what it was doing; and, where something was copied to it, to remove that."""
 
 _BOOT = (
     "import os,sys;"
     "sys.version_info<(3,10) and sys.exit('crosml-audit needs python3 of at least 3.10 on the device, found '+sys.version.split()[0]);"
     "i=sys.stdin.buffer;f=os.memfd_create('crosml-audit',3);n=int.from_bytes(i.read(8),'big');"
-    "w=os.fdopen(os.dup(f),'wb');w.write(i.read(n));w.close();import fcntl;fcntl.fcntl(f,1033,15);sys.dont_write_bytecode=True;"
+    "w=os.fdopen(os.dup(f),'wb');w.write(i.read(n));w.close();import fcntl;fcntl.fcntl(f,1033,15);"
     "sys.path.insert(0,'/proc/self/fd/%d'%f);from auditor.agent import main;main()"
 )
-"""Sealed before it is run (MFD_ALLOW_SEALING; F_ADD_SEALS: no more seals, sizes or writes): a worker's vendor code inherits the file."""
-
+# What vendor code runs beside inherits the file, so it is sealed (MFD_ALLOW_SEALING; F_ADD_SEALS: no further seal, size or write).
+# Isolated (-I -S): neither the folder that one logs in to nor the user's own packages or environment take part. -B: nothing is written.
+_PYTHON = f'exec python3 -I -S -B -c "{_BOOT}"'
 _HOST = re.compile(r"(?!-)[^\s'\"\\]+")
 
 
@@ -87,49 +89,43 @@ class Ssh:
         self._zoo = zoo
         self._grace = _CLOSE_SECONDS
         self._process: subprocess.Popen[bytes] | None = None
+        self._banner = bytearray()
+        self._received = bytearray()
         self._errors = b""
-        self._arguments = ["ssh", "-T", "-o", "BatchMode=yes", *options, "--", host, f'exec python3 -c "{_BOOT}"']
+        self._errors_ended = False
+        self._end = 0.0
+        self._arguments = ["ssh", "-T", "-o", "BatchMode=yes", *options, "--", host, _PYTHON]
 
     def __enter__(self) -> Self:
         """Connect, and send the agent."""
+        pipe = subprocess.PIPE
         try:
-            # a terminal's Ctrl-C is for the controller, which then hangs up
-            self._process = subprocess.Popen(
-                self._arguments,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                bufsize=0,
-                start_new_session=True,
-            )
+            # in a session of its own: a terminal's Ctrl-C is for the controller, which then hangs up
+            self._process = subprocess.Popen(self._arguments, stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0, start_new_session=True)
         except OSError as error:
             raise AuditError(f"--host {self.host}: ssh cannot be run: {error.strerror}") from None
+        os.set_blocking(self._streams()[0].fileno(), False)  # ssh takes nothing before it is connected
         try:
             self._send(agent_zip(zoo=self._zoo))
             self._skip_banner()
         except BaseException:
-            self.close()
+            self.__exit__()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
         """Hang up; the agent ends with its input, once it has put away what it had there."""
-        process = self._running()
-        assert process.stdin is not None
+        process = self._process
+        if process is None:
+            return
+        stdin, *outputs = self._streams()
         try:
             with contextlib.suppress(OSError):
-                process.stdin.close()
-            self._drain(time.monotonic() + self._grace)
-            process.wait(1)
-        except subprocess.TimeoutExpired:
-            pass
+                stdin.close()
+            self._drain(outputs, time.monotonic() + self._grace)
         finally:
-            for stream in (process.stdout, process.stderr):
-                if stream:
-                    stream.close()
+            for stream in outputs:
+                stream.close()
             process.kill()
             process.wait()
 
@@ -140,29 +136,39 @@ class Ssh:
         return recording.unpack(self._frame(REPLY_LIMIT), f"--host {self.host}")
 
     def call(self, request: Mapping[str, Any], contents: Iterable[bytes] = ()) -> Iterator[tuple[str, Any]]:
-        """Ask something of the device's zoo (auditor/zoo/remote.py); yields its replies, the last of which is an `end`.
+        """Ask something of the device's zoo (auditor/zoo/remote.py); yields its replies by their kinds, the last of which is an `end`.
 
-        Raises UsageError for what was named wrongly, Lost, and AuditError where that process has ended or says what it cannot say.
+        Raises UsageError for what was named wrongly, Lost, and AuditError where what answers there has ended, or sends something else.
         """
         self._grace = _CLEAN_SECONDS
         self._send(json.dumps(request).encode())
         for content in contents:
             self._send(b"=" + content)
-        while True:
-            message = _message(self._frame(MESSAGE_LIMIT))
-            if message is None:
-                raise AuditError(f"--host {self.host}: the device sent what is no reply of the auditor's")
-            kind, content = message
+        kind = ""
+        while kind != "end":
+            kind, content = self._message()
             if kind == "usage":
                 raise UsageError(f"{visible(str(content))} (on {self.host})")
             if kind == "ended":
-                raise AuditError(f"--host {self.host}: what measures the zoo there ended: {visible(str(content))}{self._last_words()}")
+                said = _lines(self._errors)[-1:]
+                raise AuditError(
+                    visible(f"--host {self.host}: what measures the zoo there ended: {'; '.join([str(content), *said])}")[:500]
+                )
             yield kind, content
-            if kind == "end":
-                return
+
+    def _message(self) -> tuple[str, Any]:
+        """A reply that is an object with one key; NaN, which no document of ours may hold, is refused."""
+        try:
+            document = json.loads(self._frame(MESSAGE_LIMIT), parse_constant=_refuse)
+        except (ValueError, RecursionError):
+            document = None
+        if not isinstance(document, dict) or len(document) != 1:
+            raise AuditError(f"--host {self.host}: the device sent what is no reply of the auditor's")
+        return next(iter(document.items()))
 
     def _frame(self, limit: int) -> bytes:
-        """The next frame that is not empty."""
+        """The next frame that is not empty: an empty one says that the device is still at it."""
+        self._end = time.monotonic() + WHOLE
         length = 0
         while not length:
             length = int.from_bytes(self._receive(8), "big")
@@ -171,86 +177,118 @@ class Ssh:
         return self._receive(length)
 
     def _send(self, data: bytes) -> None:
-        stream = self._running().stdin
-        assert stream is not None
+        """Send a message; what is said meanwhile is taken, or it might not get to the agent."""
+        self._end = time.monotonic() + WHOLE
+        stdin = self._streams()[0]
         view = memoryview(len(data).to_bytes(8, "big") + data)
         try:
             while view:
-                view = view[stream.write(view) :]
+                if stdin in self._wait(writing=(stdin,)):
+                    view = view[stdin.write(view) or 0 :]
+                elif self._banner.endswith(MARK):
+                    self._received += self._read(4096)
+                else:
+                    self._hear_banner()
         except BrokenPipeError:
             raise self._lost() from None
 
     def _receive(self, length: int) -> bytes:
-        parts: list[bytes] = []
-        while length:
-            part = self._read(min(length, 1 << 20))
-            parts.append(part)
-            length -= len(part)
-        return b"".join(parts)
+        data, self._received = self._received[:length], self._received[length:]
+        while len(data) < length:
+            data += self._read(min(length - len(data), 1 << 20))
+        return bytes(data)
 
     def _skip_banner(self) -> None:
-        seen = b""
-        while not seen.endswith(MARK):
-            seen += self._read(1)
-            if len(seen) > BANNER_LIMIT:
-                raise AuditError(f"--host {self.host}: its shell prints without end where the agent should answer")
+        """The agent says nothing after its mark until it is asked."""
+        while not self._banner.endswith(MARK):
+            self._hear_banner()
+
+    def _hear_banner(self) -> None:
+        self._banner += self._read(4096)
+        if len(self._banner) > BANNER_LIMIT:
+            raise AuditError(f"--host {self.host}: its shell prints without end where the agent should answer")
 
     def _read(self, length: int) -> bytes:
-        """At least one byte of the agent's output; its errors are kept for the message if it ends."""
-        process = self._running()
-        assert process.stdout is not None
-        assert process.stderr is not None
-        deadline = time.monotonic() + self._timeout
-        streams = [process.stdout, process.stderr]
-        while True:
-            ready = select.select(streams, [], [], max(0.0, deadline - time.monotonic()))[0]
-            if not ready:
-                self._grace = 0.0
-                raise Lost(f"--host {self.host}: no answer within {self._timeout:.0f} s")
-            if process.stderr in ready:
-                said = os.read(process.stderr.fileno(), 4096)
-                self._errors = (self._errors + said)[-4096:]
-                if not said:
-                    streams.remove(process.stderr)
-            if process.stdout in ready:
-                data = os.read(process.stdout.fileno(), length)
-                if not data:
-                    raise self._lost()
-                return data
+        """At least one byte of the agent's output."""
+        self._wait()
+        data = os.read(self._streams()[1].fileno(), length)
+        if not data:
+            raise self._lost()
+        return data
 
-    def _drain(self, deadline: float) -> None:
-        """Wait until the other end has closed; what it still says is read, for it to be able to say it."""
-        process = self._running()
-        streams = [each for each in (process.stdout, process.stderr) if each]
-        while streams and (ready := select.select(streams, [], [], max(0.0, deadline - time.monotonic()))[0]):
-            for stream in ready:
-                if not os.read(stream.fileno(), 1 << 16):
-                    streams.remove(stream)
+    def _wait(self, writing: Sequence[IO[bytes]] = ()) -> list[IO[bytes]]:
+        """Wait for output, or until a stream can be written to; errors that come in are kept for the message if the connection ends."""
+        _, stdout, stderr = self._streams()
+        deadline = min(time.monotonic() + self._timeout, self._end)
+        while True:
+            left = deadline - time.monotonic()
+            told = () if self._errors_ended else (stderr,)
+            readable, writable, _ = select.select([stdout, *told], writing, [], max(0.0, left))
+            if left <= 0 or not (readable or writable):
+                self._grace = 0.0
+                raise Lost(f"--host {self.host}: no answer within {WHOLE if deadline == self._end else self._timeout:.0f} s")
+            if stderr in readable:
+                self._hear(stderr)
+            if writable or stdout in readable:
+                return [*writable, *readable]
+
+    def _hear(self, errors: IO[bytes]) -> None:
+        said = os.read(errors.fileno(), 4096)
+        self._errors, self._errors_ended = (self._errors + said)[-4096:], not said
 
     def _lost(self) -> Lost:
-        """Why the connection ended, in one line: the last thing that ssh or the device's Python said."""
-        process = self._running()
-        with contextlib.suppress(OSError, subprocess.TimeoutExpired, ValueError):
-            process.wait(2)
-            if process.stderr:
-                self._errors += process.stderr.read()
-        reason = self._last_words("") or f"the connection ended (exit code {process.poll()})"
-        if process.poll() == 127:
+        """Why the connection ended, in one line: the last thing that ssh, the device's Python or its shell said."""
+        _, stdout, stderr = self._streams()
+        end = time.monotonic() + 2
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._running().wait(2)
+        # Not until it ends: what ssh leaves running (a shared connection, a ProxyCommand) may have it open.
+        while not self._errors_ended and _is_ready(stderr, end):
+            self._hear(stderr)
+        if not self._banner and _is_ready(stdout, end):
+            self._banner += os.read(stdout.fileno(), 4096)
+        code = self._running().poll()
+        said = _lines(self._errors) or _lines(self._banner.partition(MARK)[0])
+        reason = visible(said[-1])[:300] if said else f"the connection ended (exit code {code})"
+        if code == 127:
             reason = f"the device has no python3 ({reason})"
         return Lost(f"--host {self.host}: {reason}")
 
-    def _last_words(self, lead: str = "; ") -> str:
-        """The last line that ssh or the device's Python said; empty where they said nothing."""
-        said = [line for line in self._errors.decode("utf-8", "replace").splitlines() if line.strip()]
-        return f"{lead}{visible(said[-1].strip())[:300]}" if said else ""
+    def _drain(self, outputs: Sequence[IO[bytes]], deadline: float) -> None:
+        """Wait for the process to end; what it still says is read, for it to be able to say it."""
+        streams = list(outputs)
+        while self._running().poll() is None and time.monotonic() < deadline:
+            for stream in select.select(streams, [], [], 0.02)[0]:
+                if not os.read(stream.fileno(), 1 << 16):
+                    streams.remove(stream)
 
     def _running(self) -> subprocess.Popen[bytes]:
         assert self._process is not None, "used outside its context"
         return self._process
 
+    def _streams(self) -> tuple[IO[bytes], IO[bytes], IO[bytes]]:
+        process = self._running()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        return process.stdin, process.stdout, process.stderr
+
+
+def _is_ready(stream: IO[bytes], end: float) -> bool:
+    left = end - time.monotonic()
+    return left > 0 and bool(select.select([stream], [], [], left)[0])
+
+
+def _lines(said: bytes | bytearray) -> list[str]:
+    return [line.strip() for line in said.decode("utf-8", "replace").splitlines() if line.strip()]
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(constant)
+
 
 def agent_zip(*, zoo: bool = False) -> bytes:
-    """The program's reading code and pyelftools, and what runs the zoo, as a zip; the same code gives the same bytes."""
+    """The program's reading code and pyelftools, with `zoo` also what runs that, as a zip; the same code gives the same bytes."""
     out = io.BytesIO()
     left_out = LEFT_OUT if zoo else (*LEFT_OUT, *FOR_THE_ZOO)
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -269,18 +307,3 @@ def _sources(folder: Traversable, name: str, left_out: tuple[str, ...] = ()) -> 
             yield from _sources(each, inner)
         elif each.name.endswith(".py"):
             yield inner, each.read_bytes()
-
-
-def _message(frame: bytes) -> tuple[str, Any] | None:
-    """What a reply says: an object with one key; None for anything else, NaN included, which no document of ours may hold."""
-    try:
-        document = json.loads(frame, parse_constant=_refuse)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(document, dict) or len(document) != 1:
-        return None
-    return next(iter(document.items()))
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(constant)

@@ -9,6 +9,7 @@ import datetime
 import hashlib
 import itertools
 import json
+import ssl
 import warnings
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,7 +20,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils
 
-from auditor.errors import AuditError
+from auditor.errors import UsageError
 from auditor.facts.types import PublicKey
 
 if TYPE_CHECKING:
@@ -209,15 +210,34 @@ def _rsa(key: rsa.RSAPublicKey, value: bytes, digest: bytes, algorithm: str) -> 
     return "PKCS#1 v1.5 without DigestInfo" if bare == digest else ""
 
 
-def read_key_file(data: bytes, label: str) -> PublicKey:
-    """A public RSA key, as JSON {"key_id", "modulus_hex", "exponent"} or as PEM, which names no id. Raises AuditError with `label`."""
+def read_root(data: bytes, label: str) -> str | PublicKey:
+    """What a file says is to be trusted: the fingerprint of a certificate (PEM, DER) or of a bare RSA key (PEM), or a key with a name.
+
+    The latter is JSON, {"key_id", "modulus_hex", "exponent"}. Raises UsageError, which begins with `label`.
+    """
+    if data.lstrip().startswith(b"{"):
+        return _named_key(data, label)
     try:
-        if data.lstrip().startswith(b"{"):
-            document = json.loads(data)
-            return PublicKey(str(document["key_id"]).lower(), int(document["modulus_hex"], 16), int(document["exponent"]))
-        numbers = serialization.load_pem_public_key(data).public_numbers()  # type: ignore[union-attr]
-    except (ValueError, KeyError, TypeError, AttributeError, UnsupportedAlgorithm):
-        raise AuditError(f"{label}: expected a public RSA key: PEM, or JSON with key_id, modulus_hex and exponent") from None
-    if not isinstance(numbers, rsa.RSAPublicNumbers):
-        raise AuditError(f"{label}: expected an RSA key, found another kind")
-    return PublicKey("", numbers.n, numbers.e)
+        if data.startswith(b"-----BEGIN PUBLIC KEY-----"):
+            key = serialization.load_pem_public_key(data)
+            if isinstance(key, rsa.RSAPublicKey):
+                return modulus_sha256(key.public_numbers().n)
+            raise UsageError(f"{label}: expected an RSA key, found another kind")
+        if data.startswith(b"-----BEGIN CERTIFICATE-----"):
+            data = ssl.PEM_cert_to_DER_cert(data.decode("ascii"))
+        return read_certificate(data).sha256
+    except (ValueError, UnsupportedAlgorithm):
+        expected = "a certificate (PEM or DER), or an RSA key (PEM, or JSON with key_id, exponent, modulus_hex)"
+        raise UsageError(f"{label}: expected {expected}") from None
+
+
+def _named_key(data: bytes, label: str) -> PublicKey:
+    try:
+        document = json.loads(data)
+        name, modulus, exponent = (document[key] for key in ("key_id", "modulus_hex", "exponent"))
+        found = PublicKey(name.lower(), int(modulus, 16), exponent)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise UsageError(f"{label}: expected JSON with the texts key_id and modulus_hex and the number exponent") from None
+    if not name or type(exponent) is not int or rsa_key(found.modulus, exponent) is None:
+        raise UsageError(f"{label}: key_id, modulus_hex, exponent: expected a name, and the numbers of an RSA key")
+    return found

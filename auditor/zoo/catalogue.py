@@ -68,6 +68,26 @@ class Baseline:
         return None if self.memory_mb is None else self.memory_mb * 2**20
 
 
+class Metric(enum.Enum):
+    """How two answers to a golden image are compared."""
+
+    TOP_1 = "top-1"
+    """The class of the greatest value is the same."""
+    MASK = "mask"
+    """The pixels above one half are the same, by intersection over union."""
+
+
+@dataclass(frozen=True, slots=True)
+class Golden:
+    """How an image is made an input of a model, and how two answers to it are compared."""
+
+    metric: Metric
+    range: tuple[float, float] = (0.0, 1.0)
+    """What 0 and 255 become where the input is of floats; one of bytes takes the pixels as they are."""
+    crop: bool = False
+    """Whether the image's top is cut out in the input's proportions; else it is stretched."""
+
+
 @dataclass(frozen=True, slots=True)
 class ZooModel:
     """One row of the zoo's tables."""
@@ -86,16 +106,18 @@ class ZooModel:
     graph: ExpectedGraph | None = None
     """None where the graph is not public; `no_graph` says why."""
     no_graph: str = ""
+    golden: Golden | None = None
+    """None where an image means nothing to the model."""
 
 
 def model_document(model: ZooModel) -> dict[str, Any]:
     """A model as JSON types, for a device that has no reader of requirement sets."""
-    return asdict(model)
+    return {**asdict(model), "golden": model.golden and {**asdict(model.golden), "metric": model.golden.metric.value}}
 
 
 def read_model(document: Mapping[str, Any]) -> ZooModel:
     """The model in a document."""
-    graph = document["graph"]
+    graph, golden = document["graph"], document["golden"]
     return ZooModel(
         **{
             **document,
@@ -103,6 +125,9 @@ def read_model(document: Mapping[str, Any]) -> ZooModel:
             "baseline": Baseline(**document["baseline"]),
             "sha256": tuple(document["sha256"]),
             "graph": None if graph is None else ExpectedGraph(**{**graph, **_tuples(graph)}),
+            "golden": None
+            if golden is None
+            else Golden(Metric(golden["metric"]), (golden["range"][0], golden["range"][1]), golden["crop"]),
         }
     )
 

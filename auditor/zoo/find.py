@@ -15,7 +15,7 @@ import stat
 import tarfile
 import zipfile
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from auditor import files
 from auditor.errors import UsageError
@@ -23,7 +23,10 @@ from auditor.zoo.catalogue import Identity, IdentityKind, ZooModel, recognise
 from auditor.zoo.graph import BadModel, read_graph
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+Wanted: TypeAlias = "Callable[[str, int], bool]"
+"""Whether a file is to be read: by its base name, and its size in bytes."""
 
 MAX_ARCHIVE = 256 << 20
 """Bytes of the archive's file. The published zoo's is 31 MB."""
@@ -38,6 +41,11 @@ MAX_RATIO = 100
 RATIO_SLACK = 1 << 20
 """Unpacked bytes that are free of the ratio: a small tar is mostly padding."""
 MAX_DEPTH = 4
+MAX_IMAGES = 8
+"""Golden images that are used of one place, in the order in which they are found."""
+MAX_IMAGE = 16 << 20
+"""Bytes of one image."""
+IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png")
 MAX_MANIFEST = 1 << 20
 XZ_MEMORY = 128 << 20
 """Bytes that xz may take; `xz -9` needs 65 MiB."""
@@ -59,6 +67,15 @@ class FoundModel:
     content: bytes
     sha256: str
     identity: Identity
+
+
+@dataclass(frozen=True, slots=True)
+class FoundImage:
+    """A file that bears the name of an image; what is in it, only a decoder can tell. `path` as a FoundModel's."""
+
+    path: str
+    content: bytes
+    sha256: str
 
 
 def _shown(name: str) -> str:
@@ -113,7 +130,7 @@ class _Metered:
         return content
 
 
-def _tar_members(archive: str, stream: Any, wanted: Collection[str]) -> Iterator[tuple[str, bytes]]:
+def _tar_members(archive: str, stream: Any, wanted: Wanted) -> Iterator[tuple[str, bytes]]:
     seen: set[str] = set()
     with tarfile.open(fileobj=stream, mode="r|") as tar:
         for member in tar:
@@ -127,7 +144,7 @@ def _tar_members(archive: str, stream: Any, wanted: Collection[str]) -> Iterator
                 continue
             if not member.isreg() or member.issparse():
                 raise BadArchive(f"{archive}: member {_shown(name)}: expected a regular file, not a link or a device")
-            if os.path.basename(name) in wanted:
+            if wanted(os.path.basename(name), member.size):
                 yield name, _read(archive, name, tar.extractfile(member), member.size)
 
 
@@ -153,7 +170,7 @@ def _check_zip_directory(archive: str, file: IO[bytes]) -> None:
     file.seek(0)
 
 
-def _zip_members(archive: str, file: IO[bytes], wanted: Collection[str]) -> Iterator[tuple[str, bytes]]:
+def _zip_members(archive: str, file: IO[bytes], wanted: Wanted) -> Iterator[tuple[str, bytes]]:
     _check_zip_directory(archive, file)
     seen: set[str] = set()
     total = 0
@@ -175,12 +192,12 @@ def _zip_members(archive: str, file: IO[bytes], wanted: Collection[str]) -> Iter
                 if wrong:
                     raise BadArchive(f"{archive}: member {_shown(name)}: {reason}")
             seen.add(name)
-            if not info.is_dir() and os.path.basename(name) in wanted:
+            if not info.is_dir() and wanted(os.path.basename(name), info.file_size):
                 with zipped.open(info) as member:
                     yield name, _read(archive, name, member, info.file_size)
 
 
-def _members(archive: str, file: IO[bytes], wanted: Collection[str]) -> Iterator[tuple[str, bytes]]:
+def _members(archive: str, file: IO[bytes], wanted: Wanted) -> Iterator[tuple[str, bytes]]:
     info = os.fstat(file.fileno())
     if not stat.S_ISREG(info.st_mode) or info.st_size > MAX_ARCHIVE:
         raise BadArchive(f"{archive}: expected an archive of at most {MAX_ARCHIVE} bytes")
@@ -196,8 +213,8 @@ def _members(archive: str, file: IO[bytes], wanted: Collection[str]) -> Iterator
     return _tar_members(archive, _Metered(archive, stream, file), wanted)
 
 
-def read_archive(path: str, wanted: Collection[str]) -> dict[str, bytes]:
-    """Return path inside the archive and content of its members whose base name is `wanted`.
+def read_archive(path: str, wanted: Wanted) -> dict[str, bytes]:
+    """Return path inside the archive and content of its members that are `wanted`.
 
     Formats, known by their first bytes: .tar, .tar.gz, .tar.xz, .zip. The only exception is BadArchive.
     """
@@ -229,14 +246,23 @@ def _walk(directory: str) -> Iterator[str]:
         level = below
 
 
-def read_directory(directory: str, wanted: Collection[str]) -> dict[str, bytes]:
-    """Return path and content of the files below a directory whose base name is `wanted`; links may not leave it."""
+def _size(path: str) -> int:
+    """Bytes of a regular file that may be read; 0 for anything else."""
+    try:
+        info = os.stat(path)
+    except OSError:
+        return 0
+    return info.st_size if stat.S_ISREG(info.st_mode) and os.access(path, os.R_OK) else 0
+
+
+def read_directory(directory: str, wanted: Wanted) -> dict[str, bytes]:
+    """Return path and content of the files below a directory that are `wanted`; links may not leave it."""
     inside = os.path.join(os.path.realpath(directory), "")
     found: dict[str, bytes] = {}
     try:
         for path in _walk(directory):
             real = os.path.realpath(path)
-            if os.path.basename(path) not in wanted or not real.startswith(inside):
+            if not real.startswith(inside) or not wanted(os.path.basename(path), _size(real)):
                 continue
             with open(os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW), "rb") as file:
                 info = os.fstat(file.fileno())
@@ -255,15 +281,21 @@ def _identify(content: bytes, sha256: str, model: ZooModel) -> Identity:
         return Identity(IdentityKind.OTHER, f"it is no TFLite model that can be read: {bad}")
 
 
+def _contents(source: str, wanted: Wanted) -> tuple[dict[str, bytes], str]:
+    """Path and content of the wanted files of a directory or an archive, and what leads the paths of an archive."""
+    if os.path.isdir(source):
+        return read_directory(source, wanted), ""
+    return read_archive(source, wanted), f"{source}: "
+
+
 def find_models(source: str, models: Iterable[ZooModel]) -> dict[str, FoundModel]:
     """Find a zoo version's models by their file names in a directory or an archive; model name to what was found.
 
     Where several files fit, the first of the model's `files` wins, and of two with that name the first and shallowest.
     """
     models = tuple(models)
-    wanted = {name for model in models for name in model.files}
-    contents = (read_directory if os.path.isdir(source) else read_archive)(source, wanted)
-    prefix = "" if os.path.isdir(source) else f"{source}: "
+    names = {name for model in models for name in model.files}
+    contents, prefix = _contents(source, lambda name, _size: name in names)
     found: dict[str, FoundModel] = {}
     for model in models:
         paths = (path for name in model.files for path in contents if os.path.basename(path) == name)
@@ -273,6 +305,20 @@ def find_models(source: str, models: Iterable[ZooModel]) -> dict[str, FoundModel
             identity = _identify(contents[path], sha256, model)
             found[model.name] = FoundModel(model, f"{prefix}{path}", contents[path], sha256, identity)
     return found
+
+
+def find_images(source: str) -> tuple[FoundImage, ...]:
+    """The first images, by their file names, in a directory or an archive; what is empty, too large or cannot be read is none."""
+    taken: list[str] = []
+
+    def wanted(name: str, size: int) -> bool:
+        wanted = name.lower().endswith(IMAGE_SUFFIXES) and 0 < size <= MAX_IMAGE and len(taken) < MAX_IMAGES
+        if wanted:
+            taken.append(name)
+        return wanted
+
+    contents, prefix = _contents(source, wanted)
+    return tuple(FoundImage(f"{prefix}{path}", data, hashlib.sha256(data).hexdigest()) for path, data in contents.items())
 
 
 def read_manifest(path: str) -> Mapping[str, str]:

@@ -83,6 +83,9 @@ class Tensor:
     """Whether only some elements are kept; then `size` says nothing of the shape."""
     values: tuple[int, ...]
     """Content of a constant INT32 vector of up to 8 elements, such as axes or a new shape; else empty."""
+    scale: float = 0.0
+    """Of a tensor quantized as a whole: its values are scale * (raw - zero_point). 0 for any other."""
+    zero_point: int = 0
 
     @property
     def constant(self) -> bool:
@@ -239,11 +242,15 @@ def _tensor(reader: Reader, table: Table, buffers: list[tuple[int, int]], what: 
     if size and not sparse and kind in _BITS and size != (math.prod(shape) * _BITS[kind] + 7) // 8:
         raise BadModel(f"{what} holds {size} bytes, which is not its shape {list(shape)} of {kind}")
     quantization = reader.child(table, 4, f"{what} quantization")
-    quantized = quantization is not None and reader.vector(quantization, 2, 4, f"{what} scale")[1] > 0
+    scales = reader.vector(quantization, 2, 4, f"{what} scale") if quantization is not None else (0, 0)
+    zeros = reader.vector(quantization, 3, 8, f"{what} zero point") if quantization is not None else (0, 0)
+    quantized, scale, zero_point = scales[1] > 0, 0.0, 0
+    if (scales[1], zeros[1]) == (1, 1):
+        (scale,), (zero_point,) = struct.unpack_from("<f", reader.data, scales[0]), struct.unpack_from("<q", reader.data, zeros[0])
     values: tuple[int, ...] = ()
     if kind == "INT32" and not quantized and 0 < size <= 32:
         values = struct.unpack_from(f"<{size // 4}i", reader.data, offset)
-    return Tensor(reader.text(table, 3, f"{what} name"), kind, shape, buffer, offset, size, quantized, sparse, values)
+    return Tensor(reader.text(table, 3, f"{what} name"), kind, shape, buffer, offset, size, quantized, sparse, values, scale, zero_point)
 
 
 def _rows(weights: Tensor, source: Tensor, _target: Tensor) -> int:

@@ -109,6 +109,7 @@ def equip(device: Ssh, errand: Errand, luggage: Luggage, progress: Callable[[str
             "tflite": errand.tflite,
             "try_runtime": bool(luggage.package),
             "delegate": delegate,
+            "options": errand.delegate_options,
             "zoo": errand.models,
             "find": errand.run and not luggage.models,
             "zoo_version": errand.zoo.version,
@@ -143,6 +144,8 @@ def equip(device: Ssh, errand: Errand, luggage: Luggage, progress: Callable[[str
 
 def measure(device: Ssh, errand: Errand, equipped: Equipped, progress: Callable[[str], None]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Measure the zoo on the device; yields (model name, run document) as each is done. Raises AuditError for what keeps it from that."""
+    # they lay beside all of the models that were given
+    images = equipped.sent[0].images if equipped.sent else ()
     request = {
         "do": "measure",
         "tflite": errand.tflite,
@@ -151,9 +154,11 @@ def measure(device: Ssh, errand: Errand, equipped: Equipped, progress: Callable[
         "options": errand.delegate_options,
         "bench_time": errand.bench_time,
         "sent": [{"name": each.model.name, "sha256": each.sha256, "origin": each.origin} for each in equipped.sent],
+        "images": [{"path": each.path, "sha256": each.sha256} for each in images],
     }
+    contents = [*(each.content for each in equipped.sent), *(each.content for each in images)]
     counts = {each.name: 0 for each in equipped.models}
-    for kind, content in device.call(request, (each.content for each in equipped.sent)):
+    for kind, content in device.call(request, contents):
         if kind == "progress":
             progress(str(content))
         elif kind == "run":

@@ -4,12 +4,13 @@ Requests and replies are frames (auditor/frames.py). A request is a JSON object 
 by `=`. Each reply is a JSON object: {"progress": text}, {"folder": path of a new one, which the agent removes if this process cannot},
 {"run": [model, document]}; the last one is {"end": {…}}, or {"usage": what was asked for wrongly, in one line}.
 
-    survey   {tflite, try_runtime, delegate, zoo, find, models, allow_paths, allow_unconfined, accelerators}
+    survey   {tflite, try_runtime, delegate, options, zoo, find, models, allow_paths, allow_unconfined, accelerators}
              -> {python, machine, glibc, no_runtime: why, delegate, found: [{name, sha256, origin}]}
     stage    {device_dir, bytes, execute} -> {folder | problem}
     unpack   a tar stream's parts, the last of them empty -> {problem}: into that folder
-    measure  {tflite, runtime: its package in the folder, delegate, options, bench_time, sent: [{name, sha256, origin}]} and their contents
-             -> {note: why it could not be measured}
+    measure  {tflite, runtime: its package in the folder, delegate, options, bench_time, sent: [{name, sha256, origin}], images: [{path,
+             sha256}] beside those that were given} and the contents of both
+             -> {no_runtime: why nothing here can measure, problem}
 
 It ends with the agent, and then leaves no worker and no folder behind.
 """
@@ -23,7 +24,7 @@ import os
 import signal
 import sys
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from auditor import files, frames
@@ -32,7 +33,8 @@ from auditor.inference import runtime
 from auditor.model import visible
 from auditor.zoo import staging
 from auditor.zoo.catalogue import ZooModel, ZooVersion, read_model
-from auditor.zoo.measure import BenchTime, Delegate, ModelFile, NoRuntime, Sandbox, found_files, measure_zoo, shared_library
+from auditor.zoo.find import FoundImage
+from auditor.zoo.measure import BenchTime, Delegate, ModelFile, NoRuntime, Sandbox, found_files, measure_zoo, runner, shared_library
 from auditor.zoo.sandbox import sandbox
 
 if TYPE_CHECKING:
@@ -76,7 +78,9 @@ class Errand:
         if request["find"]:
             self._found = found_files(ZooVersion(request["zoo_version"], "", self._models), request["zoo"])
         found = [{"name": name, "sha256": each.sha256, "origin": each.origin} for name, each in self._found.items()]
-        why_none = runtime.why_none(request["tflite"]) if request["try_runtime"] else ""
+        asked = Delegate(delegate or "", _pairs(request["options"]))
+        embedded = request["try_runtime"] and runner(asked, request["tflite"]) is None
+        why_none = runtime.why_none(request["tflite"]) if embedded else ""
         return {**asdict(runtime.this_machine()), "no_runtime": why_none, "delegate": delegate, "found": found}
 
     def do_stage(self, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -105,8 +109,9 @@ class Errand:
     def do_measure(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Measure the models that were found here and those that were sent."""
         by_name = {model.name: model for model in self._models}
-        sent = {each["name"]: ModelFile(by_name[each["name"]], self._content(), each["sha256"], each["origin"]) for each in request["sent"]}
-        found = {**self._found, **sent}
+        sent = [ModelFile(by_name[each["name"]], self._content(), each["sha256"], each["origin"]) for each in request["sent"]]
+        images = tuple(FoundImage(each["path"], self._content(), each["sha256"]) for each in request["images"])
+        found = {**self._found, **{each.model.name: replace(each, images=images) for each in sent}}
         import_path = (os.path.join(self._folder, RUNTIME),) if request["runtime"] else ()
         if import_path:
             # behind what is installed, for numpy: only workers take the runtime from there
@@ -116,7 +121,7 @@ class Errand:
         try:
             for name, document in measure_zoo(
                 [found[name] for name in by_name if name in found],
-                None if request["delegate"] is None else Delegate(request["delegate"], tuple(map(tuple, request["options"]))),
+                None if request["delegate"] is None else Delegate(request["delegate"], _pairs(request["options"])),
                 BenchTime(request["bench_time"]),
                 request["tflite"],
                 lambda text: self._tell("progress", text),
@@ -125,7 +130,7 @@ class Errand:
             ):
                 self._tell("run", [name, document])
         except NoRuntime as error:
-            return {"no_runtime": error.problem, "problem": ""}
+            return {"no_runtime": error.problem, "problem": ""} if error.helped_by_runtime else {"no_runtime": "", "problem": str(error)}
         except BrokenPipeError:
             raise
         except OSError as error:
@@ -145,6 +150,10 @@ class Errand:
     def _contents(self) -> Iterator[bytes]:
         while part := self._content():
             yield part
+
+
+def _pairs(options: list[list[str]]) -> tuple[tuple[str, str], ...]:
+    return tuple((key, value) for key, value in options)
 
 
 class _Stream(io.RawIOBase):

@@ -11,7 +11,7 @@ from auditor.facts.types import Missing, Ok, VerifiedBoot
 from auditor.model import Outcome, Remedy, Status
 from checks import service
 from fixtures import chromebook as cros
-from fixtures.chromebook import MODEL, SERVICE, Process, chromebook, found, jobs, running
+from fixtures.chromebook import CONFINED, FREE, MODEL, SERVICE, Process, chromebook, found, jobs, running
 from fixtures.devices import absent, denied, names, recorded
 from fixtures.judging import collected, judged
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from auditor.sources.recording import Record
 
 ALL = (
-    service.definition, service.switches, service.models, service.size, service.operators, service.predictions, service.errors,
-    service.metrics,
-)  # fmt: skip
+    *(service.definition, service.switches, service.running, service.models, service.size),
+    *(service.operators, service.predictions, service.errors, service.metrics),
+)
 ANYWHERE = pytest.mark.parametrize("check", ALL, ids=lambda check: check.id)
 
 
@@ -112,6 +112,31 @@ def test_switches_that_cannot_be_read_are_unknown() -> None:
 
 def test_a_service_that_does_not_run_has_no_switches() -> None:
     assert outcome(absent(chromebook(), "/proc/9000/cmdline"), service.switches) is Outcome.NOT_APPLICABLE
+
+
+def test_a_service_that_runs_confined_passes_and_one_that_does_not_fails() -> None:
+    answer = judged(chromebook(), service.running)["device"]
+    assert (answer.outcome, answer.observed) == (Outcome.PASS, "user 20131, no new privileges, seccomp filter, no capabilities")
+    for status in (
+        FREE,
+        CONFINED.replace("Seccomp:\t2", "Seccomp:\t0"),
+        CONFINED.replace("NoNewPrivs:\t1", "NoNewPrivs:\t0"),
+        CONFINED.replace("CapEff:\t0000000000000000", "CapEff:\t0000000000200000"),
+    ):
+        worker = running(chromebook(), Process(9100, SERVICE, ("--task=mojo_service",), (), (CONFINED, status)))
+        assert outcome(worker, service.running) is Outcome.FAIL
+
+
+def test_a_service_whose_confinement_cannot_be_read_is_unknown() -> None:
+    for record in (
+        denied(chromebook(), "/proc/9000/task/9000/status"),
+        denied(chromebook(), "/proc/9000/task"),
+        denied(chromebook(), "/proc/9000/cmdline"),
+        denied(chromebook(), "/proc/2/status"),
+    ):
+        assert outcome(record, service.running) is Outcome.UNKNOWN
+    assert outcome(absent(chromebook(), "/proc/9000/cmdline"), service.running) is Outcome.NOT_APPLICABLE
+    assert outcome(absent(chromebook(), "/proc/9000/task"), service.running) is Outcome.NOT_APPLICABLE
 
 
 # --- models and size -------------------------------------------------------------------------------------------------------------------

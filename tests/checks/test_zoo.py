@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from auditor.facts.types import Missing, MissingFact, ModelResult, Ok, Plan, Settings
 from auditor.model import Evidence, Level, Outcome, Remedy, Requirement, Status, ZooModelUsed
-from auditor.statistics import Interval
+from auditor.statistics import NO_DRIFT, Drift, Interval
 from checks import zoo_accuracy, zoo_latency, zoo_memory
 from checks.zoo_runs import DELEGATED_SHARE, RUN_BROKE, RUN_REFUSED
 from fixtures.facts import facts as no_facts
@@ -50,13 +50,13 @@ def evidence(index):
     return Evidence(f"run:m {index}", Status.OK, f"{index:064x}")
 
 
-def measured(*runs, own=(4000.0, 100.0), outside=(4100.0, 100.0), **changes):
-    """Facts with these runs of the model; latencies (mean, half width) in microseconds."""
+def measured(*runs, own=(4000.0, 100.0), outside=(4100.0, 100.0), count=3, drift=NO_DRIFT, **changes):
+    """Facts with these runs of the model; latencies (mean, half width) in microseconds, over `count` processes."""
     recorded = tuple(Ok(each, (evidence(index),)) for index, each in enumerate(runs or (run(), run(), run())))
-    latency, bracket = (Ok(Interval(*each, count=3)) for each in (own, outside))
+    latency, bracket = (Ok(Interval(*each, count=count)) for each in (own, outside))
     given = {
         "plan": Plan(delegate="/lib.so", models=(ZooModelUsed("m", SHA, "given"),), runs=(("m", len(recorded)),)),
-        "models": Ok((ModelResult("m", SHA, recorded, latency, bracket),)),
+        "models": Ok((ModelResult("m", SHA, recorded, latency, bracket, drift),)),
         **changes,
     }
     return no_facts(**given)
@@ -295,6 +295,80 @@ def test_latency(own, outside, outcome):
     assert answer.outcome is Outcome(outcome)
     assert answer.remedy is (Remedy.MORE_RUNS if outcome == "unknown" else None)
     assert "limit 6 ms" in answer.observed
+
+
+@pytest.mark.parametrize(
+    ("own", "outside", "count", "said", "because", "advice"),
+    [
+        (
+            (5900.0, 300.0),
+            (5900.0, 300.0),
+            3,
+            "about 3 further processes like these would decide",
+            "spans the limit",
+            "--bench-time adaptive",
+        ),
+        ((5900.0, 300.0), (5900.0, 300.0), 9, "about 41 further processes", "spans the limit", "quieter machine"),
+        ((6100.0, 300.0), (6110.0, 300.0), 9, "about 41 further processes", "spans the limit", "quieter machine"),
+        (
+            (6000.0, 300.0),
+            (6000.0, 300.0),
+            9,
+            "1000 further processes would not decide",
+            "The mean is at the limit",
+            "no longer measurement",
+        ),
+        ((5000.0, 10.0), (7000.0, 10.0), 9, "1000 further processes would not decide", "lies between", "clearly faster"),
+        ((5900.0, math.inf), (5900.0, math.inf), 1, "about 2 further processes", "Fewer than 3 processes", "--bench-time adaptive"),
+        ((3000.0, 0.0), (3000.0, 0.0), 2, "about 1 further processes", "Fewer than 3 processes", "--bench-time adaptive"),
+    ],
+)
+def test_an_undecided_latency_says_what_would_decide(own, outside, count, said, because, advice):
+    answer = ask("latency", measured(own=own, outside=outside, count=count))
+    assert (answer.outcome, answer.remedy) == (Outcome.UNKNOWN, Remedy.MORE_RUNS)
+    assert said in answer.observed
+    assert because in answer.because
+    assert advice in answer.remediation
+    assert f"{count} processes" in answer.observed
+
+
+@pytest.mark.parametrize(
+    ("own", "drift", "outcome"),
+    [
+        (5000.0, Drift(0.3, 0.0, 0.15), "pass"),
+        (5500.0, Drift(0.3, 0.0, 0.15), "unknown"),  # throttled: within the limit, and not for long
+        (5500.0, Drift(-0.3, 0.0, -0.15), "pass"),
+        (6500.0, Drift(0.0, -0.3, -0.15), "unknown"),  # still warming up
+        (6500.0, Drift(0.0, 0.3, 0.15), "fail"),
+        (7500.0, Drift(-0.3, 0.0, -0.15), "fail"),
+    ],
+)
+def test_no_verdict_that_a_drift_contradicts(own, drift, outcome):
+    answer = ask("latency", measured(own=(own, 50.0), outside=(own, 50.0), drift=drift))
+    assert answer.outcome is Outcome(outcome)
+    way = "rising" if drift.late > 0 else "falling"
+    where = "within a process" if drift.within else "from the first process to the last"
+    assert f"{way} by 30.0% {where}" in answer.observed
+    assert ("Times drift" in answer.because) if outcome == "unknown" else answer.because is None
+
+
+@pytest.mark.parametrize(
+    ("before", "busy"),
+    [
+        ({"cpus": 2, "load_average": [3.5, 2.0, 1.0]}, True),
+        ({"cpus": 2, "load_average": [2.0, 9.0, 9.0]}, False),
+        ({"cpus": 2}, False),
+        ({"cpus": 2, "load_average": []}, False),
+        ({"cpus": 2, "load_average": ["9.5"]}, False),
+        ({"load_average": [3.5]}, False),
+        ("odd", False),
+    ],
+)
+def test_a_busy_machine_is_named_where_nothing_is_decided(before, busy):
+    runs = [run(conditions={"before": before, "after": {}, "accelerator_busy": True})] * 3
+    answer = ask("latency", measured(*runs, own=(6000.0, 300.0), outside=(6000.0, 300.0)))
+    assert answer.because.endswith(" The machine was busy: a load average of 3.5 on 2 processors.") is busy
+    assert ask("latency", measured(*runs)).because is None
 
 
 @pytest.mark.parametrize("busy", [None, False, 1, "true"])

@@ -424,6 +424,8 @@ def test_a_node_that_is_something_else_has_no_mode(machine):
     (node,) = machine.only().nodes
     assert node.mode.status is Status.FAILED
     assert "expected a character device, found a file" in node.mode.note
+    machine.node("/dev/accel/accel0", major=226, minor=129)
+    assert "expected the device 261:3, found 226:129" in machine.only().nodes[0].mode.note
     del machine.given[base.stat("/dev/accel/accel0")]
     assert machine.only().nodes[0].mode.status is Status.ABSENT
 

@@ -8,12 +8,13 @@ import random
 import re
 import shutil
 import subprocess
+from itertools import filterfalse
 
 import pytest
 
 from auditor.facts.closure import MAX_BESIDE, MAX_FOLDERS, MAX_OBJECTS, read_closure
 from auditor.facts.reading import Device
-from auditor.facts.types import Missing, Plan
+from auditor.facts.types import Missing, Ok, Plan
 from auditor.model import Remedy, Status
 from auditor.sources import base
 from auditor.sources.filesystem import Tree
@@ -23,6 +24,7 @@ from fixtures.elf import Shared, linker_cache
 AARCH64, HEXAGON = 183, 164
 DELEGATE = "/opt/npu/libdelegate.so"
 LIB = "/usr/lib64"
+SYSTEM_FILES = 300
 
 
 def plant(root, files):
@@ -36,6 +38,18 @@ def plant(root, files):
         else:
             with open(where, "w", encoding="utf-8") as file:
                 file.write(content)
+
+
+class Linked:
+    """A source in which no file spells a name: what is left is what the linker loads at the start."""
+
+    kind, name = "root", "linked"
+
+    def __init__(self, source):
+        self._source = source
+
+    def ask(self, question):
+        return base.Reply(Status.OK) if question.kind in {"sonames", "holds"} else self._source.ask(question)
 
 
 class Degraded:
@@ -441,6 +455,50 @@ def test_a_delegate_in_a_system_folder_names_its_neighbours(tmp_path):
     assert {path.rpartition("/")[2] for path in paths(found, certain=False)} == {"libplatform.so", "libnpu_core7.so.3"}
 
 
+@pytest.mark.parametrize(
+    ("spelled", "possible"),
+    [
+        ("/usr/lib64/npu", {"libcore.so", "libdeep.so"}),
+        ("/lib64/npu/", {"libcore.so", "libdeep.so"}),
+        ("%s/npu/lib%s.so", {"libcore.so", "libdeep.so"}),
+        ("npu/lib%s.so", {"libcore.so", "libdeep.so"}),
+        ("/usr/share/cores/lib%d.so", {"lib7.so"}),
+        ("libcore.so", {"libcore.so", "libdeep.so"}),
+        ("lib%s.so", set()),
+        ("/dev/other", set()),
+    ],
+)
+def test_folders_below_a_shared_one_that_the_driver_names(tmp_path, spelled, possible):
+    """Evasion: what a driver in a shared folder loads lies one folder below, under a name that is composed at run time."""
+    files = {
+        f"{LIB}/libdelegate.so": Shared(strings=(spelled,)),
+        f"{LIB}/npu/libcore.so": Shared(),
+        f"{LIB}/npu/v2/libdeep.so": Shared(),
+        f"{LIB}/other/libother.so": Shared(),
+        "/usr/share/cores/lib7.so": Shared(),
+    }
+    found = closure(tmp_path, files, f"{LIB}/libdelegate.so")
+    assert {path.rpartition("/")[2] for path in paths(found, certain=False)} == possible
+    assert not found.unread
+
+
+def test_a_folder_below_a_shared_one_that_cannot_be_looked_at_is_unread(tmp_path):
+    files = {f"{LIB}/libdelegate.so": Shared(strings=("/usr/lib64/npu",)), f"{LIB}/npu/libcore.so": Shared()}
+    found = closure(tmp_path, files, f"{LIB}/libdelegate.so", refuse=lambda question: question.path == f"{LIB}/npu")
+    assert [each.status for each in found.unread] == [Status.DENIED]
+
+
+def test_all_of_a_package_below_opt_is_the_drivers(tmp_path):
+    """Evasion: what the driver loads lies in another folder of its package, beside the driver's own."""
+    files = {
+        "/opt/vendor/lib/libdelegate.so": Shared(),
+        "/opt/vendor/data/core.bin": Shared(),
+        "/opt/another/libx.so": Shared(),
+    }
+    found = closure(tmp_path, files, "/opt/vendor/lib/libdelegate.so")
+    assert paths(found, certain=False) == ["/opt/vendor/data/core.bin"]
+
+
 def test_files_beside_the_driver_that_nothing_names_are_possible(tmp_path):
     """Evasion: a name composed at run time (openvino_intel_npu_compiler_loader, libQnnHtpV%dSkel.so)."""
     files = {
@@ -573,6 +631,12 @@ def test_names_with_control_characters_are_shown_harmlessly(tmp_path):
 
 # --- agreement with the linker itself ----------------------------------------------------------------------------------------------------
 
+
+def _is_interpreter(path):
+    """The linker itself, which ldd shows for every file, and libtree for those that name it."""
+    return os.path.basename(path).startswith("ld-linux")
+
+
 _LINE = re.compile(r"^\t(?:(\S+) => )?(/\S+|not found)(?: \(0x[0-9a-f]+\))?$")
 
 
@@ -595,27 +659,44 @@ def _linked(found):
 
 
 needs_ldd = pytest.mark.skipif(shutil.which("ldd") is None, reason="this machine has no ldd")
+needs_libtree = pytest.mark.skipif(shutil.which("libtree") is None, reason="this machine has no libtree (apt-get install libtree)")
 needs_cc = pytest.mark.skipif(shutil.which("cc") is None or shutil.which("ldd") is None, reason="this machine has no cc, or no ldd")
 
 
-@needs_ldd
-def test_agrees_with_ldd_on_system_files():
-    files = sorted(glob.glob("/usr/bin/*") + glob.glob("/usr/lib/x86_64-linux-gnu/*.so.*"))
-    chosen = [path for path in random.Random(2).sample(files, min(60, len(files))) if not os.path.islink(path)]
-    recorder = Recorder(Tree("/"))
-    compared = 0
-    for path in chosen:
+@pytest.fixture(scope="module")
+def system_files():
+    """Dynamically linked files of this machine, each with what we find that the linker loads for it, and what is missing."""
+    files = sorted(glob.glob("/usr/bin/*") + glob.glob("/usr/sbin/*") + glob.glob("/usr/lib/*-linux-gnu/*.so.*"))
+    random.Random(2).shuffle(files)
+    recorder = Recorder(Linked(Tree("/")))
+    chosen = {}
+    for path in filter(lambda path: not os.path.islink(path), files):
         found = ask(recorder, path)
-        if isinstance(found, Missing) or not found.value.objects:
-            continue
+        if isinstance(found, Ok) and found.value.objects and (found.value.objects[1:] or found.value.missing):
+            gone = {each.name for each in found.value.missing if each.edge == "DT_NEEDED" and not each.optional}
+            chosen[path] = _linked(found.value), gone
+        if len(chosen) == SYSTEM_FILES:
+            return chosen
+    pytest.skip(f"this machine has {len(chosen)} dynamically linked files, not {SYSTEM_FILES}")
+
+
+@needs_ldd
+def test_agrees_with_ldd_on_system_files(system_files):
+    for path, (linked, missing) in system_files.items():
         expected, gone = _ldd(path)
-        if not expected and not gone:  # statically linked
-            continue
-        interpreter = {each for each in expected if os.path.basename(each).startswith("ld-linux")}
-        assert _linked(found.value) | interpreter == expected, path
-        assert {each.name for each in found.value.missing if each.edge == "DT_NEEDED" and not each.optional} == gone, path
-        compared += 1
-    assert compared > 20 or len(files) < 100
+        assert linked | set(filter(_is_interpreter, expected)) == expected, path
+        assert missing == gone, path
+
+
+@needs_libtree
+def test_agrees_with_libtree_on_system_files(system_files):
+    """It looks into the folders that the linker's cache is made of, and not into the cache."""
+    for path, (linked, missing) in system_files.items():
+        out = subprocess.run(["libtree", "-vv", "-p", path], capture_output=True, text=True, timeout=20, check=False).stdout
+        shown = [line.rpartition("── ")[2] for line in out.splitlines() if "── " in line]
+        found = {os.path.realpath(each.partition(" [")[0]) for each in shown if not each.endswith(" not found")}
+        assert not set(filterfalse(_is_interpreter, linked ^ found)), path
+        assert missing == {each.removesuffix(" not found") for each in shown if each.endswith(" not found")}, path
 
 
 def _compile(folder, name, *arguments, source="int f(void) { return 1; }"):

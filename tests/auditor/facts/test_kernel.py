@@ -58,7 +58,9 @@ OPTIONS = {"CONFIG_A": "y", "CONFIG_B": "m", "CONFIG_D": "a = b", "CONFIG_E": "0
         ('a=""', ("a=",)),
         ('""', ("",)),
         ('a="b c', ("a=b c",)),
-        ("a=b=c -- init", ("a=b=c", "--", "init")),
+        ("a=b=c -- root=/dev/dm-0", ("a=b=c",)),
+        ('a "--" b', ("a",)),
+        ("a --b=-- c", ("a", "--b=--", "c")),
         ('x="intel_iommu=off"', ("x=intel_iommu=off",)),
     ],
 )

@@ -80,6 +80,39 @@ def test_the_mainline_form_of_the_table_is_known():
     assert started_with(COS.replace("4f74 9698", "4f74 9698 1 ignore_corruption ")).verified_boot.verity.open() is False
 
 
+OTHER = "1 other none ro 1,0 4096000 linear /dev/sda5 0"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f'{COMMAND_LINE} dm="{OTHER}"',  # the kernel takes one of them
+        f'dm="{OTHER}" {COMMAND_LINE}',
+        COMMAND_LINE.replace('dm="1 vroot', f'dm="2 {OTHER[2:]}, vroot'),
+        COMMAND_LINE.replace('" noinitrd', f', {OTHER[2:]}" noinitrd').replace('dm="1 ', 'dm="2 '),
+        COMMAND_LINE.replace('" noinitrd', ',4096000 4096000 linear /dev/sda5 0" noinitrd').replace("ro 1,0", "ro 2,0"),
+        COMMAND_LINE.replace("vroot none ro", "vroot none rw"),
+        COMMAND_LINE.replace("root=/dev/dm-0", "root=/dev/dm-1"),
+        COS.replace('6d530"', '6d530;other,,,ro,0 4077568 linear /dev/sda5 0"'),
+        COS.replace('6d530"', '6d530,4077568 4096 linear /dev/sda5 0"'),
+        COS.replace("vroot,,,ro", "vroot,,1,ro"),
+        f'{COS} dm-mod.create="other,,,ro,0 4077568 linear /dev/sda5 0"',
+        f'{COS} dm_mod.create="other,,,ro,0 4077568 linear /dev/sda5 0"',
+    ],
+)
+def test_a_verity_table_beside_another_is_not_understood(line):
+    """Evasion: the table that is shown is not the one that the root is made of."""
+    found = started_with(line).verified_boot.verity
+    assert isinstance(found, Missing)
+    assert "not understood" in found.note
+
+
+def test_what_follows_two_dashes_is_not_the_kernel_s():
+    """Evasion: a table, a root and a mode that are init's arguments, and that the kernel never sees."""
+    found = started_with(f"root=/dev/sda3 -- {COMMAND_LINE}").verified_boot
+    assert (found.verity.open(), found.mode.open()) == (False, "")
+
+
 @pytest.mark.parametrize("change", ["overlay", "other", "denied", "no-dm", "roothash", "table"])
 def test_a_root_of_which_nothing_can_be_said(change):
     record = {

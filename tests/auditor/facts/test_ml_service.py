@@ -31,7 +31,9 @@ def test_the_service_is_read_with_its_models_policies_and_switches() -> None:
 def test_of_a_device_without_it_nothing_more_is_asked() -> None:
     source = Recorder(Replay(recorded()))
     service = ml_service.read_ml_service(Device(source))
-    assert {fact.status for fact in (service.executable, service.models, service.policies, service.switches)} == {Status.ABSENT}
+    assert {fact.status for fact in (service.executable, service.models, service.policies, service.switches, service.restraints)} == {
+        Status.ABSENT
+    }
     assert {question.path for question in source.record("t", "").answers} == {"/", SERVICE, "/usr/bin"}
 
 

@@ -127,9 +127,9 @@ def test_amd_npu_images_are_signed_by_a_key_that_is_not_known_without_being_give
 def test_amd_npu_images_verify_with_their_key_and_no_change_goes_unseen(amd_images: dict[str, bytes]) -> None:
     if not NPU_KEY.exists():
         pytest.skip("the public key of AMD's NPU images is not here: shared/keys/amd-npu-public-key.json beside the repository")
-    from auditor.verify.crypto import read_key_file
+    from auditor.verify.crypto import read_root
 
-    settings = Settings(keys=(read_key_file(NPU_KEY.read_bytes(), "key"),))
+    settings = Settings(keys=(read_root(NPU_KEY.read_bytes(), "key"),))
     for name, data in amd_images.items():
         found = verify(data, settings)
         assert (name, found.state, found.scheme) == (name, State.PRODUCTION, "AMD $PS1, RSA-2048 PSS, sha256")

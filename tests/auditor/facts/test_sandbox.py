@@ -10,11 +10,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from auditor.facts import sandbox
+from auditor.facts import processes, sandbox
 from auditor.facts.plan import plan_document, read_plan
 from auditor.facts.reading import Device
 from auditor.facts.sandbox import read_sandbox
-from auditor.facts.types import Listing, Missing, Ok
+from auditor.facts.types import Listing, Missing, Ok, Restraint
 from auditor.model import Status
 from auditor.sources import base
 from auditor.sources.base import Reply
@@ -47,15 +47,14 @@ def test_a_holder_is_as_free_as_its_weakest_thread() -> None:
     record = running(recorded(), Process(8120, DAEMON, (), (NODE,), (CONFINED, other, CONFINED.replace("CapEff:\t00", "CapEff:\t0f"))))
     (holder,) = holders(record).items
     assert (holder.subject, holder.node, holder.accelerator) == (f"exe:{DAEMON}", NODE, "pci:0000:00:05.0")
-    assert (holder.uid.open(), holder.seccomp.open(), holder.no_new_privs.open()) == (20131, 1, True)
-    assert holder.capabilities.open() == 0x0F00_0000_0000_0000
+    assert holder.restraint.open() == Restraint(uid=20131, capabilities=0x0F00_0000_0000_0000, no_new_privs=True, seccomp=1)
     assert holder.namespaces.open() == {"mnt", "net"}
 
 
 @pytest.mark.parametrize("uids", ["0 1 1 1", "1 0 1 1", "1 1 0 1", "1 1 1 0"])
 def test_a_user_that_can_become_root_is_root(uids: str) -> None:
     record = running(recorded(), Process(8120, DAEMON, (), (NODE,), (CONFINED.replace("20131\t20131\t20131\t20131", uids),)))
-    assert holders(record).items[0].uid.open() == 0
+    assert holders(record).items[0].restraint.open().uid == 0
 
 
 def test_each_process_of_an_executable_is_a_holder_and_each_node() -> None:
@@ -64,7 +63,7 @@ def test_each_process_of_an_executable_is_a_holder_and_each_node() -> None:
     record = answered(record, {base.plan(): Reply(Status.OK, plan_document(whole))})
     record = running(record, Process(8121, DAEMON, (), (NODE,), (FREE,)))
     found = holders(record)
-    assert [(each.node, each.seccomp.open()) for each in found.items] == [(NODE, 2), (NODE, 0), ("/dev/dri/renderD128", 2)]
+    assert [(each.node, each.restraint.open().seccomp) for each in found.items] == [(NODE, 2), (NODE, 0), ("/dev/dri/renderD128", 2)]
     assert not found.unread
 
 
@@ -94,9 +93,9 @@ def test_too_many_jobs_are_not_looked_at(monkeypatch) -> None:
 
 
 def test_too_many_threads_are_not_looked_at(monkeypatch) -> None:
-    monkeypatch.setattr(sandbox, "THREADS", 1)
+    monkeypatch.setattr(processes, "THREADS", 1)
     record = running(recorded(), Process(8120, DAEMON, (), (NODE,), (CONFINED, CONFINED)))
-    assert holders(record).items[0].seccomp.status is Status.FAILED
+    assert holders(record).items[0].restraint.status is Status.FAILED
 
 
 def test_nothing_is_asked_of_processes_where_there_is_no_node() -> None:
@@ -200,4 +199,4 @@ def test_no_status_has_another_end(status: bytes) -> None:
     record = running(recorded(), Process(8120, DAEMON, (), (NODE,)))
     record = cros.answered(record, {base.read("/proc/8120/task/8120/status"): cros.Reply(Status.OK, status)})
     (holder,) = read_sandbox(Device(Replay(record)), collected(recorded()).accelerators).holders.open().items
-    assert holder.seccomp.status in {Status.OK, Status.FAILED}
+    assert holder.restraint.status in {Status.OK, Status.FAILED}

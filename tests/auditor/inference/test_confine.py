@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from auditor.inference import embedded, process, refusals
+from auditor.inference import executor, process, refusals
 from auditor.inference.confine import LIMITS, Policy, landlock_abi
 from auditor.inference.confinement import KernelState, not_refused
 from auditor.inference.embedded import measure
@@ -123,7 +123,7 @@ def test_a_refused_path_is_named_and_can_be_allowed(said, tmp_path, monkeypatch)
     snprintf(said, sizeof said, "%d%d%d%d", config < 0, missing < 0, folder < 0, executed < 0);
     """
     # the library itself is in a folder that may be read
-    monkeypatch.setattr(embedded, "_policy", lambda job: Policy((job.delegate,), job.allow_paths, job.allow_paths))
+    monkeypatch.setattr(executor, "policy", lambda job: Policy((job.delegate or "/dev/null",), job.allow_paths, job.allow_paths))
     message, run = said(body)
     assert message == "1111"
     assert refused(run) == [
@@ -271,10 +271,10 @@ def test_a_delegate_in_an_odd_folder(delegate, model, tmp_path):
 
 
 def test_in_the_root_folder_only_the_library_itself_is_opened(tmp_path):
-    assert embedded._policy(Job("chain", b"", delegate="/library.so")).readable == ("/library.so",)
+    assert executor.policy(Job("chain", b"", delegate="/library.so")).readable == ("/library.so",)
     link = tmp_path / "link.so"
     link.symlink_to("/lib/real.so")
-    assert embedded._policy(Job("chain", b"", delegate=str(link))).readable == (str(tmp_path), os.path.realpath("/lib"))
+    assert executor.policy(Job("chain", b"", delegate=str(link))).readable == (str(tmp_path), os.path.realpath("/lib"))
 
 
 def test_real_time_is_left():

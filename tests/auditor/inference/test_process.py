@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from auditor.inference import embedded, process
+from auditor.inference import embedded, executor, process
 from auditor.inference.fdinfo import DeviceUse
 from auditor.inference.process import Limits, Worker, WorkerFailure
 from auditor.inference.run import Job
@@ -29,7 +29,8 @@ def replace_worker(monkeypatch, body):
 
 FAKE = """
 class Fake(worker.Session):
-    def do_hello(self, header, payload): return {"python": "3", "runtime": {"name": "none", "version": "0"}, "folders": []}, b""
+    def do_hello(self, header, payload): return {"python": "3", "runtime": {"name": "ai-edge-litert", "version": "0"}, "folders": []}, b""
+    def do_operators(self, header, payload): return {"operators": {"ADD": 99, "MUL": 99}}, b""
     def do_model(self, header, payload):
         tensor = {"name": "x", "shape": [2, 4], "dtype": "float32"}
         return {"inputs": [tensor], "outputs": [tensor], "claims": None}, b""
@@ -325,7 +326,7 @@ def test_outputs_of_another_shape(model, monkeypatch, body):
         monkeypatch.setattr(process, "_COMMAND", lying if role == "test" else honest)
         return Worker(role, *arguments)
 
-    monkeypatch.setattr(embedded, "Worker", start)
+    monkeypatch.setattr(executor, "Worker", start)
     run = embedded.measure(Job("chain", model, inputs=2, min_runs=1, min_seconds=0, warmup_seconds=0))
     assert run["status"]["outcome"] == "output-shape-mismatch", run["status"]
     assert run["status"]["process"] == "test"

@@ -121,6 +121,21 @@ def test_the_caller_restores_where_the_keeper_was_killed(tmp_path):
     assert (tmp_path / "restored").exists()
 
 
+def test_what_was_changed_for_a_caller_that_is_stopped_is_undone_once_the_time_is_over(tmp_path, monkeypatch):
+    monkeypatch.setattr(child, "GRACE", 1.0)
+    caller = os.fork()
+    if caller == 0:
+        supervised(lambda: (tmp_path / "started").touch() or hang(), (tmp_path / "restored").touch, 2)
+        os._exit(0)
+    try:
+        wait_until((tmp_path / "started").exists)
+        os.kill(caller, signal.SIGSTOP)
+        wait_until((tmp_path / "restored").exists)
+    finally:
+        os.kill(caller, signal.SIGKILL)
+        os.waitpid(caller, 0)
+
+
 @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_a_caller_that_is_killed_leaves_neither_processes_nor_changes(tmp_path, ending):
     script = (

@@ -26,6 +26,7 @@ class Kernel:
 
     driver: str = "intel_vpu"
     refuses: dict[tuple[str, str], int] = field(default_factory=dict)
+    vanishes: str = ""
     paths: dict[int, str] = field(default_factory=dict)
 
     def refuse(self, operation: str, node: int) -> None:
@@ -44,6 +45,7 @@ class Kernel:
             os.close(node)
 
     def name(self, node):
+        self.refuse("name", node)
         return self.driver if self.paths[node] == NPU.drm[0] else "vgem"
 
     def allocate(self, node, how):
@@ -56,6 +58,8 @@ class Kernel:
         return os.open(os.devnull, os.O_RDWR)
 
     def import_(self, node, buffer):
+        if self.vanishes == self.paths[node]:
+            self.refuses.update({(operation, self.vanishes): errno.ENODEV for operation in ("import", "export", "name")})
         self.refuse("import", node)
         return 8
 
@@ -102,6 +106,16 @@ def test_each_side_refuses_what_it_is_offered(kernel):
     kernel.refuses["import", NPU.drm[0]] = errno.ENODEV
     kernel.refuses["import", VGEM.card] = 524
     assert tried() == ({"": "", "vgem": "ENOTSUPP"}, {"vgem": "ENODEV"}, "")
+
+
+def test_a_device_that_goes_away_meanwhile_has_refused_nothing(kernel):
+    kernel.vanishes = NPU.drm[0]
+    assert tried() == ({}, {}, "/dev/accel/accel0: went away while it was tried (ENODEV)")
+
+
+def test_the_node_of_another_device_is_not_tried(kernel):
+    kernel.refuses["open", NPU.drm[0]] = errno.ENXIO
+    assert tried() == ({}, {}, "/dev/accel/accel0: is not the kernel's node of this name (ENXIO)")
 
 
 def test_a_peer_without_a_buffer_refuses_nothing(kernel):

@@ -13,7 +13,7 @@ import stat
 import tempfile
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from auditor.model import Status
@@ -370,6 +370,14 @@ def test_words_in_a_file(root, monkeypatch, before):
     assert ask(root, base.holds("/lib", "none")) == Reply(Status.OK, b"")
     monkeypatch.setattr(filesystem, "SCAN_LIMIT", 10)
     assert ask(root, base.holds("/lib", word)) == failed(errno.EFBIG)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(words=st.lists(st.text("a/$b", min_size=1, max_size=5), unique=True, max_size=8), data=st.text("a/$b", max_size=60))
+def test_words_that_hold_each_other_are_found(root, words, data):
+    (root / "lib").write_text(data)
+    found = b"".join(f"{word}\0".encode() for word in words if word in data)
+    assert ask(root, base.holds("/lib", *words)) == Reply(Status.OK, found)
 
 
 def test_what_a_tree_cannot_know_is_not_answered(root):

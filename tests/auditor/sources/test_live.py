@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from auditor.facts.reading import Device
 from auditor.model import Status
 from auditor.sources import base, live
 from auditor.sources.base import Reply
@@ -193,3 +194,64 @@ def test_this_machine_has_a_name_and_answers_the_rest_as_a_tree():
     release = machine.ask(base.read("/proc/sys/kernel/osrelease"))
     assert release.data.decode().strip() == os.uname().release
     assert machine.ask(base.plan()) == base.UNASKED
+
+
+MOUNTS = (
+    "22 27 0:21 / /proc rw,relatime - proc proc rw",
+    "23 27 0:22 / /sys rw,relatime shared:7 - sysfs sysfs rw",
+    "29 25 0:8 / /sys/kernel/debug rw,relatime - debugfs debugfs rw",
+    "30 29 0:13 / /sys/kernel/debug/tracing rw,relatime - tracefs tracefs rw",
+    "31 22 0:21 /sys /proc/sys ro,relatime - proc proc rw",
+    "27 1 254:0 / / rw,relatime - ext4 /dev/vda rw",
+)
+TYPE = "/sys/kernel/iommu_groups/1/type"
+
+
+def covered(tmp_path, *lines: str) -> frozenset[str]:
+    (tmp_path / "mountinfo").write_text("".join(f"{line}\n" for line in lines))
+    return live.covered(str(tmp_path / "mountinfo"))
+
+
+def test_nothing_covers_the_kernels_files_where_its_own_file_systems_are_mounted(tmp_path):
+    assert covered(tmp_path, *MOUNTS) == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("line", "path"),
+    [
+        (f"40 23 0:2 /tmp/type {TYPE} rw - rootfs rootfs rw", TYPE),
+        (f"40 23 0:22 /kernel/iommu_groups/2/type {TYPE} rw - sysfs sysfs rw", TYPE),
+        ("40 23 0:60 / /sys/class/iommu rw - tmpfs none rw", "/sys/class/iommu"),
+        ("40 23 0:60 / /sys rw - tmpfs none rw", "/sys"),
+        ("40 23 0:60 / /sys/kernel/tracing rw - fuse.x none rw", "/sys/kernel/tracing"),
+        (r"40 23 0:60 / /sys/class/a\040b rw - tmpfs none rw", "/sys/class/a b"),
+    ],
+)
+def test_what_is_mounted_over_the_kernels_files_is_found(tmp_path, line, path):
+    assert covered(tmp_path, *MOUNTS, line) == {path}
+
+
+def test_a_machine_without_the_kernels_file_systems_has_none_of_its_word(tmp_path):
+    assert covered(tmp_path, MOUNTS[-1]) == covered(tmp_path, "damaged") == live.covered(str(tmp_path / "none")) == {"/proc", "/sys"}
+
+
+def test_what_someone_mounted_over_the_kernels_files_is_not_read_as_the_kernels(tmp_path, monkeypatch):
+    """`DMA-FQ` bound over the type of a group with an identity mapping would have security-3 pass."""
+    monkeypatch.setattr(live, "covered", lambda _: frozenset({TYPE, "/sys/class/accel"}))
+    machine = Live()
+    machine._root = str(tmp_path)
+    (tmp_path / TYPE[1:]).parent.mkdir(parents=True)
+    (tmp_path / TYPE[1:]).write_text("DMA-FQ\n")
+    (tmp_path / "sys/class/accel/accel0").mkdir(parents=True)
+    (tmp_path / "sys/link").symlink_to("/sys/class/accel/accel0")
+    refused = Reply(Status.FAILED, errno=errno.EXDEV)
+    questions = (base.read(TYPE), base.stat("/sys/link/uevent"), base.udev("accel"), base.names("/sys/class/accel"))
+    assert [machine.ask(question) for question in questions] == [refused] * 4
+    assert machine.ask(base.names("/sys/kernel")).data == b"iommu_groups\0"
+    assert Device(machine).text(TYPE).note == "something is mounted over the kernel's own files there"
+
+
+def test_a_device_whose_properties_are_covered_is_not_taken_from_udev(rooted, monkeypatch):
+    rooted._covered = frozenset({"/sys/devices/a/uevent"})
+    stub(monkeypatch, lambda: SimpleNamespace(list_devices=lambda **_: [SimpleNamespace(sys_path="/sys/devices/a", properties={})]))
+    assert rooted.ask(base.udev("accel")) == Reply(Status.FAILED, errno=errno.EXDEV)

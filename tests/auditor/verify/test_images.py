@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from auditor.errors import AuditError
+from auditor.errors import UsageError
 from auditor.facts.firmware import read_envelope
 from auditor.facts.firmware.image import Bytes, uncovered
 from auditor.facts.types import PublicKey, Settings
@@ -217,24 +217,42 @@ def test_every_image_gap_is_looked_at():
 # --- keys that are handed over -----------------------------------------------------------------------------------------------------------
 
 
-def test_key_files():
+def test_files_of_roots():
     numbers = {"key_id": KEY_ID.hex().upper(), "modulus_hex": f"{NUMBERS.n:x}", "exponent": 65537}
-    assert crypto.read_key_file(json.dumps(numbers).encode(), "k") == AMD_KEY.keys[0]
-    pem = rsa_key().public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-    assert crypto.read_key_file(pem, "k") == PublicKey("", NUMBERS.n, NUMBERS.e)
+    assert crypto.read_root(json.dumps(numbers).encode(), "k") == AMD_KEY.keys[0]
+    key = rsa_key(bits=2048).public_key()  # the one that the image is signed with
+    root = crypto.read_root(key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo), "k")
+    assert root == crypto.modulus_sha256(key.public_numbers().n)
+    assert state(intel_css(), Settings(trust_roots=frozenset({root}))) is State.PRODUCTION
+    assert state(intel_css()) is State.UNKNOWN_ROOT
 
 
-@pytest.mark.parametrize("data", [b"", b"{}", b"{", b"[1]", b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n", b"\xff" * 40])
-def test_a_file_that_is_no_key_is_named(data):
-    with pytest.raises(AuditError, match=r"^k\.pem: expected a public RSA key"):
-        crypto.read_key_file(data, "k.pem")
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"{}",
+        b"{",
+        b"[1]",
+        b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n",
+        b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+        b"\xff" * 40,
+        b'{"key_id": "aa", "modulus_hex": "zz", "exponent": 3}',
+        b'{"key_id": "aa", "modulus_hex": "4", "exponent": 2}',
+        b'{"key_id": "", "modulus_hex": "%x", "exponent": 65537}' % NUMBERS.n,
+        b'{"key_id": "aa", "modulus_hex": "%x", "exponent": "65537"}' % NUMBERS.n,
+    ],
+)
+def test_a_file_that_is_no_root_is_named(data):
+    with pytest.raises(UsageError, match=r"^k\.pem: .*expected "):
+        crypto.read_root(data, "k.pem")
 
 
 def test_a_key_of_another_kind_is_refused():
     key = ec.generate_private_key(ec.SECP256R1()).public_key()
     pem = key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-    with pytest.raises(AuditError, match="expected an RSA key"):
-        crypto.read_key_file(pem, "k.pem")
+    with pytest.raises(UsageError, match="expected an RSA key"):
+        crypto.read_root(pem, "k.pem")
 
 
 @given(st.binary(max_size=200))

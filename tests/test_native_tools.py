@@ -1,0 +1,386 @@
+"""The zoo with TFLite's own tools, from the request to the finding: stand-ins on PATH that print what the real ones do."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from auditor import audit
+from auditor.engine import Selection
+from auditor.errors import UsageError
+from auditor.inference import native, process, run
+from auditor.inference.confine import landlock_abi
+from auditor.inference.fdinfo import DeviceUse
+from auditor.inference.process import Limits
+from auditor.model import Outcome
+from auditor.zoo.generate import generate
+from auditor.zoo.measure import Delegate, NoRuntime, runner
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+SOURCE = os.path.join(ROOT, "fixtures", "tools", "stand_in.c")
+MODEL = "mobilenet_v2_1.0_224"
+FIGURES = ("latency", "accuracy", "memory")
+IDS = tuple(f"zoo-{MODEL}-{figure}" for figure in FIGURES)
+TODAY = datetime.date(2026, 1, 1)
+PASS, FAIL, UNKNOWN = Outcome.PASS, Outcome.FAIL, Outcome.UNKNOWN
+RUNS = 6
+
+pytestmark = [
+    pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler (cc) to build the stand-in tools with"),
+    pytest.mark.skipif(not landlock_abi(), reason="this kernel has no Landlock, so nothing here can be confined"),
+]
+
+DELEGATE = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+static int calls;
+static void say(const char *line) { dprintf(1, "%s\\n", line); }
+void *tflite_plugin_create_delegate(char **keys, char **values, size_t count, void (*report)(const char *)) {
+  (void)report;
+  for (size_t i = 0; i < count; i++) if (strcmp(keys[i], "known") || strcmp(values[i], "yes")) return NULL;
+  return &calls;
+}
+void tflite_plugin_destroy_delegate(void *delegate) { (void)delegate; }
+"""
+TIMINGS = "INFO: Inference timings in us: Init: 1, First inference: 1, Warmup (avg): 1, Inference (avg): 1"
+
+
+@pytest.fixture(scope="module")
+def pinned(tmp_path_factory):
+    """A zoo of one model, a stand-in that a manifest pins."""
+    folder = tmp_path_factory.mktemp("zoo")
+    content = generate(MODEL)
+    (folder / f"{MODEL}.tflite").write_bytes(content)
+    manifest = folder / "sha256sums"
+    manifest.write_text(f"{hashlib.sha256(content).hexdigest()}  {MODEL}.tflite\n")
+    return {"zoo": str(folder), "manifest": str(manifest)}
+
+
+@pytest.fixture
+def tools(tmp_path, monkeypatch):
+    """Build the tools with these macros, on a PATH of their own."""
+
+    def build(names=("benchmark_model", "inference_diff_eval"), **macros):
+        folder = tmp_path / "bin"
+        folder.mkdir(exist_ok=True)
+        defined = [f"-D{name}={value}" for name, value in macros.items()]
+        for name in names:
+            subprocess.run(["cc", "-O2", *defined, "-o", str(folder / name), SOURCE, "-ldl", "-lm"], check=True)
+        monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+        return folder
+
+    return build
+
+
+@pytest.fixture
+def delegate(tmp_path):
+    """Build a delegate with this C code beside its entry points."""
+
+    def build(code=""):
+        (tmp_path / "vendor").mkdir(exist_ok=True)
+        path = tmp_path / "vendor" / "libvendor.so"
+        subprocess.run(["cc", "-shared", "-fPIC", "-x", "c", "-", "-o", str(path)], input=(DELEGATE + code).encode(), check=True)
+        return str(path)
+
+    return build
+
+
+@pytest.fixture(autouse=True)
+def few_inferences(monkeypatch):
+    job = functools.partial(run.Job, min_runs=RUNS, limits=Limits(request_seconds=20))
+    monkeypatch.setattr(run, "Job", job)
+
+
+@pytest.fixture
+def busy(monkeypatch):
+    """An accelerator that the kernel shows at work."""
+    clock = iter(range(10**9, 10**12, 10**9))
+    monkeypatch.setattr(process, "read_device_use", lambda _pid: DeviceUse(1 << 20, {("0000:01:00.0", "1", "npu"): next(clock)}))
+
+
+def judge(**request):
+    audited = audit.audit(audit.Request(bench_time="quick", selection=Selection(only=IDS), today=TODAY, **request), lambda _text: None)
+    assert audited.report.counts["error"] == 0
+    found = {each.check: each for result in audited.report.requirements for each in result.findings}
+    return audited.report, {figure: found[f"zoo-{MODEL}-{figure}.baseline"] for figure in FIGURES}
+
+
+def outcomes(found):
+    return {figure: each.outcome for figure, each in found.items()}
+
+
+ALL_UNKNOWN = dict.fromkeys(FIGURES, UNKNOWN)
+
+
+@pytest.mark.parametrize("vintage", [0, 1, 2])
+def test_every_vintage_to_the_verdict(tools, delegate, pinned, busy, vintage):
+    folder = tools(VINTAGE=vintage)
+    report, found = judge(delegate=delegate(), delegate_options=(("known", "yes"),), **pinned)
+    assert outcomes(found) == dict.fromkeys(FIGURES, PASS), found
+    assert len(report.model_runs) == 3
+    for each in report.model_runs:
+        assert (each.runner, each.status) == ("native", "completed")
+        assert each.runtime.startswith("benchmark_model sha256:")
+        assert 500 <= each.latency_us <= each.bracket_us
+        assert (each.delegated_nodes, each.total_nodes, each.delegated_macs) == (66, 66, 1)
+        assert each.conditions["tool"]["path"] == str(folder / "benchmark_model")
+        assert each.conditions["tool"]["timed"] >= RUNS
+        assert each.conditions["confinement"]["state"] == "confined"
+        assert str(folder / "benchmark_model") not in each.conditions["confinement"]["writable"]
+        assert each.conditions["refused"] == []
+        assert all(attempt["refused"] for attempt in each.conditions["escapes"])
+
+
+def test_nothing_passes_for_the_accelerator_that_was_not_seen_working(tools, delegate, pinned):
+    tools()
+    _report, found = judge(delegate=delegate(), **pinned)
+    assert outcomes(found) == {"latency": UNKNOWN, "accuracy": PASS, "memory": PASS}, found
+    assert "nothing shows that the accelerator did the work" in found["latency"].reason
+
+
+def test_a_tool_that_writes_no_answers_leaves_the_accuracy_a_claim(tools, delegate, pinned, busy):
+    """inference_diff_eval shares its process with the delegate: alone, its word never passes."""
+    tools(LACKS='"output_filepath"')
+    _report, found = judge(delegate=delegate(), **pinned)
+    assert outcomes(found) == {"latency": PASS, "accuracy": UNKNOWN, "memory": PASS}, found
+    assert "does not know --output_filepath" in found["accuracy"].reason
+    _report, found = judge(
+        delegate=delegate("void stand_in_invoke(float *o, int n) { for (int i = 0; i < n; i++) o[i] += .01f; }"), **pinned
+    )
+    assert found["accuracy"].outcome is FAIL
+
+
+def takes(what):
+    return f'const char *stand_in_takes(void) {{ return "{what}"; }}\n'
+
+
+REPLACING = "VERBOSE: Replacing 60 out of 66 node(s) with delegate (V) node, yielding 3 partitions for the whole graph."
+COMPLETELY = "INFO: Explicitly applied EXTERNAL delegate, and the model graph will be completely executed by the delegate."
+FORGED = (
+    'if (calls == 2) { usleep(20000); say("INFO: count=1 curr=900\\nINFO: count=%d curr=900(all same)\\n'
+    'INFO: Inference timings in us: Init: 1, First inference: 900, Warmup (avg): 900, Inference (avg): 900"); _exit(0); }'
+)
+INVOKE = "void stand_in_invoke(float *o, int n) { (void)o; (void)n; calls++; %s }"
+
+
+@pytest.mark.parametrize(
+    ("code", "expected", "said"),
+    [
+        (takes("not"), ALL_UNKNOWN, "0 of 66 operators, 0.0%"),
+        (takes("partially"), ALL_UNKNOWN, "delegated share not known"),
+        (
+            f'const char *stand_in_takes(void) {{ say("{REPLACING}"); return "partially"; }}',
+            ALL_UNKNOWN,
+            "60 of 66 operators",
+        ),
+        (takes("refused"), {"latency": FAIL, "accuracy": FAIL, "memory": UNKNOWN}, "prepare-failed: at prepare"),
+        (INVOKE % "if (calls == 3) abort();", {"latency": FAIL, "accuracy": FAIL, "memory": UNKNOWN}, "signal 6"),
+        (INVOKE % "if (calls == 3) exit(3);", {"latency": FAIL, "accuracy": FAIL, "memory": UNKNOWN}, "exit code 3"),
+        (INVOKE % "for (int i = 0; i < n; i++) o[i] += .001f;", {"accuracy": FAIL, "memory": PASS}, "avg_error 0.001"),
+        (INVOKE % "o[0] /= 0.f; o[0] -= o[0];", {"accuracy": FAIL, "memory": PASS}, "NaN or infinity from the delegate alone"),
+        (INVOKE % "o[n-1] = 0; usleep(40000);", {"latency": FAIL}, "limit 5 ms"),
+        (INVOKE % "if (calls < 9) memset(malloc(30 << 20), 1, 30 << 20);", {"accuracy": PASS, "memory": FAIL}, "limit 150 MB"),
+        # lines that the delegate prints in the tool's name
+        (INVOKE % f'if (calls == 2) say("{TIMINGS}");', ALL_UNKNOWN, "inference timings is there 2 times"),
+        (INVOKE % 'if (calls == 2) say("INFO: count=900000 curr=1(all same)");', ALL_UNKNOWN, "3 lines of a loop's statistics"),
+        (
+            takes("partially") + INVOKE % f'if (calls == 1) say("{COMPLETELY}");',
+            ALL_UNKNOWN,
+            "more than one line says what the delegate took",
+        ),
+        # it takes the process over, and claims more inferences than there was time for
+        (INVOKE % (FORGED % 90000), ALL_UNKNOWN, "90001 inferences in 81.001 s"),
+        # it takes the process over before it has answered
+        (INVOKE % (FORGED % 9), {"latency": FAIL, "accuracy": FAIL, "memory": UNKNOWN}, "output-shape-mismatch"),
+        # more output than anybody reads
+        (INVOKE % "static char x[9999]; memset(x, 65, 9998); for (int i = 0; i < 200; i++) say(x);", ALL_UNKNOWN, "prints too much"),
+    ],
+)
+def test_what_a_delegate_does(tools, delegate, pinned, busy, code, expected, said):
+    tools()
+    _report, found = judge(delegate=delegate(code), **pinned)
+    assert {figure: found[figure].outcome for figure in expected} == expected, found
+    decisive = [found[figure] for figure, outcome in expected.items() if outcome is not PASS]
+    assert all(said in f"{each.observed} {each.reason}" for each in decisive), decisive
+
+
+def test_a_hang_is_ended(tools, delegate, pinned, busy, monkeypatch):
+    monkeypatch.setattr(run, "Job", functools.partial(run.Job, limits=Limits(start_seconds=2, request_seconds=1)))
+    tools()
+    report, found = judge(delegate=delegate(INVOKE % "for (;;) pause();"), **pinned)
+    assert outcomes(found) == {"latency": FAIL, "accuracy": FAIL, "memory": UNKNOWN}
+    assert "timed-out" in found["latency"].observed
+    assert len(report.model_runs) == 1
+
+
+def test_a_library_or_an_option_that_is_passed_over_is_no_pass(tools, delegate, pinned, busy, tmp_path):
+    """The tool goes on on the CPU, where every figure would be good."""
+    tools()
+    for options in ((("knwon", "yes"),), (("known", "no"),)):
+        _report, found = judge(delegate=delegate(), delegate_options=options, **pinned)
+        assert outcomes(found) == ALL_UNKNOWN
+        assert "delegate-not-applied" in found["latency"].observed
+        assert "went on without the delegate" in found["latency"].reason
+    # an ELF library that needs one that is not there
+    missing = tmp_path / "vendor" / "libneeds.so"
+    subprocess.run(
+        ["cc", "-shared", "-fPIC", "-x", "c", "-", "-o", str(missing), "-Wl,--no-as-needed", "-x", "none", delegate()],
+        input=b"",
+        check=True,
+    )
+    os.unlink(tmp_path / "vendor" / "libvendor.so")
+    _report, found = judge(delegate=str(missing), **pinned)
+    assert outcomes(found) == ALL_UNKNOWN
+    assert "delegate-not-applied" in found["accuracy"].observed
+
+
+@pytest.mark.parametrize("lacks", ["external_delegate_path", "min_secs", "graph"])
+def test_a_flag_that_the_tool_does_not_know(tools, delegate, pinned, busy, lacks):
+    tools(LACKS=f'"{lacks}"')
+    _report, found = judge(delegate=delegate(), **pinned)
+    assert outcomes(found) == ALL_UNKNOWN, found
+
+
+def test_an_inference_diff_that_compares_the_cpu_with_itself(tools, delegate, pinned, busy):
+    tools(("benchmark_model",))
+    tools(("inference_diff_eval",), LACKS='"external_delegate_path"')
+    _report, found = judge(delegate=delegate(), **pinned)
+    assert outcomes(found) == {"latency": PASS, "accuracy": UNKNOWN, "memory": PASS}, found
+    assert "compared the CPU with itself" in found["accuracy"].reason
+
+
+def test_an_inference_diff_that_cannot_evaluate_the_model_at_all(tools, delegate, pinned, busy):
+    """It fails without the delegate as well, so that is not the delegate's."""
+    tools(("benchmark_model",))
+    tools(("inference_diff_eval",), LACKS='"model_file"')
+    _report, found = judge(delegate=delegate(), **pinned)
+    assert outcomes(found) == {"latency": PASS, "accuracy": UNKNOWN, "memory": PASS}, found
+    assert "Could not evaluate model!" in found["accuracy"].reason
+
+
+def test_a_delegate_that_crashes_inference_diff_only(tools, delegate, pinned, busy):
+    tools()
+    code = "extern char *program_invocation_short_name;\n" + INVOKE % "if (*program_invocation_short_name == 'i') abort();"
+    _report, found = judge(delegate=delegate(code), **pinned)
+    assert outcomes(found) == {"latency": FAIL, "accuracy": FAIL, "memory": UNKNOWN}
+
+
+def test_an_option_that_the_tools_cannot_be_given_is_said(tools, delegate, pinned):
+    tools()
+    library = delegate()
+    for value in ("/a:b", "a;b", ""):
+        with pytest.raises(UsageError, match=r"--delegate-option path=.*would drop this one without a word"):
+            judge(delegate=library, delegate_options=(("path", value),), **pinned)
+    assert runner(Delegate(library, (("path", "/a:b"),)), "ai-edge-litert") is None
+
+
+def test_what_a_delegate_tries_in_the_tool_is_refused(tools, delegate, pinned, busy, tmp_path):
+    """A fork bomb, another program, the tool itself once more, files, and the launcher of ours that is its parent."""
+    folder = tools()
+    (tmp_path / "secret").write_text("secret")
+    tried = f"""
+    static int forked, ran, again, read_it, wrote, killed;
+    if (calls == 1) {{
+      for (int i = 0; i < 64; i++) {{ int pid = fork(); if (!pid) for (;;) pause(); forked |= pid > 0; }}
+      char *const words[] = {{"/bin/true", NULL}}, *const tool[] = {{"{folder}/benchmark_model", NULL}};
+      ran = execve("/bin/true", words, NULL) == 0;
+      again = execve("{folder}/benchmark_model", tool, NULL) == 0;
+      again |= syscall(SYS_execveat, open("{folder}/benchmark_model", O_PATH), "", tool, NULL, 0x1000) == 0;
+      read_it = open("{tmp_path}/secret", O_RDONLY) >= 0;
+      wrote = open("{tmp_path}/vendor/new", O_CREAT | O_WRONLY, 0600) >= 0;
+      setpgid(0, 0);
+      killed = kill(getppid(), 0) == 0;
+      fprintf(stderr, "hostile: %d%d%d%d%d%d\\n", forked, ran, again, read_it, wrote, killed);
+    }}
+    """
+    report, found = judge(delegate=delegate(INVOKE % tried), **pinned)
+    assert found["accuracy"].outcome is PASS, found
+    conditions = report.model_runs[0].conditions
+    calls = {(each["call"], each["path"]) for each in conditions["refused"]}
+    assert {("execve", "/bin/true"), ("execve", f"{folder}/benchmark_model"), ("kill", None)} <= calls, calls
+    assert ("openat", f"{tmp_path}/secret") in calls
+    assert {"execveat"} <= {call for call, _path in calls}
+    assert {"clone", "fork"} & {call for call, _path in calls}
+    assert "execute a program" in {each["attempt"] for each in conditions["escapes"]}
+    document = json.loads(next(_documents(delegate(INVOKE % tried), pinned)))
+    assert "hostile: 000000" in document["worker_output"]
+
+
+def _documents(library, pinned):
+    command = [sys.executable, "-m", "auditor", "zoo", "run", "--delegate", library, "--zoo", pinned["zoo"], "--bench-time", "quick"]
+    yield from subprocess.run(command, capture_output=True, check=True, text=True).stdout.splitlines()
+
+
+def test_the_tools_peak_is_not_the_auditors(tools, delegate, pinned):
+    """The greatest resident size survives execve: a tool that a large process started would say that size."""
+    tools()
+    ballast = bytearray(300 << 20)
+    ballast[::4096] = b"x" * len(ballast[::4096])
+    job = run.Job(MODEL, generate(MODEL), delegate=delegate(), min_seconds=0, warmup_seconds=0)
+    found = native.measure(job, native.find_tools())
+    assert found["status"]["outcome"] == "completed", found["status"]
+    assert found["memory"]["peak_bytes"] < 100 << 20
+
+
+def test_where_the_kernel_cannot_confine(tools, delegate, pinned, monkeypatch):
+    tools()
+    library = delegate()
+    code = "from auditor.inference import confine\nconfine.landlock_abi = lambda: 0\nfrom auditor.inference.worker import main\n"
+    changed = process.BOOTSTRAP.replace("from auditor.inference.worker import main\n", code)
+    assert changed != process.BOOTSTRAP
+    monkeypatch.setattr(process, "_COMMAND", (*process._COMMAND[:-1], changed))
+    _report, found = judge(delegate=library, **pinned)
+    assert outcomes(found) == ALL_UNKNOWN
+    assert "--allow-unconfined" in found["accuracy"].remediation
+    _report, found = judge(delegate=library, allow_unconfined=True, **pinned)
+    assert found["accuracy"].outcome is PASS
+
+
+def test_without_a_listener_nothing_is_executed(tools, delegate, pinned, monkeypatch):
+    """Only who listens to the filter can let one program be executed, and no other."""
+    tools()
+    library = delegate()
+    monkeypatch.setattr(process.Worker, "_can_listen", lambda _self: False)
+    _report, found = judge(delegate=library, **pinned)
+    assert outcomes(found) == ALL_UNKNOWN
+    assert "nobody can listen" in found["accuracy"].observed
+    _report, found = judge(delegate=library, allow_unconfined=True, **pinned)
+    assert found["accuracy"].outcome is PASS
+
+
+def test_which_runner(tools, tmp_path):
+    assert runner(None, "auto") is None
+    folder = tools(("benchmark_model",))
+    assert runner(None, "auto") is None, "inference_diff_eval is not there"
+    tools()
+    found = native.Tools(str(folder / "benchmark_model"), str(folder / "inference_diff_eval"))
+    assert runner(Delegate("/x.so"), "auto") == found
+    assert runner(Delegate("/x.so"), "ai-edge-litert") is None
+    os.chmod(folder / "benchmark_model", 0o644)
+    assert runner(Delegate("/x.so"), "auto") is None, "it may not be executed"
+    with pytest.raises(NoRuntime, match="A stable delegate runs in benchmark_model alone"):
+        runner(Delegate("/x.so", settings="/x.json"), "auto")
+
+
+def test_a_tool_that_is_no_program(tools, delegate, pinned):
+    folder = tools()
+    (folder / "benchmark_model").write_text("#!/bin/sh\necho hello\n")
+    _report, found = judge(delegate=delegate(), **pinned)
+    assert outcomes(found) == ALL_UNKNOWN
+    assert "tool-unusable" in found["latency"].observed
+    assert "expected an ELF program" in found["latency"].observed
