@@ -25,13 +25,14 @@ fuzz: $(VENV)/.dev
 
 # The same tests on the other TFLite runtime, in an environment of its own (Python 3.10 or 3.11, numpy < 2).
 test-tflite: .venv-tflite/.dev
-	.venv-tflite/bin/python -m pytest -n auto tests/auditor/inference tests/auditor/zoo tests/test_zoo_faults.py
+	.venv-tflite/bin/python -m pytest -n auto tests/auditor/inference tests/auditor/zoo tests/test_zoo_faults.py tests/test_golden.py
 
 test-dut: $(VENV)/.dev
 	$(BIN)/python -m pytest -m dut -n 2 --dist loadgroup tests/dut
 
 bench: $(VENV)/.dev
 	for each in benchmarks/*.py; do echo "== $$each"; $(BIN)/python $$each || exit 1; done
+	if test -e .venv-tflite/.dev; then echo "== on tflite-runtime"; .venv-tflite/bin/python benchmarks/invoke.py; fi
 
 docs: $(VENV)/.dev
 	$(BIN)/python -m auditor.manual docs/checks

@@ -28,7 +28,7 @@ from auditor.sources.live import Live
 from auditor.sources.recording import Record, Recorder, Replay
 from auditor.sources.ssh import Order, Ssh
 from auditor.zoo import over_ssh
-from auditor.zoo.measure import BenchTime, Delegate, measure_zoo, model_files, runner, shared_library
+from auditor.zoo.measure import BenchTime, Delegate, measure_zoo, model_files, runner, shared_library, stable_delegate
 from auditor.zoo.sandbox import sandbox
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ class Request:
     accelerators: tuple[str, ...] = ()
     delegate: str | None = None
     delegate_options: tuple[tuple[str, str], ...] = ()
+    stable_delegate: str | None = None
     zoo: str | None = None
     manifest: str | None = None
     run_zoo: bool = True
@@ -108,10 +109,8 @@ def audit(request: Request, progress: Callable[[str], None]) -> Audited:
     """Carry out an audit. Raises UsageError for what the request names wrongly, AuditError where a device cannot be asked."""
     if sum(each not in {None, False} for each in (request.host, request.root, request.snapshot, request.demo)) > 1:
         raise UsageError("--host, --root, --snapshot, --demo: expected one of them, or none for this machine")
-    if request.demo and (request.accelerators or request.delegate):
+    if request.demo and (request.accelerators or request.delegate or request.stable_delegate):
         raise UsageError("--demo: the recorded device has its own accelerator, and no delegate runs on it")
-    if request.delegate_options and request.delegate is None:
-        raise UsageError("--delegate-option: expected a --delegate to give it to")
     judged_by = requirements.load(request.requirements)
     waivers = _waivers(request.waivers)
     settings = _settings(request, judged_by)
@@ -150,10 +149,12 @@ def _may_try(request: Request) -> bool:
 def gather(request: Request, progress: Callable[[str], None]) -> Record:
     """The record that an audit is judged from: an earlier one, or one made now by asking everything the facts ask."""
     _may_try(request)
+    _one_delegate(request.delegate, request.delegate_options, request.stable_delegate)
     if request.device_dir is not None and request.host is None:
         raise UsageError("--device-dir: expected with --host: it is a folder of the device for what is copied there")
     if request.snapshot is not None:
-        if request.accelerators or not request.run_zoo or {request.delegate, request.zoo, request.runtime} != {None}:
+        named = {request.delegate, request.stable_delegate, request.zoo, request.runtime}
+        if request.accelerators or not request.run_zoo or named != {None}:
             raise UsageError("--snapshot: holds its own delegate, zoo and accelerators; nothing is run under it, or left out of it")
         return recording.load(request.snapshot)
     if request.host is not None:
@@ -177,7 +178,9 @@ def _over_ssh(request: Request, host: str, progress: Callable[[str], None]) -> R
     with Ssh(host, zoo=errand is not None) as device:
         equipped = over_ssh.equip(device, errand, luggage, progress) if errand and luggage else None
         if equipped:
-            plan = replace(plan, delegate=equipped.delegate, zoo_note=plan.zoo_note or equipped.note)
+            plan = replace(
+                plan, delegate=equipped.delegate, stable_delegate=equipped.stable_delegate, zoo_note=plan.zoo_note or equipped.note
+            )
             progress(f"reading {host}")
         record = _read(device, plan, probes=request.probes)
         runs = Runs()
@@ -208,6 +211,7 @@ def _errand(request: Request) -> over_ssh.Errand | None:
         run=not _why_no_run(request),
         delegate=request.delegate,
         delegate_options=request.delegate_options,
+        stable_delegate=request.stable_delegate,
         models=request.zoo,
         tflite=request.tflite,
         runtime=request.runtime,
@@ -279,6 +283,7 @@ def _plan(request: Request) -> Plan:
         read_plan(Device(Replay(demo_record()))).open() if request.demo else Plan(request.accelerators),
         delegate=os.path.abspath(request.delegate) if here and request.delegate else request.delegate,
         delegate_options=request.delegate_options,
+        stable_delegate=os.path.abspath(request.stable_delegate) if here and request.stable_delegate else request.stable_delegate,
         zoo_version=requirements.load(request.requirements).zoo.version,
         zoo_left_out=not request.run_zoo,
         zoo_note=_why_no_run(request),
@@ -291,23 +296,41 @@ def _here(request: Request, progress: Callable[[str], None]) -> dict[Question, R
     """The plan, and the runs of the zoo where they can be had on this machine: through the delegate, or as a demonstration."""
     plan, zoo = _plan(request), requirements.load(request.requirements).zoo
     here = request.root is None
-    delegate = shared_library(request.delegate, request.delegate_options) if here and request.delegate is not None else None
-    import_path = runtime_path(request.runtime, request.tflite, delegate) if here and request.runtime is not None else ()
+    library = delegate(request.delegate, request.delegate_options, request.stable_delegate) if here else None
+    import_path = runtime_path(request.runtime, request.tflite, library) if here and request.runtime is not None else ()
     models = model_files(zoo, request.zoo) if not plan.zoo_note or (here and request.zoo is not None) else ()
     if plan.zoo_note:
         return _noted(plan, Runs())
     # of a demonstration, the models are our own, and there is no delegate
     unconfined = request.allow_unconfined or (request.demo and request.zoo is None)
     allowed = sandbox(request.allow_paths, unconfined, request.accelerators)
-    runs = _measured(measure_zoo(models, delegate, BenchTime(request.bench_time), request.tflite, progress, allowed, import_path))
+    runs = _measured(measure_zoo(models, library, BenchTime(request.bench_time), request.tflite, progress, allowed, import_path))
     used = tuple(ZooModelUsed(file.model.name, file.sha256, file.origin) for file in models)
     return _noted(replace(plan, models=used), runs)
 
 
-def runtime_path(folder: str, tflite: str, delegate: Delegate | None) -> tuple[str, ...]:
+def runtime_path(folder: str, tflite: str, library: Delegate | None) -> tuple[str, ...]:
     """Where workers find a runtime before anything else: in a folder, where nothing is installed that runs the zoo. Raises UsageError."""
     check_folder(folder, tflite, this_machine())
-    return (os.path.abspath(folder),) if runner(delegate, tflite) is None and why_none(tflite) else ()
+    return (os.path.abspath(folder),) if runner(library, tflite) is None and why_none(tflite) else ()
+
+
+def delegate(library: str | None, options: tuple[tuple[str, str], ...], settings: str | None) -> Delegate | None:
+    """The delegate that is named on this machine: an external one's library with its options, or a stable one's settings.
+
+    Raises UsageError for files that are not what they must be, and for both kinds at once.
+    """
+    _one_delegate(library, options, settings)
+    if settings is not None:
+        return stable_delegate(settings)
+    return None if library is None else shared_library(library, options)
+
+
+def _one_delegate(library: str | None, options: tuple[tuple[str, str], ...], settings: str | None) -> None:
+    if library is not None and settings is not None:
+        raise UsageError("--delegate, --stable-delegate: expected one of them")
+    if options and library is None:
+        raise UsageError("--delegate-option: expected a --delegate to give it to")
 
 
 def _why_no_run(request: Request) -> str:
@@ -317,7 +340,7 @@ def _why_no_run(request: Request) -> str:
         return ""
     if request.root is not None:
         return "nothing is run under --root"
-    return "no delegate was named" if request.delegate is None else ""
+    return "no delegate was named" if request.delegate is None and request.stable_delegate is None else ""
 
 
 def _json(document: Mapping[str, Any]) -> bytes:

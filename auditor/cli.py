@@ -65,6 +65,9 @@ DelegateLibrary = Annotated[
     typer.Option("--delegate", metavar="LIB", help="The accelerator's external TFLite delegate; with --host on the device, or local:LIB."),
 ]
 DelegateOptions = Annotated[list[str], typer.Option("--delegate-option", metavar="K=V", help="An option of the delegate; may repeat.")]
+StableDelegate = Annotated[
+    str | None, typer.Option("--stable-delegate", metavar="SETTINGS", help="The settings file of the accelerator's stable TFLite delegate.")
+]
 Zoo = Annotated[
     str | None, typer.Option("--zoo", metavar="DIR|ARCHIVE", help="Where the zoo's model files are; with --host on the device, or local:….")
 ]
@@ -72,7 +75,7 @@ Manifest = Annotated[
     str | None, typer.Option("--zoo-manifest", metavar="FILE", help="Pinned digests of model files, as sha256sum writes them.")
 ]
 Requirements = Annotated[str, typer.Option("--requirements", metavar="SET", help="The requirement set: a shipped name, or a .toml file.")]
-BenchTime = Annotated[Bench, typer.Option("--bench-time", help="How long to measure: the page's 20 s, as needed, or a glance.")]
+BenchTime = Annotated[Bench, typer.Option("--bench-time", help="Seconds in each of 3 to 9 processes: the page's 20, or 0.5; or a glance.")]
 RuntimeName = Annotated[TFLite, typer.Option("--tflite", help="The TFLite runtime that runs the zoo, by name.")]
 Runtime = Annotated[
     str | None,
@@ -117,6 +120,7 @@ def device(
     accelerator: Accelerators = [],
     delegate: DelegateLibrary = None,
     delegate_option: DelegateOptions = [],
+    stable_delegate: StableDelegate = None,
     zoo: Zoo = None,
     zoo_manifest: Manifest = None,
     requirements: Requirements = DEFAULT_SET,
@@ -158,6 +162,7 @@ def device(
             accelerators=tuple(accelerator),
             delegate=delegate,
             delegate_options=_pairs(delegate_option),
+            stable_delegate=stable_delegate,
             zoo=zoo,
             manifest=zoo_manifest,
             probes=not no_probes,
@@ -197,6 +202,7 @@ def snapshot_main(
     accelerator: Accelerators = [],
     delegate: DelegateLibrary = None,
     delegate_option: DelegateOptions = [],
+    stable_delegate: StableDelegate = None,
     zoo: Zoo = None,
     no_probes: NoProbes = False,
     probe_dma: ProbeDma = False,
@@ -223,6 +229,7 @@ def snapshot_main(
             accelerators=tuple(accelerator),
             delegate=delegate,
             delegate_options=_pairs(delegate_option),
+            stable_delegate=stable_delegate,
             zoo=zoo,
             probes=not no_probes,
             probe_dma=probe_dma,
@@ -326,6 +333,7 @@ def zoo_generate(folder: Annotated[str, typer.Argument(metavar="DIR")], requirem
 def zoo_run(
     delegate: DelegateLibrary = None,
     delegate_option: DelegateOptions = [],
+    stable_delegate: StableDelegate = None,
     zoo: Zoo = None,
     bench_time: BenchTime = Bench.ADAPTIVE,
     tflite: RuntimeName = TFLite.AUTO,
@@ -340,11 +348,11 @@ def zoo_run(
 
         from auditor import audit
         from auditor import requirements as sets
-        from auditor.zoo.measure import BenchTime, measure_zoo, model_files, shared_library
+        from auditor.zoo.measure import BenchTime, measure_zoo, model_files
         from auditor.zoo.sandbox import sandbox
 
         files = model_files(sets.load(requirements).zoo, zoo)
-        library = shared_library(delegate, _pairs(delegate_option)) if delegate is not None else None
+        library = audit.delegate(delegate, _pairs(delegate_option), stable_delegate)
         allowed = sandbox(tuple(allow_path), allow_unconfined)
         import_path = audit.runtime_path(runtime, tflite.value, library) if runtime is not None else ()
         bench = BenchTime(bench_time.value)

@@ -53,11 +53,13 @@ def driver(facts: Facts, accelerator: Accelerator) -> Iterator[Answer]:
 
     *Claimed* is `intree=Y`, an upstream name, an absent taint: anyone can type these, so they are unknown on their own; so is a driver
     that the table does not have, and one that needs a module from outside the kernel's own folder. *Contradicted*, and so failed, is a
-    driver that lacks `intree`, has a licence that the kernel does not take for open, taints the kernel as out of tree or proprietary,
-    is known to live outside mainline, lies outside the kernel's own folder, or is unsigned or altered where nothing else vouches for it.
+    driver that lacks `intree`, has a licence that the kernel does not take for open, taints the kernel as out of tree or proprietary or
+    needs a module that does, is known to live outside mainline, lies outside the kernel's own folder, or is unsigned or altered where
+    nothing else vouches for it.
 
-    Through VFIO, every other device of the group must be without a driver, a bridge, or VFIO's too, and VFIO's unsafe no-IOMMU mode
-    must be off. What remains: a kernel whose own tree holds a vendor's driver under a name of mainline's.
+    Through VFIO, the driver must be VFIO's module by name and folder (any driver may call itself vfio-pci), every other device of the
+    group must be without a driver, a bridge, or VFIO's too, and VFIO's unsafe no-IOMMU mode must be off. What remains: a kernel whose own
+    tree holds a vendor's driver under a name of mainline's.
     Sources: Documentation/driver-api/vfio.rst; Documentation/admin-guide/{module-signing,LSM/LoadPin,tainted-kernels}.rst.
     """
     if isinstance(accelerator.driver, Missing) and accelerator.driver.status is Status.ABSENT:
@@ -79,7 +81,7 @@ def driver(facts: Facts, accelerator: Accelerator) -> Iterator[Answer]:
         observed = f"{module.name}: claimed: mainline's driver of this name is for other devices than {accelerator.modalias or 'this one'}"
         yield Answer(Outcome.UNKNOWN, observed, accelerator.module.evidence, remedy=Remedy.VENDOR)
     elif module.built_in.open():
-        yield _built_in(facts, accelerator, module)
+        yield _built_in(facts, accelerator, module, MAINLINE[module.name])
     else:
         yield _loaded(facts, accelerator, module, MAINLINE[module.name])
 
@@ -96,11 +98,19 @@ def _contradictions(facts: Facts, accelerator: Accelerator, module: Module) -> I
     letters = module.taint.value if isinstance(module.taint, Ok) else ""
     if FOREIGN & set(letters):
         yield f"it taints the kernel: {', '.join(BAD_TAINT[each] for each in sorted(FOREIGN & set(letters)))}", module.taint.evidence
+    blobs = [f"{name} ({', '.join(BAD_TAINT[each] for each in sorted(FOREIGN & set(bad.value)))})" for name, bad in _tainted(module)]
+    if blobs:
+        yield f"it needs {', '.join(blobs)}", tuple(item for _, bad in _tainted(module) for item in bad.evidence)
     if isinstance(module.path, Ok) and enforced(facts.loading, module.path.value, "kernel-module").cover is Cover.OPEN:
         if "E" in letters:
             yield "it is unsigned, and nothing else vouches for it", module.taint.evidence
         if _is_altered(module):
             yield "its file was altered after it was signed, and nothing else vouches for it", module.signature.evidence
+
+
+def _tainted(module: Module) -> list[tuple[str, Ok[str]]]:
+    """The modules that it needs and that the kernel itself calls proprietary or out of tree, by name."""
+    return [(name, taint) for name, taint in module.needs_taint.items() if isinstance(taint, Ok) and FOREIGN & set(taint.value)]
 
 
 def _is_altered(module: Module) -> bool:
@@ -112,6 +122,8 @@ def _is_altered(module: Module) -> bool:
 
 def _through_vfio(facts: Facts, accelerator: Accelerator, module: Module) -> Answer:
     """Bound to VFIO: whether VFIO would hand the group over, and an IOMMU stands behind it."""
+    if posing := _unlike_vfio(accelerator, module):
+        return posing
     unsafe = facts.iommu.unsafe_noiommu
     if isinstance(unsafe, Ok) and unsafe.value:
         return Answer(Outcome.FAIL, "VFIO's unsafe no-IOMMU mode is on", unsafe.evidence, owner=Owner.CHROMEOS)
@@ -134,9 +146,21 @@ def _through_vfio(facts: Facts, accelerator: Accelerator, module: Module) -> Ans
     own = (*module.built_in.evidence, *module.info.evidence)
     if not module.built_in.open():
         module.taint.open()
-        own += module.taint.evidence
+        own += (*module.taint.evidence, *module.path.evidence)
     observed = f"{accelerator.driver.open()}, with a viable group of {1 + len(mates)}"
     return Answer(Outcome.PASS, observed, (*evidence, *unsafe.evidence, *accelerator.module.evidence, *own))
+
+
+def _unlike_vfio(accelerator: Accelerator, module: Module) -> Answer | None:
+    """Unknown for a driver that merely calls itself by the name of one of VFIO's: its module has another name, or lies elsewhere."""
+    name = accelerator.driver.open()
+    if module.name != name.replace("-", "_"):
+        observed = f"{module.name}: claimed: its driver calls itself {name}"
+        return Answer(Outcome.UNKNOWN, observed, accelerator.module.evidence, remedy=Remedy.VENDOR)
+    if not module.built_in.open() and "/kernel/drivers/vfio/" not in module.path.open():
+        observed = f"{module.name}: claimed: mainline has it in drivers/vfio, this is {printable(module.path.open())}"
+        return Answer(Outcome.UNKNOWN, observed, module.path.evidence, remedy=Remedy.VENDOR)
+    return None
 
 
 def _leaves_dma_alone(name: Fact[str]) -> bool:
@@ -145,12 +169,15 @@ def _leaves_dma_alone(name: Fact[str]) -> bool:
     return name.value in HARMLESS_MATES
 
 
-def _built_in(facts: Facts, accelerator: Accelerator, module: Module) -> Answer:
+def _built_in(facts: Facts, accelerator: Accelerator, module: Module, known: Driver) -> Answer:
     """A driver in the kernel image: verified with the kernel."""
+    info = module.info.open()
+    if info.file and info.file.rpartition("/")[0] not in known.folders:
+        observed = f"{module.name}: claimed: mainline has it in {known.folders[0]}, this kernel in {printable(info.file)}"
+        return Answer(Outcome.UNKNOWN, observed, module.info.evidence, remedy=Remedy.VENDOR)
     root = verified_root(facts.loading)
     if root.cover is not Cover.ENFORCED:
         return _claimed(module, root)
-    module.info.open()
     own = (*accelerator.module.evidence, *module.built_in.evidence, *module.info.evidence)
     evidence = (*accelerator.driver.evidence, *own, *root.evidence)
     return Answer(Outcome.PASS, f"{module.name}: in-tree verified: built into the kernel, which firmware verified", evidence)
@@ -167,7 +194,7 @@ def _loaded(facts: Facts, accelerator: Accelerator, module: Module, known: Drive
     if not folder.endswith(tuple(f"/kernel/{each}" for each in known.folders)):
         observed = f"{module.name}: claimed: mainline has it in {known.folders[0]}, this is {printable(path)}"
         return Answer(Outcome.UNKNOWN, observed, module.path.evidence, remedy=Remedy.VENDOR)
-    foreign = [each for each in _needs(module) if not each.startswith("kernel/")]
+    foreign = [each for each in _needs(module) if not each.startswith("kernel/") or ".." in each.split("/")]
     if foreign:
         observed = f"{module.name}: claimed: it needs {', '.join(foreign[:3])}, outside the kernel's own modules"
         return Answer(Outcome.UNKNOWN, observed, module.needs.evidence, remedy=Remedy.VENDOR)
@@ -180,6 +207,8 @@ def _loaded(facts: Facts, accelerator: Accelerator, module: Module, known: Drive
     origin = _of_module(facts, module)
     if origin.cover is not Cover.ENFORCED:
         return _claimed(module, origin)
+    for letters in module.needs_taint.values():
+        letters.open()
     evidence = (
         *accelerator.driver.evidence,
         *accelerator.module.evidence,
@@ -187,6 +216,7 @@ def _loaded(facts: Facts, accelerator: Accelerator, module: Module, known: Drive
         *module.info.evidence,
         *module.path.evidence,
         *module.taint.evidence,
+        *(item for letters in module.needs_taint.values() for item in letters.evidence),
         *running.evidence,
         *origin.evidence,
     )

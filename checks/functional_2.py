@@ -60,7 +60,8 @@ def import_(facts: Facts, accelerator: Accelerator) -> Iterator[Answer]:
 
     Buffers come from a dma-buf heap, from udmabuf, from another DRM device, from V4L2. An accelerator's own buffer proves nothing: DRM
     hands back the object that it has already. virtio-gpu claims the import and refuses every foreign buffer, so the capability bit
-    counts as a claim. It fails where all foreign buffers were refused as something that the driver cannot do; some drivers take only
+    counts as a claim. A node is tried where the kernel itself gives the device that name, so another device's in its place proves nothing,
+    and refusals of a device that went away meanwhile are taken back. It fails where all foreign buffers were refused as something that the driver cannot do; some drivers take only
     contiguous ones, so one that is taken is enough. Source: Documentation/driver-api/dma-buf.rst; drivers/gpu/drm/drm_prime.c.
     """
     tried = _of(facts, accelerator)
@@ -77,13 +78,14 @@ def _decide(facts: Facts, tried: DmaBuf | None, bit: int, trials: Iterable[Buffe
     evidence = facts.dma_buf.evidence
     if tried is None:
         return Answer(Outcome.UNKNOWN, "the probe did not try this accelerator", evidence, remedy=Remedy.PROBES)
-    claimed = "claimed" if (tried.claimed or 0) & bit else "not claimed"
+    claimed = "" if tried.claimed is None else "claimed" if tried.claimed & bit else "not claimed"
     proven = [each for each in trials if each.proof and not each.error]
     if proven:
         return Answer(Outcome.PASS, _shown(proven), evidence)
     errors = [each.error for each in refusable]
     if errors and REFUSALS.issuperset(errors):
-        return Answer(Outcome.FAIL, f"{claimed}, and refused: {_shown(refusable)}", evidence)
+        said = f"{claimed}, and refused" if claimed else "refused"
+        return Answer(Outcome.FAIL, f"{said}: {_shown(refusable)}", evidence)
     observed = "; ".join(part for part in (claimed, _shown(trials), tried.note) if part)
     denied = {"EACCES", "EPERM"}.intersection(errors)
     because = "Nothing was seen through a shared buffer; what a driver claims is no proof."

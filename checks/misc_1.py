@@ -36,13 +36,17 @@ def closure(facts: Facts) -> Iterator[Answer]:
 
     Counted are the apparent sizes of the delegate, of every library that it needs or says that it opens, and of the vendor's own files
     whose names it spells, each inode once. Not counted: the operating system's C and C++ run time and the image's TFLite runtime, by
-    name and only in a system library folder (a vendor's own `libm.so.6` counts), and what `--base-image` lists. All of these are named.
+    name and only in a system library folder (a vendor's own `libm.so.6` counts, and so does one of 32 MB and more), and what
+    `--base-image` lists. All of these are named.
 
     It passes only if everything that may be loaded stays below the limit: also libraries that are found elsewhere by names in the
     driver's bytes, all other ELF files in the vendor's folders and below, in its package below /opt, and in folders that a driver in a
     system folder names (a name may be composed at run time), and what the device's own settings load. It fails only by what is certain.
     Between, and where a needed library is missing or a file cannot be read, it is unknown; so it is with a `--base-image` that lists the
     driver itself, as a list of the finished image does.
+
+    A library that the driver's bytes merely name, and that the tree does not have, cannot be loaded from it: it is named and does not
+    decide. Audit the whole image, not one package of the vendor's.
 
     The page says "64 MB" without a definition: 64·10^6 bytes decides, and between that and 64 MiB the finding says so. What may be
     unpacked or fetched is the next checks'. Source: ChromeOS, ML accelerator requirements; glibc elf/dl-load.c.
@@ -88,8 +92,8 @@ def packed(facts: Facts) -> Iterator[Answer]:
 
     A packed executable maps few bytes of its file and takes many in memory: more than twice as many, and 16 MB more. It fails where the
     certain files so take 64 MB or more, and is unknown below that, since large zeroed buffers look the same; so is a file that UPX marked.
-    An archive or a compressed image beside the driver (zip, gzip, xz, zstd, lz4, 7z, squashfs, ar) may hold libraries, which makes it
-    unknown. Packed data inside a library is not seen.
+    An archive or a compressed image beside the driver (zip, gzip, xz, zstd, lz4, 7z, squashfs, ar) may hold libraries, and LLVM bitcode
+    becomes code, which makes it unknown. Packed data inside a library is not seen.
     """
     found, counted = facts.closure.open(), _counted(facts)
     if listed := _listed_driver(facts):
@@ -173,6 +177,8 @@ def _observed(found: Closure, counted: list[ElfObject], certain: int, possible: 
     missing = [f"{each.name} (for {each.needed_by.rpartition('/')[2]})" for each in found.missing if not each.optional]
     if missing:
         parts.append(f"not found: {_some(missing)}")
+    if found.nowhere:
+        parts.append(f"named by its bytes and not there: {_some(list(found.nowhere))}")
     unread = [f"{each.evidence[0].path if each.evidence else 'a file'} ({each.note or each.status.value})" for each in found.unread]
     if unread:
         parts.append(f"not read: {_some(unread)}")

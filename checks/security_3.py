@@ -24,6 +24,7 @@ WEAKENING: Mapping[str, bool | frozenset[str]] = {
     "iommu.strict": False,
     "intel_iommu": frozenset({"off", "igfx_off", "tboot_noforce"}),
     "amd_iommu": frozenset({"off"}),
+    "intremap": frozenset({"off", "nosid"}),
     "arm_smmu.disable_bypass": False,
     "vfio.enable_unsafe_noiommu_mode": True,
     "vfio_iommu_type1.allow_unsafe_interrupts": True,

@@ -73,7 +73,13 @@ def _of_run(golden: Any) -> Answer:
     note = golden["note"] if golden else "not in every run"
     if not pictures:
         remediation = "Have images of the kind beside the models, and `pip install 'crosml-audit[images]'` to decode them."
-        return Answer(Outcome.UNKNOWN, note, because="No golden image could be used.", remedy=Remedy.ZOO, remediation=remediation)
+        return Answer(
+            Outcome.UNKNOWN,
+            note or "none was answered in time",
+            because="No golden image could be used.",
+            remedy=Remedy.ZOO,
+            remediation=remediation,
+        )
     metric, idle = golden["metric"], golden["idle_error"]
     observed = "; ".join((*map(_shown, pictures), *([note] if note else [])))
     spoilt = [each for each in pictures if each["reference"] and not each["test"]]

@@ -76,5 +76,6 @@ def _judge(facts: Facts, result: ModelResult, runs: tuple[ModelRun, ...], requir
         because = "Within the limit, but the memory that the device itself holds for the process was not read."
         yield Answer(Outcome.UNKNOWN, observed, cited(result), because, remedy=Remedy.LIVE)
     else:
-        because = "The excess is smaller than what the auditor's own interpreter takes."
+        own = any(size["before_bytes"] for size in sizes)
+        because = "The excess is smaller than what the auditor's own interpreter takes." if own else "Over 10^6 bytes a MB, within 2^20."
         yield Answer(Outcome.UNKNOWN, observed, cited(result), because, remedy=Remedy.LIVE)

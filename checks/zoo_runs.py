@@ -79,7 +79,7 @@ def invalid(facts: Facts, result: ModelResult, runs: tuple[ModelRun, ...], broke
     `broken` is the outcome of a figure whose delegate ended badly.
     """
     evidence = cited(result)
-    if facts.plan.delegate is None:
+    if facts.plan.delegate is None and facts.plan.stable_delegate is None:
         return Answer(Outcome.UNKNOWN, "run without a delegate", evidence, "Without its delegate, nothing runs on the accelerator.",
                       remedy=Remedy.DELEGATE)  # fmt: skip
     incomplete = [run for run in runs if run.status != "completed"]

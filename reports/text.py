@@ -5,10 +5,11 @@ from __future__ import annotations
 import statistics
 import textwrap
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from auditor.model import Finding, Format, Level, Outcome, Remedy, Report, RequirementResult, Verdict
+from auditor.model import Finding, Format, Level, Outcome, Remedy, Report, RequirementResult, Verdict, visible
 from reports.wording import binding, cut, shown, told
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 MINIMUM_WIDTH = 60
 QUANTITIES = ("latency", "accuracy", "memory")
 OTHERWISE = "otherwise"
+SENSORS = 4
+"""Sensors of power that are listed for a model; the JSON report has all of them."""
 _CELLS = {Outcome.NOT_APPLICABLE: "n/a"}
 
 _BOLD = "1"
@@ -213,6 +216,8 @@ def _zoo(page: _Page, report: Report) -> Iterator[str]:
             word = _CELLS.get(result.outcome, result.outcome.value) + ("*" if result.waived else "") if result else "-"
             line += " " * (11 - len(word)) + page.paint(word, _STYLES[result.outcome] if result else None)
         yield line
+        beside = _beside([run for run in report.model_runs if run.model == model])
+        yield from page.wrap(beside, "  ") if beside else ()
     if any(result.waived for result in results.values() if _model(result.id)):
         yield "* waived"
     for runner, runtime, delegate in dict.fromkeys((run.runner, run.runtime, run.delegate) for run in report.model_runs):
@@ -232,6 +237,23 @@ def _figures(runs: Sequence[ModelRun]) -> str:
         "-" if memory is None else f"{memory / 1e6:.4g} MB",
     )
     return "".join(f"{cell:>11}" for cell in cells) + f"{'-' if share is None else f'{share:.1%}':>10}"
+
+
+def _beside(runs: Sequence[ModelRun]) -> str:
+    """Of a model's runs, what is measured and never judged: how long loading and the first inference took, and what power was drawn."""
+    parts = [f"{len(runs)} {'process' if len(runs) == 1 else 'processes'}"] if runs else []
+    for what, values in (("load", [run.init_us for run in runs]), ("first inference", [run.first_us for run in runs])):
+        mean = _over(statistics.fmean, values)
+        parts += [] if mean is None else [f"{what} {mean / 1e3:.3g} ms"]
+    sensors: dict[str, list[Any]] = {}
+    for run in runs:
+        power = run.conditions.get("power")
+        watts = power.get("watts") if isinstance(power, Mapping) else None
+        for name, value in watts.items() if isinstance(watts, Mapping) else ():
+            sensors.setdefault(visible(str(name)), []).append(value)
+    means = {name: _over(statistics.fmean, values) for name, values in sensors.items()}
+    known = [f"{cut(name, 60)} {mean:.3g} W" for name, mean in means.items() if mean is not None]
+    return ", ".join((*parts, *known[:SENSORS], *([f"{len(known) - SENSORS} more sensors"] if len(known) > SENSORS else [])))
 
 
 def _notes(page: _Page, report: Report) -> Iterator[str]:

@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,9 +60,9 @@ def missing(tools: Mapping[str, str] = TOOLS) -> str:
     return f"apt-get install --no-install-recommends {' '.join(packages)}" if packages else ""
 
 
-def unpacked(package: str, component: str = "main") -> Path:
+def unpacked(package: str, component: str = "main", suite: str = SUITE) -> Path:
     """One package's files, without what it depends on; ArchiveError where they cannot be had."""
-    archive = lists(component)
+    archive = lists(component, suite)
 
     def make(place: Path) -> None:
         downloads = place.parent / "downloads"
@@ -73,6 +74,25 @@ def unpacked(package: str, component: str = "main") -> Path:
     return cached(_home(), package, [_state(archive), package], make)
 
 
+def wheel(requirement: str, platform: str) -> str:
+    """A folder with a wheel's files, downloaded as this machine's pip does it; where it cannot be had, the test is skipped."""
+    import pytest
+
+    options = ["--no-deps", "--only-binary=:all:", "--platform", platform, "--python-version", "3.11"]
+
+    def make(place: Path) -> None:
+        downloads = place.parent / "wheels"
+        run([sys.executable, "-m", "pip", "download", "--quiet", "--dest", str(downloads), *options, requirement])
+        for file in downloads.glob("*.whl"):
+            with zipfile.ZipFile(file) as content:
+                content.extractall(place)
+
+    try:
+        return str(cached(_home(), requirement.partition("==")[0], [requirement, platform], make))
+    except ArchiveError as error:
+        pytest.skip(f"{requirement} cannot be had: {error}")
+
+
 def kernel_release() -> str:
     """The release of the suite's kernel, `6.12.…-amd64`: its package is `linux-image-` with it."""
     archive = lists()
@@ -80,7 +100,7 @@ def kernel_release() -> str:
     return (place / "release").read_text()
 
 
-def lists(component: str = "main", *, refresh: bool = False) -> Path:
+def lists(component: str = "main", suite: str = SUITE, *, refresh: bool = False) -> Path:
     """A component's package lists, for ``apt``: those fetched before, else from the first mirror that serves the suite."""
     if lacks := missing():
         raise ArchiveError(f"this machine needs: {lacks}")
@@ -88,7 +108,7 @@ def lists(component: str = "main", *, refresh: bool = False) -> Path:
         _lists.cache_clear()
         for old in _home().glob(f"lists-{component}-*"):
             shutil.rmtree(old)
-    found = _lists(_home(), component, mirrors())
+    found = _lists(_home(), component, suite, mirrors())
     if isinstance(found, ArchiveError):
         raise found
     return found
@@ -187,15 +207,15 @@ def _state(archive: Path) -> bytes:
 
 
 @functools.cache
-def _lists(home: Path, component: str, uris: tuple[str, ...]) -> Path | ArchiveError:
+def _lists(home: Path, component: str, suite: str, uris: tuple[str, ...]) -> Path | ArchiveError:
     """The lists, or why there are none: a mirror that does not answer is waited for once, not by every test."""
     try:
-        return cached(home, f"lists-{component}", [SUITE, *uris], lambda place: _fetch_lists(component, uris, place))
+        return cached(home, f"lists-{component}", [suite, *uris], lambda place: _fetch_lists(component, suite, uris, place))
     except ArchiveError as error:
         return error
 
 
-def _fetch_lists(component: str, uris: tuple[str, ...], place: Path) -> None:
+def _fetch_lists(component: str, suite: str, uris: tuple[str, ...], place: Path) -> None:
     for directory in ("lists/partial", "partial"):
         (place / directory).mkdir(parents=True)
     (place / "status").touch()
@@ -204,7 +224,7 @@ def _fetch_lists(component: str, uris: tuple[str, ...], place: Path) -> None:
     (place / "apt.conf").write_text(f'{settings}Dir::Etc::main "/dev/null";\nDir::Etc::parts "/dev/null";\n')
     errors = []
     for uri in uris:
-        (place / "sources.list").write_text(f"deb [signed-by={KEYRING}] {uri} {SUITE} {component}\n")
+        (place / "sources.list").write_text(f"deb [signed-by={KEYRING}] {uri} {suite} {component}\n")
         try:
             apt(place, place, "apt-get", "update", "--error-on=any")
         except ArchiveError as error:

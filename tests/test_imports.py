@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-HEAVY = {"numpy", "cryptography", "msgspec", "rich", "jinja2", "ai_edge_litert", "tflite_runtime", "pydantic"}
+HEAVY = {"numpy", "cryptography", "msgspec", "rich", "jinja2", "ai_edge_litert", "tflite_runtime", "pydantic", "PIL"}
 SCRIPT = """
 import json, sys
 from auditor import cli

@@ -136,7 +136,7 @@ def test_every_vintage_to_the_verdict(tools, delegate, pinned, busy, vintage):
     for each in report.model_runs:
         assert (each.runner, each.status) == ("native", "completed")
         assert each.runtime.startswith("benchmark_model sha256:")
-        assert 500 <= each.latency_us <= each.bracket_us
+        assert 50 <= each.latency_us <= each.bracket_us
         assert (each.delegated_nodes, each.total_nodes, each.delegated_macs) == (66, 66, 1)
         assert each.conditions["tool"]["path"] == str(folder / "benchmark_model")
         assert each.conditions["tool"]["timed"] >= RUNS
@@ -337,6 +337,17 @@ def test_the_tools_peak_is_not_the_auditors(tools, delegate, pinned):
     assert found["memory"]["peak_bytes"] < 100 << 20
 
 
+def test_a_device_needs_only_the_standard_library(tools, delegate, monkeypatch):
+    tools()
+    model = generate(MODEL)
+    monkeypatch.setitem(sys.modules, "numpy", None)
+    monkeypatch.setattr(process, "_import_path", lambda: [ROOT, *(path for path in sys.path if "site-packages" not in path)])
+    job = run.Job(MODEL, model, delegate=delegate(), min_seconds=0, warmup_seconds=0)
+    found = native.measure(job, native.find_tools())
+    assert found["status"]["outcome"] == "completed", found["status"]
+    assert found["accuracy"]["outputs"][0]["two_input_distance"] > 0
+
+
 def test_where_the_kernel_cannot_confine(tools, delegate, pinned, monkeypatch):
     tools()
     library = delegate()
@@ -384,3 +395,113 @@ def test_a_tool_that_is_no_program(tools, delegate, pinned):
     assert outcomes(found) == ALL_UNKNOWN
     assert "tool-unusable" in found["latency"].observed
     assert "expected an ELF program" in found["latency"].observed
+
+
+@pytest.fixture
+def settings(tmp_path, delegate):
+    """The settings file of a stable delegate, with this C code beside its entry point."""
+
+    def write(code="", text='{{ stable_delegate_loader_settings: {{ delegate_path: "{}", }}, mode: FP16 }}'):
+        path = tmp_path / "settings.json"
+        path.write_text(text.format(delegate("int TFL_TheStableDelegate;\n" + code)))
+        return str(path)
+
+    return write
+
+
+def test_a_stable_delegate_to_the_verdict(tools, settings, pinned, busy, tmp_path):
+    tools()
+    path = settings()
+    report, found = judge(stable_delegate=path, **pinned)
+    assert outcomes(found) == dict.fromkeys(FIGURES, PASS), found
+    measured = report.model_runs[0]
+    assert measured.delegate == str(tmp_path / "vendor" / "libvendor.so")
+    assert measured.conditions["settings"]["path"] == path
+    assert "mode: FP16" in measured.conditions["settings"]["text"]
+    assert path in measured.conditions["confinement"]["readable"]
+
+
+def test_a_stable_delegate_that_is_none_is_no_pass(tools, settings, pinned, busy):
+    tools()
+    path = settings()
+    with open(path) as file:
+        library = file.read().split('"')[1]
+    subprocess.run(["cc", "-shared", "-fPIC", "-x", "c", "-", "-o", library], input=DELEGATE.encode(), check=True)
+    _report, found = judge(stable_delegate=path, **pinned)
+    assert outcomes(found) == ALL_UNKNOWN
+    assert "the STABLE_DELEGATE delegate was not created" in found["latency"].observed
+
+
+def test_tools_that_know_no_stable_delegates(tools, settings, pinned, busy):
+    path = settings()
+    tools(("benchmark_model",))
+    tools(("inference_diff_eval",), LACKS='"stable_delegate_settings_file"')
+    _report, found = judge(stable_delegate=path, **pinned)
+    assert outcomes(found) == {"latency": PASS, "accuracy": UNKNOWN, "memory": PASS}, found
+    assert "inference_diff_eval does not know --stable_delegate_settings_file" in found["accuracy"].reason
+    tools(("benchmark_model",), LACKS='"stable_delegate_settings_file"')
+    _report, found = judge(stable_delegate=path, **pinned)
+    assert outcomes(found) == ALL_UNKNOWN
+    assert "the tool does not know --stable_delegate_settings_file" in found["latency"].observed
+
+
+def test_a_stable_delegate_with_benchmark_model_alone(tools, settings, pinned, busy):
+    tools(("benchmark_model",))
+    _report, found = judge(stable_delegate=settings(), **pinned)
+    assert outcomes(found) == {"latency": PASS, "accuracy": UNKNOWN, "memory": PASS}, found
+    assert "no inference_diff_eval" in found["accuracy"].reason
+
+
+def test_a_stable_delegate_without_a_tool(settings, pinned):
+    report, found = judge(stable_delegate=settings(), **pinned)
+    assert outcomes(found) == ALL_UNKNOWN
+    assert report.model_runs == ()
+    assert "A stable delegate runs in benchmark_model alone" in found["latency"].observed
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("{{}}", "stable_delegate_loader_settings: expected an object"),
+        ('{{stable_delegate_loader_settings: {{delegate_path: "/none.so"}}}}', "/none.so: expected a shared library"),
+        ('{{stable_delegate_loader_settings: {{delegate_path: "libnone.so"}}}}', "expected an absolute path"),
+        ("{{", "it ends too early"),
+    ],
+)
+def test_settings_that_name_no_library(settings, pinned, text, expected):
+    with pytest.raises(UsageError, match=f"--stable-delegate: .*settings.json.*{expected}"):
+        judge(stable_delegate=settings(text=text), **pinned)
+
+
+def test_one_delegate_at_a_time(settings, delegate, pinned):
+    with pytest.raises(UsageError, match="--delegate, --stable-delegate: expected one of them"):
+        judge(stable_delegate=settings(), delegate=delegate(), **pinned)
+    with pytest.raises(UsageError, match="--delegate-option: expected a --delegate"):
+        judge(stable_delegate=settings(), delegate_options=(("a", "b"),), **pinned)
+
+
+def test_from_the_command_line(tools, settings, pinned, tmp_path):
+    """As it is typed, to the JSON report and its exit code; and from the snapshot of it the same findings."""
+    tools()
+    command = [sys.executable, "-m", "auditor", "device", "--format", f"json={tmp_path}/report.json", *(f"--only={each}" for each in IDS)]
+    given = ["--zoo-manifest", pinned["manifest"]]
+    live = [
+        *given,
+        "--zoo",
+        pinned["zoo"],
+        "--stable-delegate",
+        settings(),
+        "--bench-time",
+        "quick",
+        f"--save-snapshot={tmp_path}/snapshot",
+    ]
+    ended = subprocess.run([*command, *live], check=False, capture_output=True, text=True)
+    assert ended.returncode == 3, ended.stderr
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert {each["runner"] for each in report["model_runs"]} == {"native"}
+    found = {each["id"]: each["outcome"] for each in report["requirements"]}
+    assert [found[each] for each in IDS] == ["unknown", "pass", "pass"]
+    ended = subprocess.run([*command, *given, "--snapshot", f"{tmp_path}/snapshot"], check=False, capture_output=True, text=True)
+    assert ended.returncode == 3, ended.stderr
+    again = json.loads((tmp_path / "report.json").read_text())
+    assert again["requirements"] == report["requirements"]

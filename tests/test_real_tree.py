@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from elftools.elf.elffile import ELFFile
 
+from auditor.facts.modules import read_info
 from auditor.facts.unpack import unpack
 from tests import archive
 
@@ -83,11 +84,11 @@ def root(tmp_path_factory: pytest.TempPathFactory, release: str) -> Path:
         shutil.copy(kernel / file, root / file)
     (root / "lib").symlink_to("usr/lib")
     module = unpack((root / modules / "kernel/drivers/accel/ivpu/intel_vpu.ko.xz").read_bytes())
-    write_npu(root, release, ELFFile(BytesIO(module)).get_section_by_name(".note.gnu.build-id").data())
+    write_npu(root, release, ELFFile(BytesIO(module)).get_section_by_name(".note.gnu.build-id").data(), read_info(module).depends)
     return root
 
 
-def write_npu(root: Path, release: str, build_id: bytes) -> None:
+def write_npu(root: Path, release: str, build_id: bytes, needed: tuple[str, ...]) -> None:
     """What the kernel shows of itself, of an Intel NPU behind VT-d, and of the driver that is bound to it."""
     pci = "PCI_CLASS=120000\nPCI_ID=8086:7D1D\nPCI_SUBSYS_ID=8086:2212\nPCI_SLOT_NAME=0000:00:0b.0\n"
     modalias = "pci:v00008086d00007D1Dsv00008086sd00002212bc12sc00i00"
@@ -112,6 +113,7 @@ def write_npu(root: Path, release: str, build_id: bytes) -> None:
         "sys/module/intel_vpu/parameters/firmware": "(null)\n",
         "sys/module/intel_vpu/parameters/sched_mode": "-1\n",
         "sys/module/intel_vpu/taint": "\n",
+        **dict.fromkeys((f"sys/module/{name}/taint" for name in needed), "\n"),
         "sys/module/kernel/parameters/panic": "0\n",
         "sys/module/module/parameters/sig_enforce": "N\n",
     }

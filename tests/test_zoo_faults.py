@@ -72,7 +72,7 @@ def pinned(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def few_inferences(monkeypatch):
     """Enough to see every fault, and no more."""
-    job = functools.partial(run.Job, min_runs=2, inputs=2)
+    job = functools.partial(run.Job, min_runs=2, memory_runs=2, inputs=2)
     monkeypatch.setattr(run, "Job", job)
 
 

@@ -16,7 +16,6 @@ is loaded. Whatever is found after that is not `certain`.
 from __future__ import annotations
 
 import fnmatch
-import json
 import re
 from collections import deque
 from dataclasses import dataclass, replace
@@ -27,6 +26,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from auditor.facts import elf as elves
 from auditor.facts.linker_cache import MAX_CACHE, BadCache, read_cache
 from auditor.facts.reading import FileStat, parse
+from auditor.facts.stable_delegate import delegate_paths, read_settings
 from auditor.facts.types import (
     DOWNLOAD_MARKS,
     FIRMWARE_MARKS,
@@ -94,8 +94,9 @@ _ARCHIVES = {
     b"7z\xbc\xaf": "7z",
     b"hsqs": "squashfs",
     b"!<ar": "ar",
+    b"BC\xc0\xde": "LLVM bitcode",
 }
-"""First bytes of packed files."""
+"""First bytes of packed files, and of code that is compiled when it is loaded."""
 
 _MARKS = (*FIRMWARE_MARKS, *DOWNLOAD_MARKS, PACKED_MARK)
 
@@ -111,20 +112,21 @@ _SHARED = frozenset({"/bin", "/sbin", "/usr/bin", "/usr/sbin", "/usr/local/bin",
 _PACKAGES = ("/opt/", "/run/imageloader/")
 _CONVERSION = re.compile(r"%[-+ #0-9.]{0,8}[hlz]{0,2}[a-zA-Z]")
 _TOKEN = re.compile(r"\$(?:\{(ORIGIN|LIB|PLATFORM)\}|(ORIGIN|LIB|PLATFORM))")
-_DELEGATE_PATH = re.compile(r"""["']?delegate_path["']?\s*:\s*("(?:[^"\\\n]|\\.)*")""")
 
 
 def read_closure(device: Device, plan: Plan) -> Fact[Closure]:
-    """The closure of the plan's delegate; what the device's own settings and its preload list name may be loaded beside it.
+    """The closure of the plan's delegate, or of the one that its settings file names.
+
+    What the device's own settings and its preload list name may be loaded beside it.
 
     Missing where no delegate is named, or where the delegate itself cannot be read. The evidence is the `stat` of every object, which shows
     what brought it in.
     """
-    if plan.delegate is None:
+    if plan.delegate is None and plan.stable_delegate is None:
         return Missing(Status.UNASKED, note="no delegate was named", remedy=Remedy.DELEGATE)
     walk = _Walk(device)
     try:
-        walk.root(plan.delegate, "root", certain=True)
+        walk.root(plan.delegate or _named(device, plan.stable_delegate or "").open(), "root", certain=True)
     except MissingFact as error:
         return error.missing
     for path, edge in walk.further_roots():
@@ -136,6 +138,7 @@ def read_closure(device: Device, plan: Plan) -> Fact[Closure]:
         missing=tuple(dict.fromkeys(walk.missing)),
         archives=tuple(dict.fromkeys(walk.archives)),
         unread=tuple(dict.fromkeys(walk.unread)),
+        nowhere=tuple(dict.fromkeys(walk.nowhere)),
     )
     return Ok(found, tuple(walk.evidence[each.inode] for each in objects))
 
@@ -271,7 +274,7 @@ class _Search:
         if magic in _ARCHIVES:
             return Archive(printable(stat.real), stat.size, _ARCHIVES[magic])
         file = self.file(path) if magic == elves.MAGIC else None
-        return file if file and file.elf and file.elf.type in elves.LOADABLE else None
+        return file if file and file.elf and (file.elf.type in elves.LOADABLE or ".ko" not in _last(path)) else None
 
     def folders(self, folder: str) -> dict[str, str]:
         """The folders in a folder, by name, each resolved; nothing whose name is a library's is looked at."""
@@ -469,6 +472,7 @@ class _Walk:
         self.missing: list[MissingLibrary] = []
         self.archives: list[Archive] = []
         self.unread: list[Missing] = []
+        self.nowhere: list[str] = []
 
     def attempt(self, step: Callable[[], None]) -> None:
         """Do a step; what could not be read in it is noted, and ends it."""
@@ -482,7 +486,7 @@ class _Walk:
         for path in SETTINGS:
             text = _text(self._device, path)
             if isinstance(text, Ok):
-                found = _delegate_paths(text.value)
+                found = delegate_paths(text.value)
                 if not found and "delegate_path" in text.value:
                     self.unread.append(Missing(Status.FAILED, text.evidence, "delegate_path: expected a text", Remedy.EVIDENCE))
                 yield from ((name, "settings") for name in found)
@@ -609,7 +613,7 @@ class _Process:
         try:
             self._take(self._search.find(name if name.startswith("/") else _last(name), edge.loader), name, edge)
         except (_NotFound, _Unusable):  # the vendor's code would not get it either
-            return
+            self._walk.nowhere.append(printable(name))
 
     def _sweep(self, folder: str, loader: _Loaded) -> None:
         """Note all that lies in a folder of the vendor's, once; a link from there to a folder that others share leads to nothing of his."""
@@ -690,7 +694,7 @@ class _Process:
         place, _, last = name.rpartition("/")
         folder = place if place.startswith("/") else f"{loaded.file.folder}/{place}".rstrip("/")
         pattern = None if "%" in place else _pattern(last, MIN_LITERAL if _shared(folder, loaded.elf) else 0)
-        return [f"{folder}/{each}" for each in sorted(self._search.names(folder)) if pattern.fullmatch(each)] if pattern else []
+        return sorted(f"{folder}/{each}" for each in self._search.names(folder) if pattern.fullmatch(each)) if pattern else []
 
     def _below(self, loaded: _Loaded, names: list[str]) -> Iterator[_Edge]:
         """Of the folders in the root's folder, which others share: those that its bytes name, and files there whose names they are."""
@@ -746,13 +750,9 @@ def _pattern(name: str, least: int) -> re.Pattern[str] | None:
     return re.compile(".*".join(map(re.escape, (literal[0], literal[-1]))))
 
 
-def _delegate_paths(text: str) -> tuple[str, ...]:
-    """The values of `delegate_path` in a settings file: FlatBuffers' JSON, unquoted names and all, which no JSON reader takes."""
-    try:
-        found = [json.loads(match.group(1), strict=False) for match in _DELEGATE_PATH.finditer(text)]
-    except ValueError:
-        return ()
-    return tuple(path for path in dict.fromkeys(found) if path and path.isprintable())
+def _named(device: Device, settings: str) -> Fact[str]:
+    """The library that a stable delegate's settings name."""
+    return parse(_text(device, settings), lambda text: read_settings(text).path)
 
 
 def _text(device: Device, path: str) -> Fact[str]:

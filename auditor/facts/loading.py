@@ -38,6 +38,7 @@ _GOES_ON = re.compile(r"\bignore_corruption\b|\berror_behavior=(2|none)\b")
 """A verity table that lets damaged blocks through."""
 
 _PINNED = re.compile(r"LoadPin: \S+ \((\d+:\d+)\): (read-only|writable)\b")
+_STARTED = re.compile(r"LoadPin: ready to pin \(currently ((?:not )?enforcing)\)")
 _ENGAGED = "LoadPin: load pinning engaged."
 
 
@@ -158,10 +159,19 @@ def _enforcing(device: Device, kernel: Kernel, log: Fact[str]) -> Fact[bool]:
         return modules
     if not loaded:
         return Missing(Status.ABSENT, proof, "this kernel has no LoadPin")
-    engaged = parse(log, lambda text: any(_said(line, _ENGAGED) for line in text.splitlines()))
-    if isinstance(engaged, Ok) and not engaged.value:
-        return Missing(Status.FAILED, all_of(engaged), "neither a sysctl nor the kernel's log says whether LoadPin enforces", Remedy.LIVE)
-    return engaged
+    return parse(log, _engaged)
+
+
+def _engaged(log: str) -> bool:
+    """What the log says where there is no sysctl: how LoadPin was started, and that it pinned what cannot be written.
+
+    That it is engaged it says whether it enforces or not, so both lines are needed; nothing changes the former without a sysctl.
+    """
+    lines = log.splitlines()
+    started = {match[1] for line in lines if _said(line, "LoadPin: ") and (match := _STARTED.search(line))}
+    if len(started) != 1 or not any(_said(line, _ENGAGED) for line in lines):
+        raise ValueError("neither a sysctl nor the kernel's log says whether LoadPin enforces")
+    return started == {"enforcing"}
 
 
 def _said(line: str, text: str) -> bool:
@@ -176,10 +186,12 @@ def _excluded(parameters: tuple[str, ...]) -> frozenset[str]:
 
 def _pinned(log: str) -> Pin:
     """The first file system that something was loaded from. Once it is unmounted while enforcing, nothing can be loaded at all."""
-    found = [match for line in log.splitlines() if _said(line, "LoadPin: ") and (match := _PINNED.search(line))]
+    found = {match.groups() for line in log.splitlines() if _said(line, "LoadPin: ") and (match := _PINNED.search(line))}
     if not found:
         raise ValueError("the kernel's log does not say what LoadPin pinned")
-    device, state = found[-1].groups()
+    if len(found) > 1:  # a module can write such a line as well
+        raise ValueError("the kernel's log says twice what LoadPin pinned, each time another")
+    ((device, state),) = found
     return Pin(device, state == "read-only")
 
 
@@ -249,11 +261,25 @@ def _ima(device: Device, kernel: Kernel) -> Fact[bool]:
         return Ok(False, line.evidence)
     policy = device.text("/sys/kernel/security/ima/policy")
     if isinstance(policy, Ok):
-        rules = [rule.split() for rule in policy.value.splitlines()]
-        found = any({"appraise", "func=FIRMWARE_CHECK"} <= set(rule) and any("imasig" in word for word in rule) for rule in rules)
-        return Ok(found, all_of(line, policy))
+        return parse(Ok(policy.value, all_of(line, policy)), _appraises_firmware)
     if isinstance(config, Ok) and "CONFIG_IMA_APPRAISE_REQUIRE_FIRMWARE_SIGS" in config.value:
         return Ok(True, all_of(line, config))
     if any("secure_boot" in value.replace("|", " ").split() for value in _values(line.value, "ima_policy")):
         return Ok(True, line.evidence)
     return policy
+
+
+def _appraises_firmware(policy: str) -> bool:
+    """Whether a rule wants a signature of all firmware. The first rule that fits a file decides, so one before it may make an exception."""
+    excepted = False
+    for rule in map(str.split, policy.splitlines()):
+        funcs = {word for word in rule if word.startswith("func=")}
+        if not rule or (funcs and "func=FIRMWARE_CHECK" not in funcs):
+            continue
+        excepted |= rule[0] == "dont_appraise"
+        if rule[0] == "appraise" and funcs and any("imasig" in word for word in rule):
+            limited = any(word.partition("=")[0] not in {"appraise", "func", "appraise_type", "appraise_algos"} for word in rule)
+            if limited or excepted:
+                raise ValueError("a rule for some firmware only, or after one that may except it")
+            return True
+    return False

@@ -50,6 +50,7 @@ _CERTIFICATE = re.compile(rb"\x30\x82(..)\x30(?:\x81.|\x82..)\xa0\x03\x02\x01\x0
 
 _MAX_CERTIFICATES = 256
 _MAX_INFO = 1 << 20
+_MAX_NEEDS = 256
 _MAX_PATTERN = 512
 _OVERRIDE = re.compile(r"firmware|fw_(path|name|file)")
 """Parameters that name another firmware file: ivpu's `firmware`, i915's and xe's `guc_firmware_path` … (MODULE_PARM_DESC of each)."""
@@ -133,6 +134,7 @@ def _info(entries: list[str], loaders: tuple[str, ...], identity: str, *, signed
         build_id=identity,
         signed=signed,
         images=images,
+        file=one.get("file", ""),
     )
 
 
@@ -217,6 +219,7 @@ def _module(device: Device, kernel: Kernel, name: str, linked: Ok[str]) -> Modul
         taint=parse(device.line(f"{folder}/taint"), _letters),
         parameters=_parameters(device, kernel, name, entries),
         needs=needs,
+        needs_taint=_needs_taint(device, needs, info),
     )
 
 
@@ -262,6 +265,15 @@ def _needs(name: str, text: str) -> tuple[str, ...]:
     return next((tuple(map(printable, after.split())) for path, _, after in lines if _stem(path.strip()) == name.replace("-", "_")), ())
 
 
+def _needs_taint(device: Device, needs: Fact[tuple[str, ...]], info: Fact[ModuleInfo]) -> dict[str, Fact[str]]:
+    """The taint of each module that a module needs, by the index and by its own file; all of them are loaded while it is."""
+    names = {_stem(path) for path in needs.value} if isinstance(needs, Ok) else set()
+    names |= {name.replace("-", "_") for name in info.value.depends} if isinstance(info, Ok) else set()
+    if len(names) > _MAX_NEEDS:
+        return {"": Missing(Status.FAILED, needs.evidence, f"more than {_MAX_NEEDS} modules are needed", Remedy.EVIDENCE)}
+    return {name: parse(device.line(f"/sys/module/{name}/taint"), _letters) for name in sorted(names)}
+
+
 def _stem(path: str) -> str:
     return path.rpartition("/")[2].partition(".ko")[0].replace("-", "_")
 
@@ -274,6 +286,8 @@ def _path(device: Device, kernel: Kernel, name: str) -> Fact[str]:
     if isinstance(index, Missing):
         return index
     found = _lines_of(name, index.value)
+    if len(set(found)) > 1:
+        return Missing(Status.FAILED, index.evidence, f"the module index names {len(found)} files of {printable(name)}", Remedy.EVIDENCE)
     if not found:
         return Missing(Status.ABSENT, index.evidence, f"the module index names no file of {printable(name)}", Remedy.EVIDENCE)
     release = kernel.release.open()

@@ -35,13 +35,15 @@ def read_plan(device: Device) -> Fact[Plan]:
 def _plan(document: dict[str, Any]) -> Plan:
     if document["schema"] != PLAN_SCHEMA:
         raise ValueError(document["schema"])
-    delegate, runs = document["delegate"], document["runs"]
+    delegate, stable, runs = document["delegate"], document.get("stable_delegate"), document["runs"]
     if len(runs) > MAX_MODELS:
         raise ValueError(f"{len(runs)} models")
     return Plan(
         accelerators=tuple(str(item) for item in document["accelerators"]),
         delegate=None if delegate is None else str(delegate),
         delegate_options=tuple((str(key), str(value)) for key, value in document["delegate_options"]),
+        # not in records of an earlier collector
+        stable_delegate=None if stable is None else str(stable),
         zoo_version=str(document["zoo_version"]),
         models=tuple(ZooModelUsed(str(each["name"]), str(each["sha256"]), str(each["origin"])) for each in document["models"]),
         runs=tuple((str(name), min(int(count), MAX_RUNS)) for name, count in runs),

@@ -24,7 +24,7 @@ MAX_PICTURES = 64
 def read_models(device: Device, plan: Plan) -> Fact[tuple[ModelResult, ...]]:
     """What was measured of each planned model; Missing where no model was run at all."""
     if not plan.runs:
-        remedy = Remedy.SELECTED if plan.zoo_left_out else Remedy.ZOO if plan.delegate else Remedy.DELEGATE
+        remedy = Remedy.SELECTED if plan.zoo_left_out else Remedy.ZOO if plan.delegate or plan.stable_delegate else Remedy.DELEGATE
         return Missing(Status.UNASKED, (), plan.zoo_note or "no model was run", remedy)
     digests = {each.name: each.sha256 for each in plan.models}
     return Ok(tuple(_result(device, name, count, digests.get(name, "")) for name, count in plan.runs))

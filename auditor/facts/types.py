@@ -78,6 +78,8 @@ class Plan:
     accelerators: tuple[str, ...] = ()
     delegate: str | None = None
     delegate_options: tuple[tuple[str, str], ...] = ()
+    stable_delegate: str | None = None
+    """The settings file that names a stable delegate, where there is no `delegate`."""
     zoo_version: str = ""
     models: tuple[ZooModelUsed, ...] = ()
     runs: tuple[tuple[str, int], ...] = ()
@@ -180,6 +182,8 @@ class ModuleInfo:
     """Whether the file ends in a module signature; whose, and whether it verifies, is another question."""
     images: tuple[str, ...]
     """Firmware images inside the file, as `format at offset`; not looked for in a driver that is built in."""
+    file: str = ""
+    """Where in the kernel's tree a driver that is built in comes from, without suffix (KBUILD_MODFILE); kernels before 5.3 do not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +210,8 @@ class Module:
     needs: Fact[tuple[str, ...]]
     """The files of the modules that are loaded before it, as modules.dep names them: below the folder of the kernel's modules, or absolute.
     Missing(ABSENT) for a driver that is built in, and where depmod never ran."""
+    needs_taint: Mapping[str, Fact[str]] = field(default_factory=dict)
+    """The taint letters of those, by name, and of those that its own file says it depends on."""
 
 
 # --- accelerators ------------------------------------------------------------------------------------------------------------------------
@@ -419,6 +425,9 @@ BASE_LIBRARIES = frozenset({
 RUNTIME_LIBRARIES = frozenset({"libtensorflowlite.so", "libtensorflowlite_c.so", "libtensorflow-lite.so", "libLiteRt.so"})
 """The TFLite runtime, which loads the driver and is no part of it."""
 
+LARGEST_KNOWN = 32 * 10**6
+"""Bytes that none of these libraries has, with its symbols or without; libLiteRt.so has 8 MB, libc.so.6 with all its symbols 18 MB."""
+
 
 FIRMWARE_MARKS = ("$CPD", "$MN2", "$PS1", "/lib/firmware", "/sys/class/firmware", "/sys/class/remoteproc")
 """Texts in a file that may hold firmware (Intel's and AMD's image formats) or hand it to the kernel itself."""
@@ -469,11 +478,15 @@ class ElfObject:
         return self._known(RUNTIME_LIBRARIES)
 
     def _known(self, names: frozenset[str]) -> bool:
-        """The file bears the name that it claims: `libm.so.6`, `libstdc++.so.6.0.30`, or as older C libraries have it `libm-2.31.so`."""
+        """The file bears the name that it claims: `libm.so.6`, `libstdc++.so.6.0.30`, or as older C libraries have it `libm-2.31.so`.
+
+        The driver itself is neither, whatever it is called, and no file that is larger than any of these.
+        """
         name = self.path.rpartition("/")[2]
         stem = self.soname.partition(".so")[0]
         bears = name == self.soname or name.startswith((f"{self.soname}.", f"{stem}-2."))
-        return self.system and self.soname in names and bears
+        likely = self.edge not in {"root", "settings"} and self.size <= LARGEST_KNOWN
+        return likely and self.system and self.soname in names and bears
 
 
 @dataclass(frozen=True, slots=True)
@@ -505,6 +518,8 @@ class Closure:
     missing: tuple[MissingLibrary, ...]
     archives: tuple[Archive, ...]
     unread: tuple[Missing, ...]
+    nowhere: tuple[str, ...] = ()
+    """Names of libraries among the objects' bytes that nothing in the tree bears: what the driver would open, were it there."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -173,7 +173,7 @@ def _load(path: str) -> ctypes.CDLL:
     if hasattr(library, CREATE) and hasattr(library, DESTROY):
         return library
     if hasattr(library, STABLE):
-        message = f"the library exports {STABLE}: a stable delegate, which only the native tools can run"
+        message = f"the library exports {STABLE}: a stable delegate, which only the native tools can run (--stable-delegate SETTINGS)"
         raise RequestError(Outcome.DELEGATE_UNSUPPORTED, "load", message)
     raise RequestError(Outcome.DELEGATE_NOT_A_DELEGATE, "load", f"the library does not export {CREATE} and {DESTROY}")
 

@@ -21,7 +21,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from auditor.inference import wire
-from auditor.inference.conditions import conditions
+from auditor.inference.conditions import conditions, mean_power, read_power
 from auditor.inference.executor import Executor, Options
 from auditor.inference.fdinfo import busy_ns
 from auditor.inference.process import Loaded, Status, Worker, WorkerFailure
@@ -157,7 +157,7 @@ def _test(job: Job, run: Run, pool: list[_Sample], photos: list[_Sample], genera
             run["init_us"] = ns / 1e3
             _note_claims(run, loaded.claims, job.model)
             run["first_us"] = _warm_up(job, worker, _draw(loaded, generator)) / 1e3
-            engines = worker.engines()
+            engines, power = worker.engines(), read_power()
             started = time.monotonic()
             for sample in _endless([*pool, *photos], generator):
                 elapsed = time.monotonic() - started
@@ -165,6 +165,9 @@ def _test(job: Job, run: Run, pool: list[_Sample], photos: list[_Sample], genera
                 if not wanted or elapsed > job.max_seconds:
                     break
                 seen.add(sample, _timed(worker, run, sample))
+            drawn = mean_power(power, read_power())
+            if drawn:
+                run["conditions"]["power"] = drawn
             note_who_worked(run, sum(run["cpu_us"]), busy_ns(engines, worker.engines()) / 1e3, sum(run["bracket_us"]))
             worker.quit()
             run["worker_output"] = worker.output

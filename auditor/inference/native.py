@@ -60,6 +60,8 @@ _ANSWER_FLAGS = frozenset({"input_layer", "input_layer_shape", "input_layer_valu
 
 MAX_OPTIONS = 256
 """Of an external delegate (delegates/external/external_delegate.h)."""
+MEMORY_SECONDS = 0.5
+"""How long inferences go on in the process whose memory is read, at least: what it holds of a device is looked at ten times a second."""
 MAX_SETTINGS = 1 << 16
 """Bytes of a stable delegate's settings that the document holds."""
 _OUTPUTS = "outputs"
@@ -153,7 +155,7 @@ def _reference(job: Job, tools: Tools, run: Run, graph: Graph, tools_own: list[d
         with Worker("reference", job.reference or job.model, job.limits, apart=True) as worker:
             worker.confine(Policy(executable=program), required=not job.allow_unconfined)
             monitor = ["--report_peak_memory_footprint=true"] if number else []
-            flags = ("--num_runs=1", "--min_secs=0", *monitor, *_answer_flags(worker, answers, number))
+            flags = ("--num_runs=1", "--min_secs=0", "--warmup_min_secs=0", *monitor, *_answer_flags(worker, answers, number))
             ended, text = _become(job, worker, "reference", [tools.benchmark, *_graph_flags(job, worker), *flags])
             if ended.exit:
                 raise _failure(Outcome.LOAD_FAILED, "reference", "run", _last_words(ended, text), text)
@@ -175,7 +177,8 @@ def _reference(job: Job, tools: Tools, run: Run, graph: Graph, tools_own: list[d
 def _test(job: Job, tools: Tools, run: Run, graph: Graph, answers: _Answers | None) -> tuple[OutputError, ...] | None:
     """The timed process. Returns how its answers differ from the reference's; None where that is not known."""
     with _confined(job, run, tools.benchmark, "test") as worker:
-        flags = (f"--num_runs={job.min_runs}", f"--min_secs={job.min_seconds:g}", *_answer_flags(worker, answers, 0))
+        seconds = (f"--min_secs={job.min_seconds:g}", f"--warmup_min_secs={job.warmup_seconds:g}")
+        flags = (f"--num_runs={job.min_runs}", *seconds, *_answer_flags(worker, answers, 0))
         ended, text = _become(job, worker, "test", [tools.benchmark, *_graph_flags(job, worker), *flags, *_delegate_flags(job)])
         run["worker_output"] = _ends(text)
         read = _applied(job, worker, "test", ended, text)
@@ -189,7 +192,8 @@ def _test(job: Job, tools: Tools, run: Run, graph: Graph, answers: _Answers | No
 def _memory(job: Job, tools: Tools, run: Run, answers: _Answers | None) -> tuple[OutputError, ...] | None:
     """As many inferences as a timed process has at least, for memory alone; and how its answers differ."""
     with _confined(job, run, tools.benchmark, "memory") as worker:
-        flags = (f"--num_runs={job.min_runs}", "--min_secs=0", "--report_peak_memory_footprint=true", *_answer_flags(worker, answers, 1))
+        monitor = (f"--min_secs={MEMORY_SECONDS:g}", "--warmup_min_secs=0", "--report_peak_memory_footprint=true")
+        flags = (f"--num_runs={job.min_runs}", *monitor, *_answer_flags(worker, answers, 1))
         ended, text = _become(job, worker, "memory", [tools.benchmark, *_graph_flags(job, worker), *flags, *_delegate_flags(job)])
         read = _applied(job, worker, "memory", ended, text)
         run["memory"] = {"before_bytes": 0, "peak_bytes": ended.peak_bytes, "device_bytes": worker.device_bytes()}
@@ -383,7 +387,6 @@ def _graph_flags(job: Job, worker: Worker) -> list[str]:
         f"--num_threads={job.threads}",
         f"--max_secs={_most_seconds(job):g}",
         f"--warmup_runs={WARMUP_RUNS}",
-        f"--warmup_min_secs={job.warmup_seconds:g}",
         *([] if job.xnnpack else ["--use_xnnpack=false"]),
     ]
 

@@ -116,12 +116,13 @@ class Refusals:
         goes_on = executes or call in seccomp.OPENING or (call in seccomp.OWN_THREADS and self._is_own(call, arguments))
         if call in _FLAGS and arguments[_FLAGS[call]] & (os.O_TRUNC | os.O_ACCMODE) == os.O_TRUNC:
             goes_on = False
-        response = _RESPONSE.pack(identity, 0, 0, _CONTINUE) if goes_on else _RESPONSE.pack(identity, 0, -errno.EPERM, 0)
-        fcntl.ioctl(self._listener, _SEND, bytearray(response))
+        # noted before it is answered: as soon as the process goes on, what was seen may be asked for, or forgotten
         if not goes_on:
             self._note(call, path, "EPERM")
         elif call in seccomp.OPENING and path is not None and self._is_outside(call, arguments, path):
             self._note(call, path, "EACCES")
+        response = _RESPONSE.pack(identity, 0, 0, _CONTINUE) if goes_on else _RESPONSE.pack(identity, 0, -errno.EPERM, 0)
+        fcntl.ioctl(self._listener, _SEND, bytearray(response))
 
     def _open_memory(self) -> int:
         return os.open(f"/proc/{self._pid}/mem", os.O_RDONLY | os.O_CLOEXEC)

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 from auditor.probes.buffers import closing
 from auditor.probes.ioctl import call, error_name, number, opened
+from auditor.sources.live import LOG_DEVICE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -202,6 +203,7 @@ class _Log:
         try:
             self._descriptor = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             os.lseek(self._descriptor, 0, os.SEEK_END)
+            self.error = "" if os.fstat(self._descriptor).st_rdev == LOG_DEVICE else "ENXIO"
         except OSError as error:
             self.error = error_name(error)
 

@@ -250,8 +250,8 @@ class Tree:
                 end = seen[-64:]
         finally:
             os.close(descriptor)
-        unseen = {first + rest for first, rests in missing.items() for rest in rests}
-        return Reply(Status.OK, b"".join(word + b"\0" for word in words if word not in unseen))
+        gone = {first + rest for first, rests in missing.items() for rest in rests}
+        return Reply(Status.OK, b"".join(word + b"\0" for word in words if word not in gone))
 
     def _udev(self, question: Question) -> Reply:
         """The devices of a class or bus; some names are both (`mei`, `nd`)."""

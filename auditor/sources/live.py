@@ -22,6 +22,9 @@ KERNELS = {
 }
 """Where the kernel speaks for itself, and by which file system."""
 
+LOG_DEVICE = os.makedev(1, 11)
+"""Of /dev/kmsg (Documentation/admin-guide/devices.txt): what else lies there, a terminal for one, says what its owner wants."""
+
 LOG_LIMIT = 8 << 20
 """Bytes of the kernel's log that are kept."""
 
@@ -100,6 +103,8 @@ def _kernel_log() -> Reply:
     lines: list[bytes] = []
     size = 0
     try:
+        if os.fstat(descriptor).st_rdev != LOG_DEVICE:
+            return Reply(Status.FAILED, errno=errno.ENXIO)
         while size < LOG_LIMIT:
             try:
                 record = os.read(descriptor, 8192)

@@ -12,11 +12,14 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from auditor import files
 from auditor.errors import AuditError, UsageError
 from auditor.facts.elf import BadElf, read_elf
 from auditor.facts.reading import parse
 from auditor.facts.runs import model_result, read_run
+from auditor.facts.stable_delegate import MAX_SETTINGS, read_settings
 from auditor.facts.types import Ok
+from auditor.inference.confine import SYSTEM_LIBRARIES
 from auditor.inference.wire import AUTO
 from auditor.model import visible
 from auditor.statistics import LOOKS, Verdict, further, judge
@@ -62,10 +65,10 @@ class Plan:
 
 PLANS = {
     BenchTime.PAGE: Plan(LOOKS[0], LOOKS[-1], 20.0, RUNS),
-    BenchTime.ADAPTIVE: Plan(LOOKS[0], LOOKS[-1], 0.5, 20),
+    BenchTime.ADAPTIVE: Plan(LOOKS[0], LOOKS[-1], 0.5, 17),
     BenchTime.QUICK: Plan(LOOKS[0], LOOKS[0], 0.1, RUNS),
 }
-"""Nine processes of 0.5 s are less than a quarter of the page's 20 s; three of 20 inferences have the 50 that both native tools make."""
+"""Nine processes of 0.5 s are less than a quarter of the page's 20 s; three of 17 inferences have the 50 that both native tools make."""
 
 
 class NoRuntime(AuditError):  # noqa: N818  # what is missing is no error of the audit
@@ -111,7 +114,31 @@ class Sandbox:
 
 def shared_library(path: str, options: tuple[tuple[str, str], ...] = ()) -> Delegate:
     """The delegate in a file. Raises UsageError for one that no dynamic linker would load: missing, empty, cut short, something else."""
-    label = f"--delegate: {visible(path)}"
+    _check_library(path, f"--delegate: {visible(path)}")
+    return Delegate(path, options)
+
+
+def stable_delegate(settings: str) -> Delegate:
+    """The stable delegate that a settings file names. Raises UsageError where the file, or the library in it, is not what it must be.
+
+    A name without a folder is looked for where the dynamic linker does by default.
+    """
+    label = f"--stable-delegate: {visible(settings)}"
+    try:
+        path = read_settings(files.read(settings, MAX_SETTINGS, label, UsageError).decode("utf-8", "surrogateescape")).path
+    except ValueError as error:
+        raise UsageError(visible(f"{label}: {error}")) from None
+    label = visible(f"{label}: delegate_path: {path}")
+    if "/" not in path:
+        places = (os.path.join(folder, path) for folder in SYSTEM_LIBRARIES)
+        path = next(filter(os.path.isfile, places), path)
+    if not os.path.isabs(path):
+        raise UsageError(f"{label}: expected an absolute path, or a library of {', '.join(SYSTEM_LIBRARIES[:-1])}")
+    _check_library(path, label)
+    return Delegate(path, settings=os.path.abspath(settings))
+
+
+def _check_library(path: str, label: str) -> None:
     try:
         if not os.path.isfile(path):
             raise UsageError(f"{label}: expected a shared library, and there is no such file")
@@ -121,7 +148,6 @@ def shared_library(path: str, options: tuple[tuple[str, str], ...] = ()) -> Dele
         raise UsageError(f"{label}: {error.strerror}") from None
     except BadElf as error:
         raise UsageError(f"{label}: expected a shared library: {visible(str(error))}") from None
-    return Delegate(path, options)
 
 
 def runner(delegate: Delegate | None, runtime: str) -> Tools | None:

@@ -49,6 +49,7 @@ class Errand:
     """Whether to measure; else what is named is only put in its place."""
     delegate: str | None = None
     delegate_options: tuple[tuple[str, str], ...] = ()
+    stable_delegate: str | None = None
     models: str | None = None
     """Folder or archive with the zoo's models; None for the device's own, and stand-ins for those it has not."""
     tflite: str
@@ -76,7 +77,8 @@ class Luggage:
 class Equipped:
     """A device that is ready to measure. With a `note` it cannot: that says why."""
 
-    delegate: str | None
+    delegate: str | None = None
+    stable_delegate: str | None = None
     models: tuple[ZooModelUsed, ...] = ()
     sent: tuple[ModelFile, ...] = ()
     package: str = ""
@@ -110,6 +112,7 @@ def equip(device: Ssh, errand: Errand, luggage: Luggage, progress: Callable[[str
             "try_runtime": bool(luggage.package),
             "delegate": delegate,
             "options": errand.delegate_options,
+            "settings": errand.stable_delegate,
             "zoo": errand.models,
             "find": errand.run and not luggage.models,
             "zoo_version": errand.zoo.version,
@@ -123,6 +126,7 @@ def equip(device: Ssh, errand: Errand, luggage: Luggage, progress: Callable[[str
         glibc=(list, type(None)),
         no_runtime=str,
         delegate=(str, type(None)),
+        settings=(str, type(None)),
         found=list,
     )
     machine, found = _machine(device, survey), _used(device, errand, survey["found"])
@@ -139,7 +143,7 @@ def equip(device: Ssh, errand: Errand, luggage: Luggage, progress: Callable[[str
         sent = stand_in_files(errand.zoo, [each.name for each in found])
     used = {each.name: each for each in (*found, *(ZooModelUsed(each.model.name, each.sha256, each.origin) for each in sent))}
     ordered = tuple(used[model.name] for model in errand.zoo.models if model.name in used)
-    return Equipped(delegate, ordered, sent, package, machine, problem)
+    return Equipped(delegate, survey["settings"], ordered, sent, package, machine, problem)
 
 
 def measure(device: Ssh, errand: Errand, equipped: Equipped, progress: Callable[[str], None]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -150,8 +154,7 @@ def measure(device: Ssh, errand: Errand, equipped: Equipped, progress: Callable[
         "do": "measure",
         "tflite": errand.tflite,
         "runtime": equipped.package,
-        "delegate": equipped.delegate,
-        "options": errand.delegate_options,
+        "copied": equipped.delegate if _local(errand.delegate) is not None else None,
         "bench_time": errand.bench_time,
         "sent": [{"name": each.model.name, "sha256": each.sha256, "origin": each.origin} for each in equipped.sent],
         "images": [{"path": each.path, "sha256": each.sha256} for each in images],

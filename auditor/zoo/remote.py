@@ -4,12 +4,12 @@ Requests and replies are frames (auditor/frames.py). A request is a JSON object 
 by `=`. Each reply is a JSON object: {"progress": text}, {"folder": path of a new one, which the agent removes if this process cannot},
 {"run": [model, document]}; the last one is {"end": {…}}, or {"usage": what was asked for wrongly, in one line}.
 
-    survey   {tflite, try_runtime, delegate, options, zoo, find, models, allow_paths, allow_unconfined, accelerators}
-             -> {python, machine, glibc, no_runtime: why, delegate, found: [{name, sha256, origin}]}
+    survey   {tflite, try_runtime, delegate, options, settings, zoo, find, models, allow_paths, allow_unconfined, accelerators}
+             -> {python, machine, glibc, no_runtime: why, delegate, settings, found: [{name, sha256, origin}]}
     stage    {device_dir, bytes, execute} -> {folder | problem}
     unpack   a tar stream's parts, the last of them empty -> {problem}: into that folder
-    measure  {tflite, runtime: its package in the folder, delegate, options, bench_time, sent: [{name, sha256, origin}], images: [{path,
-             sha256}] beside those that were given} and the contents of both
+    measure  {tflite, runtime: its package in the folder, copied: the delegate there, bench_time, sent: [{name, sha256, origin}],
+             images: [{path, sha256}] beside those that were given} and the contents of both
              -> {no_runtime: why nothing here can measure, problem}
 
 It ends with the agent, and then leaves no worker and no folder behind.
@@ -34,7 +34,18 @@ from auditor.model import visible
 from auditor.zoo import staging
 from auditor.zoo.catalogue import ZooModel, ZooVersion, read_model
 from auditor.zoo.find import FoundImage
-from auditor.zoo.measure import BenchTime, Delegate, ModelFile, NoRuntime, Sandbox, found_files, measure_zoo, runner, shared_library
+from auditor.zoo.measure import (
+    BenchTime,
+    Delegate,
+    ModelFile,
+    NoRuntime,
+    Sandbox,
+    found_files,
+    measure_zoo,
+    runner,
+    shared_library,
+    stable_delegate,
+)
 from auditor.zoo.sandbox import sandbox
 
 if TYPE_CHECKING:
@@ -54,6 +65,7 @@ class Errand:
         self._folder = ""
         self._models: tuple[ZooModel, ...] = ()
         self._found: dict[str, ModelFile] = {}
+        self._delegate = Delegate("")
         self._sandbox = Sandbox()
 
     def serve(self) -> None:
@@ -74,14 +86,18 @@ class Errand:
         """Look at what is here, and whether what was named is what it must be."""
         self._models = tuple(map(read_model, request["models"]))
         self._sandbox = sandbox(tuple(request["allow_paths"]), request["allow_unconfined"], tuple(request["accelerators"]))
-        delegate = None if request["delegate"] is None else os.path.abspath(shared_library(request["delegate"]).path)
+        self._delegate = _delegate(request)
         if request["find"]:
             self._found = found_files(ZooVersion(request["zoo_version"], "", self._models), request["zoo"])
         found = [{"name": name, "sha256": each.sha256, "origin": each.origin} for name, each in self._found.items()]
-        asked = Delegate(delegate or "", _pairs(request["options"]))
-        embedded = request["try_runtime"] and runner(asked, request["tflite"]) is None
-        why_none = runtime.why_none(request["tflite"]) if embedded else ""
-        return {**asdict(runtime.this_machine()), "no_runtime": why_none, "delegate": delegate, "found": found}
+        embedded = request["try_runtime"] and runner(self._delegate, request["tflite"]) is None
+        return {
+            **asdict(runtime.this_machine()),
+            "no_runtime": runtime.why_none(request["tflite"]) if embedded else "",
+            "delegate": self._delegate.path if request["delegate"] else None,
+            "settings": self._delegate.settings,
+            "found": found,
+        }
 
     def do_stage(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Make the folder that everything else is in."""
@@ -121,7 +137,7 @@ class Errand:
         try:
             for name, document in measure_zoo(
                 [found[name] for name in by_name if name in found],
-                None if request["delegate"] is None else Delegate(request["delegate"], _pairs(request["options"])),
+                replace(self._delegate, path=request["copied"] or self._delegate.path),
                 BenchTime(request["bench_time"]),
                 request["tflite"],
                 lambda text: self._tell("progress", text),
@@ -152,8 +168,14 @@ class Errand:
             yield part
 
 
-def _pairs(options: list[list[str]]) -> tuple[tuple[str, str], ...]:
-    return tuple((key, value) for key, value in options)
+def _delegate(request: Mapping[str, Any]) -> Delegate:
+    """The delegate that a survey names; one that is still to be copied here has no path yet. Raises UsageError."""
+    if request["settings"] is not None:
+        return stable_delegate(request["settings"])
+    options = tuple((key, value) for key, value in request["options"])
+    if request["delegate"] is None:
+        return Delegate("", options)
+    return shared_library(os.path.abspath(request["delegate"]), options)
 
 
 class _Stream(io.RawIOBase):

@@ -9,6 +9,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
+FEWEST = 20
+"""Inputs, below which chance alone may look like an offset."""
+
 
 class Tracking:
     """Sums over inferences. It needs numpy; an inference with a NaN or an infinity on either side is left out."""
@@ -49,11 +52,11 @@ class Tracking:
         """How far the answers lie beside the reference's in the mean of all inputs, by how far the reference's differ between inputs.
 
         Root mean squares over the elements; what differences of either sign leave by chance over `inputs` inputs is taken off.
-        None as for the correlation.
+        None where the reference answers every input alike, or there were too few.
         """
         reference, _, _, difference = self._centred()
         distinct = min(inputs, self._runs)
-        if reference <= 0 or distinct < 2:
+        if reference <= 0 or distinct < FEWEST:
             return None
         mean = self._difference / self._runs
         variance = difference / self._runs * distinct / (distinct - 1)

@@ -11,7 +11,7 @@ from checks.functional_1 import driver, licence, taint, viability
 from fixtures.devices import DENIED, UNASKED, absent, answered, denied, every_degradation, linked, text, vfio_probed
 from fixtures.judging import collected, judged
 from fixtures.kernel import RELEASE, build_key, certify, image, module, note, signed
-from fixtures.laptop import COMMAND_LINE, IMAGE, INFO, LOG, MODULE, NPU, SYSFS, laptop, passed_through, recorded_with, through_vfio
+from fixtures.laptop import COMMAND_LINE, IMAGE, INFO, LOG, MODULE, NPU, SYSFS, VFIO, laptop, passed_through, recorded_with, through_vfio
 
 TAINT = "/sys/module/intel_vpu/taint"
 CMDLINE = "/proc/cmdline"
@@ -84,12 +84,45 @@ def test_a_driver_that_is_built_into_a_verified_kernel():
     passed = found(record)
     assert passed.outcome is Outcome.PASS
     assert "built into the kernel" in passed.observed
-    assert found(text(record, f"/lib/modules/{RELEASE}/modules.builtin.modinfo", "vfio.license=GPL\0")).outcome is Outcome.UNKNOWN
+    listed = f"/lib/modules/{RELEASE}/modules.builtin.modinfo"
+    for folder, outcome in (("accel/ivpu", Outcome.PASS), ("vendor", Outcome.UNKNOWN)):  # of which folder of the tree it was built
+        assert found(text(record, listed, f"intel_vpu.license=GPL\0intel_vpu.file=drivers/{folder}/intel_vpu\0")).outcome is outcome
+    assert found(text(record, listed, "vfio.license=GPL\0")).outcome is Outcome.UNKNOWN
     assert found(record, taint).outcome is Outcome.NOT_APPLICABLE
     assert found(text(record, CMDLINE, COMMAND_LINE.replace("cros_secure", "cros_debug"))).outcome is Outcome.UNKNOWN
 
 
 # --- claimed -----------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("letters", "says"), [("P\n", "proprietary"), ("POE\n", "out of tree, proprietary")])
+def test_a_driver_that_needs_a_module_that_taints_the_kernel(letters, says):
+    """Evasion: a shim under mainline's name around a module that is not."""
+    found_ = found(text(laptop(), "/sys/module/drm/taint", letters))
+    assert (found_.outcome, found_.observed) == (Outcome.FAIL, f"intel_vpu: contradicted: it needs drm ({says})")
+    assert found(denied(laptop(), "/sys/module/drm/taint")).outcome is Outcome.UNKNOWN
+    assert found(text(laptop(), "/sys/module/drm/taint", "E\n")).outcome is Outcome.PASS
+
+
+def test_a_driver_that_calls_itself_vfio_s():
+    """Evasion: a vendor's driver that registers under the name vfio-pci, or a vendor's module of that name."""
+
+    def posing(contents, links):
+        contents[f"{SYSFS}/uevent"] = str(contents[f"{SYSFS}/uevent"]).replace("DRIVER=intel_vpu", "DRIVER=vfio-pci")
+        links[f"{SYSFS}/driver"] = "/sys/bus/pci/drivers/vfio-pci"
+        links["/sys/bus/pci/drivers/vfio-pci/module"] = "/sys/module/intel_vpu"
+
+    claimed = found(recorded_with(posing))
+    assert (claimed.outcome, claimed.observed) == (Outcome.UNKNOWN, "intel_vpu: claimed: its driver calls itself vfio-pci")
+
+    def elsewhere(contents, links):
+        through_vfio(contents, links)
+        other = f"/lib/modules/{RELEASE}/kernel/drivers/vendor/vfio-pci.ko"
+        contents[other] = contents.pop(VFIO)
+        contents[f"/lib/modules/{RELEASE}/modules.dep"] = "kernel/drivers/vendor/vfio-pci.ko:\n"
+
+    claimed = found(recorded_with(elsewhere))
+    assert (claimed.outcome, "mainline has it in drivers/vfio" in claimed.observed) == (Outcome.UNKNOWN, True)
 
 
 def test_a_driver_that_needs_a_module_from_elsewhere():

@@ -51,6 +51,8 @@ def test_claimed_and_refused_fails_with_its_errno() -> None:
     finding = found(probed(imports=[trial("dma_heap:system", NPU, "ENODEV"), trial("udmabuf", NPU, "EINVAL")]), functional_2.import_)
     assert finding.outcome is Outcome.FAIL
     assert finding.observed == f"claimed, and refused: dma_heap:system to {NPU}: ENODEV, udmabuf to {NPU}: EINVAL"
+    finding = found(probed(exports=[trial(NPU, "", "EOPNOTSUPP")], claimed=None), functional_2.export)
+    assert (finding.outcome, finding.observed) == (Outcome.FAIL, f"refused: {NPU} to a descriptor: EOPNOTSUPP")
     finding = found(probed(exports=[trial(NPU, "", "EOPNOTSUPP")], claimed=1), functional_2.export)
     assert (finding.outcome, finding.observed) == (Outcome.FAIL, f"not claimed, and refused: {NPU} to a descriptor: EOPNOTSUPP")
 

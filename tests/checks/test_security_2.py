@@ -266,6 +266,16 @@ def test_images_that_are_not_there_or_cannot_be_looked_at(check):
     assert {each.outcome for each in driver.values()} == {Outcome.UNKNOWN}
 
 
+def test_a_driver_that_names_a_pattern_is_not_one_whose_image_is_not_there():
+    """Evasion: MODULE_FIRMWARE("vendor/*.bin"), of which no file has the name."""
+
+    def change(contents, links):
+        contents[MODULE] = signed(module(*INFO, "firmware=vendor/*.bin", symbols=("request_firmware",)), build_key())
+
+    pattern = judged(recorded_with(change), security_2.loading)[NPU]
+    assert (pattern.outcome, "vendor/*.bin is a pattern" in pattern.observed) == (Outcome.UNKNOWN, True)
+
+
 def test_the_origin_of_an_image():
     assert found(laptop(), security_2.origin, IMAGE).outcome is Outcome.PASS
     assert found(OPEN["not verified"](), security_2.origin, IMAGE).outcome is Outcome.FAIL

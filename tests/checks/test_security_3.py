@@ -130,7 +130,8 @@ def test_a_mate_that_may_be_a_bridge_decides_nothing() -> None:
     "parameter",
     [
         "iommu=pt", "iommu=off", "iommu=force,pt", "iommu.passthrough=1", "iommu.passthrough=Y", "iommu.passthrough=on", "iommu.strict=0",
-        "iommu.strict=off", "intel_iommu=off", "intel_iommu=on,igfx_off", "amd_iommu=off", "arm-smmu.disable_bypass=n",
+        "iommu.strict=off", "intel_iommu=off", "intel_iommu=on,igfx_off", "amd_iommu=off",
+        "intremap=no_x2apic_optout,nosid", "arm-smmu.disable_bypass=n",
         "vfio.enable_unsafe_noiommu_mode=true", "vfio_iommu_type1.allow_unsafe_interrupts=1", "pcie_acs_override=downstream",
     ],
 )  # fmt: skip

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from auditor.facts.types import Missing, MissingFact, ModelResult, Ok, Plan, Settings
 from auditor.model import Evidence, Level, Outcome, Remedy, Requirement, Status, ZooModelUsed
 from auditor.statistics import NO_DRIFT, Drift, Interval
-from checks import zoo_accuracy, zoo_latency, zoo_memory
-from checks.zoo_runs import DELEGATED_SHARE, RUN_BROKE, RUN_REFUSED
+from checks import zoo_accuracy, zoo_golden, zoo_latency, zoo_memory
+from checks.zoo_runs import DELEGATED_SHARE, NOT_MEASURED, RUN_BROKE, RUN_REFUSED
 from fixtures.facts import facts as no_facts
 from fixtures.report import run as any_run
 
@@ -248,6 +248,9 @@ def test_a_kernel_that_cannot_confine(what):
         ("runtime-missing", "reference"),
         ("load-failed", "test"),
         ("delegate-missing", ""),
+        ("delegate-not-applied", "test"),
+        ("tool-unusable", "test"),
+        ("output-unreadable", "memory"),
         ("ok", ""),
     ],
 )
@@ -460,6 +463,167 @@ def test_every_output_counts(outputs, outcome):
     assert "; output 1: " in answer.observed
 
 
+@pytest.mark.parametrize(
+    ("output", "outcome", "said"),
+    [
+        ({"idle_error": 0.1, "correlation": 1.0}, "pass", None),
+        ({"idle_error": 1e-8}, "unknown", "computes nothing"),
+        ({"idle_error": 2e-9}, "unknown", "off by 2e-09 only"),
+        ({"idle_error": 0.1, "correlation": 0.49}, "unknown", "do not follow the inputs (correlation 0.49)"),
+        ({"idle_error": 0.1, "correlation": -1.0}, "unknown", "do not follow"),
+        ({"idle_error": None, "correlation": None}, "pass", None),
+        ({"idle_error": 2e-9, "avg_error": 1.0}, "fail", None),
+    ],
+)
+def test_an_error_that_a_delegate_without_computing_would_have_proves_nothing(output, outcome, said):
+    answer = accuracy(output)
+    assert answer.outcome is Outcome(outcome)
+    assert said is None or said in answer.because
+
+
+def picture(name, sha256, number, margin):
+    seen = {"class": number, "probability": 0.9, "margin": margin}
+    return {"name": name, "sha256": sha256, "variation": None, "reference": seen, "test": seen, "agreement": 1.0, "avg_error": 0.125}
+
+
+PICTURES = (picture("a", SHA, 1, 0.8), picture("b", OTHER, 2, 0.1))
+
+
+def golden(*pictures, **changes):
+    return {"metric": "top-1", "note": "", "idle_error": 2.0, "pictures": pictures, **changes}
+
+
+def mask(reference, agreement=1.0, error=0.01):
+    return {**PICTURES[0], "reference": {"share": reference}, "test": {"share": 0.5}, "agreement": agreement, "avg_error": error}
+
+
+def changed(index, **changes):
+    return {**PICTURES[index], **changes}
+
+
+GOLDEN = [
+    (golden(*PICTURES), "pass", "class 1 (0.900), reference class 1"),
+    (golden(*PICTURES, idle_error=1.0), "pass", "mean error 0.125, without computing 1"),
+    (golden(*PICTURES, idle_error=0.99), "fail", "too far off"),
+    (golden(*PICTURES, idle_error=None), "unknown", "NaN or infinity for one"),
+    (golden(PICTURES[0]), "unknown", "different classes"),
+    (golden(PICTURES[0], changed(1, reference=PICTURES[0]["reference"])), "unknown", "different classes"),
+    (golden(PICTURES[0], changed(1, reference={"class": 2, "probability": 0.5, "margin": 0.09})), "unknown", "different classes"),
+    # honest kernels may differ where two classes are close
+    (golden(*PICTURES, changed(1, reference={"class": 3, "probability": 0.5, "margin": 0.01}, agreement=0.0)), "pass", "a (abab"),
+    (golden(PICTURES[0], changed(1, agreement=0.0)), "fail", "b (cdcd"),
+    (golden(PICTURES[0], changed(1, test=None, agreement=0.0, avg_error=None)), "fail", "alone gives NaN"),
+    (golden(*PICTURES, changed(1, reference=None, test=None, agreement=0.0, avg_error=None)), "pass", "reference not finite"),
+    (golden(*PICTURES, note="c.jpg: no image"), "pass", "c.jpg: no image"),
+    (golden(note="Pillow is not installed"), "unknown", "Pillow is not installed"),
+    (golden(mask(0.35), metric="mask"), "pass", "mask 0.500, reference mask 0.350"),
+    (golden(mask(0.35, 0.95), metric="mask"), "pass", "agreement 0.95"),
+    (golden(mask(0.35, 0.949), metric="mask"), "fail", "agreement 0.949"),
+    (golden(mask(0.35, error=0.251), metric="mask"), "fail", "too far off"),
+    (golden(mask(0.0), mask(1.0), metric="mask"), "unknown", "neither empty nor full"),
+    (golden(mask(0.0, 0.0), mask(0.5), metric="mask"), "pass", "agreement 0"),
+]
+
+
+def ask_golden(facts):
+    (answer,) = zoo_golden.golden.judge(facts, ACCURACY)
+    return answer
+
+
+@pytest.mark.parametrize(("images", "outcome", "said"), GOLDEN)
+@pytest.mark.parametrize("index", [0, 2])
+def test_golden_images(images, outcome, said, index):
+    assert zoo_golden.golden.level is Level.SHOULD
+    runs = [run(golden=golden(*PICTURES) if images["metric"] == "top-1" else golden(mask(0.5), metric="mask"))] * 3
+    runs[index] = run(golden=images)
+    answer = ask_golden(measured(*runs))
+    assert answer.outcome is Outcome(outcome), answer
+    if outcome != "pass" or index == 0:
+        assert said in f"{answer.observed} {answer.because}"
+    assert answer.evidence == tuple(evidence(index) for index in range(3))
+
+
+def test_no_golden_image_is_not_applicable():
+    answer = ask_golden(measured())
+    assert (answer.outcome, answer.observed) == (Outcome.NOT_APPLICABLE, "no golden image")
+
+
+def test_golden_images_in_some_runs_only():
+    answer = ask_golden(measured(run(golden=golden(*PICTURES)), run()))
+    assert (answer.outcome, answer.observed, answer.remedy) == (Outcome.UNKNOWN, "not in every run", Remedy.ZOO)
+
+
+def test_golden_images_of_a_delegate_that_ends_badly_or_takes_little():
+    assert ask_golden(measured(run(), run(status="died", process="test"))).outcome is Outcome.FAIL
+    assert ask_golden(measured(run(golden=golden(*PICTURES), delegated_macs=0.1))).outcome is Outcome.UNKNOWN
+    assert ask_golden(measured(run(identity="other", golden=golden(*PICTURES)))).outcome is Outcome.UNKNOWN
+    unread = Missing(Status.DENIED)
+    (result,) = measured().models.value
+    with pytest.raises(MissingFact):
+        ask_golden(measured(models=Ok((replace(result, runs=(unread,)),))))
+
+
+@pytest.mark.parametrize(
+    ("images", "outcome"),
+    [
+        (golden(*PICTURES), "pass"),
+        (golden(PICTURES[0]), "unknown"),
+        # the page's bound is met, so the page does not fail it
+        (golden(PICTURES[0], changed(1, agreement=0.0)), "unknown"),
+        (golden(note="none"), "unknown"),
+        (None, "unknown"),
+    ],
+)
+@pytest.mark.parametrize("output", [{"two_input_distance": 0.0}, {"idle_error": 0.0}, {"correlation": 0.0}])
+def test_where_noise_proves_nothing_golden_images_decide(images, outcome, output):
+    silent = {**OUTPUT, **output}
+    runs = [run(accuracy=(silent,), golden=images)] * 3
+    answer = ask("accuracy", measured(*runs))
+    assert answer.outcome is Outcome(outcome)
+    assert ("On golden images it computes" in answer.because) is (outcome == "pass")
+    if outcome == "pass":
+        # in every run
+        assert ask("accuracy", measured(*runs[:2], run(accuracy=(silent,)))).outcome is Outcome.UNKNOWN
+        # of the output that they are of
+        second = {**OUTPUT, **output, "index": 1}
+        assert ask("accuracy", measured(*[run(accuracy=(OUTPUT, second), golden=images)] * 3)).outcome is Outcome.UNKNOWN
+        # and never against the limit, or against NaN
+        for worse in ({"avg_error": 1.0}, {"std_dev": 1.0}, {"test_nan_runs": 1}):
+            assert ask("accuracy", measured(*[run(accuracy=({**silent, **worse},), golden=images)] * 3)).outcome is Outcome.FAIL
+        nan = {**silent, "reference_nan_runs": 1, "avg_error": None, "std_dev": None}
+        assert ask("accuracy", measured(*[run(accuracy=(nan,), golden=images)] * 3)).outcome is Outcome.UNKNOWN
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+@pytest.mark.parametrize(
+    ("output", "outcome"),
+    [
+        ({"correlation": 0.5, "offset": 0.1}, "pass"),
+        ({"correlation": 1.0, "offset": 0.0}, "pass"),
+        ({"correlation": 0.49, "offset": 0.0}, "fail"),
+        ({"correlation": 1.0, "offset": 0.11}, "fail"),
+        ({"correlation": 0.0, "offset": None}, "fail"),
+        ({"correlation": 1.0, "offset": None}, "unknown"),
+        ({"correlation": None, "offset": None}, "unknown"),
+        ({}, "unknown"),
+    ],
+)
+def test_answers_that_follow_the_inputs(output, outcome, pinned):
+    assert zoo_accuracy.follows.level is Level.SHOULD
+    good = run(identity="stand-in", accuracy=({**OUTPUT, "correlation": 1.0, "offset": 0.0},))
+    odd = run(identity="stand-in", accuracy=({**OUTPUT, **output},))
+    manifest = Settings(manifest={"m": SHA} if pinned else {})
+    (answer,) = zoo_accuracy.follows.judge(measured(good, odd, good, plan=STAND_IN_PLAN, settings=manifest), ACCURACY)
+    assert answer.outcome is Outcome(outcome)
+    assert list(zoo_accuracy.follows.judge(measured(run(accuracy=odd.accuracy)), ACCURACY)) == []
+    assert list(zoo_accuracy.follows.judge(measured(run(accuracy=odd.accuracy), plan=STAND_IN_PLAN), ACCURACY)) == []
+    died = run(identity="stand-in", status="died", process="test")
+    (answer,) = zoo_accuracy.follows.judge(measured(good, died, plan=STAND_IN_PLAN), ACCURACY)
+    assert answer.outcome is Outcome.FAIL
+    (answer,) = zoo_accuracy.follows.judge(measured(run(identity="stand-in", accuracy=None), plan=STAND_IN_PLAN), ACCURACY)
+    assert answer.outcome is Outcome.UNKNOWN
+
+
 def test_errors_are_pooled_over_runs():
     def with_error(average):
         return run(accuracy=({**OUTPUT, "avg_error": average, "std_dev": 0.0},))
@@ -471,6 +635,22 @@ def test_errors_are_pooled_over_runs():
 
 def test_a_nan_in_one_run_is_enough():
     assert ask("accuracy", measured(run(), run(accuracy=({**OUTPUT, "test_nan_runs": 1},)))).outcome is Outcome.FAIL
+
+
+@pytest.mark.parametrize("status", NOT_MEASURED)
+def test_why_the_devices_own_tool_says_nothing_of_the_delegate(status):
+    assert ask("latency", measured(run(status=status))).because == NOT_MEASURED[status]
+
+
+def test_what_the_runner_noted_on_the_accuracy_is_the_reason():
+    noted = {"conditions": {"accuracy_note": "the tool writes\nno answers"}}
+    missing = ask("accuracy", measured(run(), run(accuracy=None, **noted)))
+    alone = ask("accuracy", measured(run(accuracy=({**OUTPUT, "two_input_distance": None},), **noted)))
+    for answer in (missing, alone):
+        assert answer.outcome is Outcome.UNKNOWN
+        assert "the tool writes" in answer.because
+        assert "\n" not in answer.because
+    assert ask("accuracy", measured(run(accuracy=({**OUTPUT, "avg_error": 1.0, "two_input_distance": None},)))).outcome is Outcome.FAIL
 
 
 @pytest.mark.parametrize("index", [0, 1, 2])
@@ -518,6 +698,7 @@ def test_memory(given_run, outcome):
 def test_device_memory_that_was_not_read_is_named():
     assert "device itself" in ask("memory", measured(memory(30, 60, None))).because
     assert "interpreter" in ask("memory", measured(memory(30, 101))).because
+    assert "2^20" in ask("memory", measured(memory(0, 101))).because
 
 
 @pytest.mark.parametrize("index", [0, 1, 2])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shlex
 import subprocess
@@ -20,7 +21,7 @@ from visits import TODAY, Visit, state
 from auditor.audit import Request, audit
 from auditor.facts.plan import plan_document
 from auditor.facts.types import Plan
-from auditor.model import Outcome
+from auditor.model import Outcome, Status
 from auditor.sources import base
 from auditor.sources.ssh import Order, Ssh, agent_zip
 
@@ -189,6 +190,20 @@ def test_a_banner_before_the_agent_is_passed_over(dut: machine.Machine, host: st
             assert device.collect(order, [question]).answers[question].data.startswith(b"Linux ")
     finally:
         dut.run("rm /root/.profile /etc/profile /root/.bashrc")
+
+
+@pytest.mark.parametrize("dut", ["in-place"], indirect=True)
+def test_what_is_mounted_over_the_kernels_files_is_not_its_word(dut: machine.Machine, host: str) -> None:
+    device = f"/sys/bus/pci/devices/{dut.configuration.accelerator}"
+    group = dut.run(f"readlink -f {device}/iommu_group").strip()
+    dut.run(f"echo DMA-FQ >/run/type; mount --bind /run/type {group}/type")
+    try:
+        with Ssh(host) as connected:
+            questions = [base.read(f"{group}/type"), base.names(f"{group}/devices")]
+            answers = connected.collect(Order("{}", probes=False, collector="t", collected_at="t"), questions).answers
+    finally:
+        dut.run(f"umount {group}/type; rm /run/type")
+    assert [(answers[each].status, answers[each].errno) for each in questions] == [(Status.FAILED, errno.EXDEV), (Status.OK, 0)]
 
 
 # What a device takes to answer everything that is read, without a connection or a probe.

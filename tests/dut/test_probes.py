@@ -120,6 +120,47 @@ def test_events_are_counted_while_the_device_works(visit):
     assert document["samples"]["edu_accel:edu_copy"].startswith("edu_copy: 0000:00:05.0 ")
 
 
+@pytest.mark.parametrize("dut", ["in-place"], indirect=True)
+def test_the_node_of_another_device_in_the_accelerators_place_is_not_tried(dut):
+    """vgem imports what it is offered; as /dev/accel/accel0 it would do so for any accelerator."""
+    dut.run("cd /dev/accel; mv accel0 kept; cp -a /dev/$(sed -n s/^DEVNAME=//p /sys/devices/*/vgem/drm/renderD*/uevent) accel0")
+    try:
+        _, _, document = ask(dut, "dma-buf")
+    finally:
+        dut.run("mv /dev/accel/kept /dev/accel/accel0")
+    edu, gpu = document["accelerators"]
+    note = "/dev/accel/accel0: is not the kernel's node of this name (ENXIO)"
+    assert (edu["exports"], edu["imports"], edu["claimed"], edu["note"]) == ([], [], None, note)
+    assert shown(gpu["exports"])[GPU, "vgem"] == "same-inode"
+
+
+# The dma-buf probe, whose accelerator is taken away when the first buffer is imported.
+VANISHING = """
+import json
+from auditor.probes import dma_buf, drm
+imports = drm.import_
+
+def gone(node, buffer):
+    drm.import_ = imports
+    with open("/sys/bus/pci/drivers/edu_accel/unbind", "w") as file:
+        file.write("0000:00:05.0")
+    return imports(node, buffer)
+
+drm.import_ = gone
+print(json.dumps(dma_buf.run()["accelerators"][0]))
+"""
+
+
+@pytest.mark.parametrize("dut", ["in-place"], indirect=True)
+def test_an_accelerator_that_goes_away_meanwhile_has_refused_nothing(dut):
+    try:
+        edu = json.loads(inside(dut, VANISHING))
+    finally:
+        dut.run("echo 0000:00:05.0 >/sys/bus/pci/drivers/edu_accel/bind; test -c /dev/accel/accel0")
+    assert (edu["exports"], edu["imports"]) == ([], [])
+    assert edu["note"].endswith("/dev/accel/accel0: went away while it was tried (ENODEV)")
+
+
 # A tracing probe whose work hangs: says when its events are enabled; its processes; waiting for what they leave.
 HALF_WAY = """
 import signal, time

@@ -105,6 +105,36 @@ def test_a_figure_that_one_run_lacks_is_not_shown():
     assert row.split() == [SELFIE, "-", "-", "-", "-"]
 
 
+def beside(*runs):
+    """The line below the rows of a model."""
+    told = lines(sample(model_runs=runs))
+    return told[told.index(next(line for line in told if line.startswith(f"{SELFIE}  "))) + 2].strip()
+
+
+def powered(watts):
+    return {"power": {"seconds": 1.0, "watts": watts}}
+
+
+def test_load_and_first_inference_and_power_are_beside_the_latency():
+    first, second = run(SELFIE, conditions=powered({"package-0": 10.0})), run(SELFIE, conditions=powered({"package-0": 12.0}))
+    assert beside(first, second) == "2 processes, load 51 ms, first inference 6 ms, package-0 11 W"
+    assert beside(run(SELFIE, init_us=None, first_us=None)) == "1 process"
+
+
+@pytest.mark.parametrize(
+    "power",
+    [None, 7, "x", [], {}, {"watts": None}, {"watts": [1]}, {"watts": {"s": "high"}}, {"watts": {"s": None}}, {"watts": {"s": 1e300}}],
+)
+def test_power_that_is_none_is_not_shown(power):
+    assert beside(run(SELFIE, conditions={"power": power})).endswith("first inference 6 ms")
+
+
+def test_sensors_are_bounded_and_safe_to_show():
+    text = render(sample(model_runs=(run(SELFIE, conditions=powered({f"\x1b[2J{number}" + "n" * 500: 1.5 for number in range(50)})),)))
+    assert "46 more sensors" in " ".join(text.split())
+    assert "\x1b" not in text
+
+
 def test_a_demonstration_says_so_at_the_top_and_beside_the_zoo():
     text = lines(sample(device=DEMONSTRATION))
     assert "DEMONSTRATION" in text[1]

@@ -114,6 +114,8 @@ def _find(device: Device, kernel: Kernel, loading: Loading, name: str) -> Fact[t
     """
     if name.startswith("/") or ".." in name.split("/"):
         return Missing(Status.FAILED, (), f"{printable(name)} is no name of an image", Remedy.VENDOR)
+    if any(character in name for character in "*?["):
+        return Missing(Status.FAILED, (), f"{printable(name)} is a pattern for the names of images", Remedy.VENDOR)
     if isinstance(kernel.release, Missing):
         return kernel.release
     first: tuple[str, ...] = ()

@@ -578,9 +578,29 @@ def test_the_devices_own_settings_name_further_roots(tmp_path, text):
     assert [(each.path, each.edge, each.certain) for each in found.objects[1:]] == [(f"{LIB}/libother.so", "settings", False)]
 
 
-def test_settings_that_are_not_understood_are_unread(tmp_path):
-    found = closure(tmp_path, {DELEGATE: Shared(), "/etc/tflite/settings.json": '{"delegate_path": 3}'})
+@pytest.mark.parametrize("text", ['{"delegate_path": 3}', '{"delegate_path": ', '{"delegate_path": "/usr/lib64/libx.so"'])
+def test_settings_that_are_not_understood_are_unread(tmp_path, text):
+    found = closure(tmp_path, {DELEGATE: Shared(), "/etc/tflite/settings.json": text})
     assert found.unread[0].evidence[0].path == "/etc/tflite/settings.json"
+
+
+def stable(root, settings, files):
+    plant(root, {"/etc/npu.json": settings, **files})
+    return read_closure(Device(Tree(str(root))), Plan(stable_delegate="/etc/npu.json"))
+
+
+@pytest.mark.parametrize("name", [f"{LIB}/libnpu.so", "libnpu.so"])
+def test_the_closure_of_a_stable_delegate_starts_at_what_its_settings_name(tmp_path, name):
+    text = f'{{stable_delegate_loader_settings: {{delegate_path: "{name}"}}, mode: FAST}}'
+    found = stable(tmp_path, text, {f"{LIB}/libnpu.so": Shared(needed=("libdep.so",)), f"{LIB}/libdep.so": Shared()}).open()
+    assert found.roots == (f"{LIB}/libnpu.so",)
+    assert paths(found, certain=True) == [f"{LIB}/libnpu.so", f"{LIB}/libdep.so"]
+
+
+def test_without_settings_that_are_understood_there_is_no_closure(tmp_path):
+    assert stable(tmp_path, "{}", {DELEGATE: Shared()}).status is Status.FAILED
+    assert stable(tmp_path, '{stable_delegate_loader_settings: {delegate_path: "/none.so"}}', {}).status is Status.ABSENT
+    assert stable(tmp_path / "other", "-> /none", {}).status is Status.ABSENT
 
 
 def test_preloaded_libraries_are_possible(tmp_path):

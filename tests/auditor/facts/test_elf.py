@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from auditor.facts.elf import HEAD, BadElf, Elf, Need, NotElf, read_elf
+from auditor.facts.elf import HEAD, MAX_NAME, BadElf, Elf, Need, NotElf, read_elf, read_interpreter
 from fixtures.elf import Shared
 
 FULL = Shared(
@@ -203,3 +203,20 @@ def test_agrees_with_pyelftools_on_system_libraries():
         assert elf.needed == tuple(tag.needed for tag in tags if tag.entry.d_tag == "DT_NEEDED"), path
         assert elf.soname == next((tag.soname for tag in tags if tag.entry.d_tag == "DT_SONAME"), ""), path
         assert elf.runpath == next((tag.runpath for tag in tags if tag.entry.d_tag == "DT_RUNPATH"), ""), path
+
+
+def program(linker, size=None):
+    """The head of a 64-bit program with one PT_INTERP."""
+    header = b"\x7fELF\x02\x01\x01".ljust(16, b"\0") + struct.pack("<HHIQQQIHHHHHH", 3, 62, 1, 0, 64, 0, 0, 64, 56, 1, 64, 0, 0)
+    return header + struct.pack("<IIQQQQQQ", 3, 4, 120, 0, 0, len(linker) if size is None else size, 0, 1) + linker
+
+
+def test_the_dynamic_linker_of_a_program():
+    for data, expected in ((program(b"/lib/ld.so\0"), "/lib/ld.so"), (program(b"/lib/ld.so"), "/lib/ld.so"), (FULL.build(), "")):
+        assert read_interpreter(Source(data), len(data)) == expected
+
+
+@pytest.mark.parametrize("data", [b"#!/bin/sh\n" * 20, program(b"/ld", size=10), program(b"x" * (MAX_NAME + 1)), b""])
+def test_a_program_that_is_none(data):
+    with pytest.raises(BadElf):
+        read_interpreter(Source(data), len(data))

@@ -224,6 +224,24 @@ def test_both_names_of_the_sysctl(name, value):
     assert loading(text(record, f"/proc/sys/kernel/loadpin/{name}", value)).loadpin.enforcing.open() is (value == "1")
 
 
+def test_an_old_kernel_that_was_told_not_to_enforce_says_engaged_all_the_same():
+    """Evasion: loadpin.enabled=0. That what is pinned cannot be written is reported either way (check_pinning_enforcement)."""
+    record = text(without_sysctl(laptop()), "/sys/kernel/security/lsm", "loadpin")
+    for log, enforcing in ((LOG, True), (LOG.replace("currently enforcing", "currently not enforcing"), False)):
+        found = loading(answered(record, {base.kernel_log(): Reply(Status.OK, log.encode())})).loadpin.enforcing
+        assert found.open() is enforcing
+    rolled_over = LOG.partition("\n")[2]  # the beginning of the log is gone
+    found = loading(answered(record, {base.kernel_log(): Reply(Status.OK, rolled_over.encode())})).loadpin.enforcing
+    assert found.status is Status.FAILED
+
+
+def test_two_words_on_what_loadpin_pinned_are_none():
+    """Evasion: a module of the vendor's that writes such a line itself."""
+    found = logged(LOG.replace("LoadPin: dm-0", "LoadPin: sda1 (8:1): writable\nLoadPin: dm-0")).loadpin.pinned
+    assert (found.status, "says twice" in found.note) == (Status.FAILED, True)
+    assert logged(LOG * 2).loadpin.pinned.open() == Pin("253:0", read_only=True)
+
+
 def test_an_old_kernel_says_so_in_its_log_alone():
     record = without_sysctl(laptop())
     assert loading(text(record, "/sys/kernel/security/lsm", "loadpin")).loadpin.enforcing.open()
@@ -336,6 +354,10 @@ IMA = f"{CONFIG}CONFIG_IMA_APPRAISE=y\n"
         (IMA, "", "appraise func=FIRMWARE_CHECK appraise_type=imasig\n", True),
         (IMA, "", "appraise func=FIRMWARE_CHECK\n", False),  # a digest will do
         (IMA, "", "dont_appraise fsmagic=0x9fa0\nappraise func=MODULE_CHECK appraise_type=imasig\n", False),
+        (IMA, "", "dont_appraise func=FIRMWARE_CHECK\nappraise func=FIRMWARE_CHECK appraise_type=imasig\n", None),
+        (IMA, "", "dont_appraise fsmagic=0x01021994\nappraise func=FIRMWARE_CHECK appraise_type=imasig\n", None),
+        (IMA, "", "appraise func=FIRMWARE_CHECK appraise_type=imasig fowner=7\n", None),
+        (IMA, "", "appraise func=MODULE_CHECK appraise_type=imasig\n\nappraise func=FIRMWARE_CHECK appraise_type=imasig|modsig\n", True),
         (IMA, "ima_appraise=log", "appraise func=FIRMWARE_CHECK appraise_type=imasig\n", False),
         (IMA, "ima_policy=tcb|secure_boot", None, True),
         (IMA, "ima_policy=tcb", None, None),
@@ -350,7 +372,10 @@ def test_what_ima_appraises(config, line, policy, appraises):
     path = "/sys/kernel/security/ima/policy"
     record = text(record, path, policy) if policy is not None else answered(record, {base.read(path): Reply(Status.DENIED, errno=13)})
     found = loading(record).ima_appraises_firmware
-    assert found.status is Status.DENIED if appraises is None else found.open() is appraises
+    if appraises is None:
+        assert found.status is (Status.DENIED if policy is None else Status.FAILED)
+    else:
+        assert found.open() is appraises
 
 
 def test_a_machine_of_which_nothing_is_known():

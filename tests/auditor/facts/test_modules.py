@@ -120,6 +120,20 @@ def test_what_a_module_needs(tmp_path):
     assert read(tmp_path / "c", order, without=(dep,)).open().needs.status is Status.ABSENT
 
 
+def test_an_index_with_two_files_of_one_module_names_none(tmp_path):
+    dep = "kernel/drivers/accel/ivpu/intel_vpu.ko:\nextra/intel_vpu.ko:\n"
+    assert read(tmp_path, {f"{FOLDER}/modules.dep": dep}).open().path.status is Status.FAILED
+
+
+def test_the_taint_of_what_a_module_needs_by_the_index_and_by_its_own_word(tmp_path):
+    dep = "kernel/drivers/accel/ivpu/intel_vpu.ko: kernel/drivers/a/gpu-sched.ko\n"
+    found = read(tmp_path, {f"{FOLDER}/modules.dep": dep, "/sys/module/gpu_sched/taint": "PO\n"}).open()
+    assert {name: letters.open() for name, letters in found.needs_taint.items()} == {"drm": "", "gpu_sched": "PO"}
+    many = "kernel/drivers/accel/ivpu/intel_vpu.ko: " + " ".join(f"kernel/{at}.ko" for at in range(300)) + "\n"
+    (found,) = read(tmp_path / "many", {f"{FOLDER}/modules.dep": many}).open().needs_taint.values()
+    assert found.status is Status.FAILED
+
+
 def test_a_built_in_driver_without_a_module_link(tmp_path):
     changes = {f"{FOLDER}/modules.builtin": "kernel/drivers/accel/ivpu/intel-vpu.ko\n"}
     found = read(tmp_path, changes, without=("/sys/bus/pci/drivers/intel_vpu/module",)).open()

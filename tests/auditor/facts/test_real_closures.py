@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import sys
-import zipfile
 from typing import TYPE_CHECKING
 
 import pytest
@@ -53,23 +51,6 @@ def available(packages: tuple[str, ...]) -> tuple[str, ...]:
         return tuple("{}={}".format(*re.findall(r"^(?:Package|Version): (\S+)$", text, re.MULTILINE)[:2]) for text in shown)
 
 
-def wheel(requirement: str, platform: str) -> str:
-    """A folder with a wheel's files, downloaded as this machine's pip does it."""
-    options = ["--no-deps", "--only-binary=:all:", "--platform", platform, "--python-version", "3.11"]
-
-    def make(place: Path) -> None:
-        downloads = place.parent / "wheels"
-        archive.run([sys.executable, "-m", "pip", "download", "--quiet", "--dest", str(downloads), *options, requirement])
-        for file in downloads.glob("*.whl"):
-            with zipfile.ZipFile(file) as content:
-                content.extractall(place)
-
-    try:
-        return str(archive.cached(archive.cache_folder("packages"), requirement.partition("==")[0], [requirement, platform], make))
-    except archive.ArchiveError as error:
-        pytest.skip(f"{requirement} cannot be had: {error}")
-
-
 def closure(root: str, delegate: str):
     recorder = Recorder(Tree(root))
     found = read_closure(Device(recorder), Plan(delegate=delegate)).value
@@ -101,7 +82,7 @@ def test_debians_arm_nn_is_small() -> None:
 
 
 def test_qualcomms_backend_is_more_than_its_header_says() -> None:
-    root = wheel("onnxruntime-qnn==2.7.0", "manylinux_2_34_aarch64")
+    root = archive.wheel("onnxruntime-qnn==2.7.0", "manylinux_2_34_aarch64")
     found, counted, _ = closure(root, "/onnxruntime_qnn/libQnnHtp.so")
     assert found.objects[0].size / MB == pytest.approx(4.94, abs=0.1)
     named = {os.path.basename(each.path) for each in counted if each.certain}
@@ -117,7 +98,7 @@ def test_qualcomms_backend_is_more_than_its_header_says() -> None:
 
 @pytest.mark.parametrize(("compiler", "megabytes"), [(False, 24.37), (True, 114.22)])
 def test_qualcomms_stack_for_one_chip(tmp_path: Path, compiler: bool, megabytes: float) -> None:
-    root = wheel("onnxruntime-qnn==2.7.0", "manylinux_2_34_aarch64")
+    root = archive.wheel("onnxruntime-qnn==2.7.0", "manylinux_2_34_aarch64")
     (tmp_path / "qnn").mkdir()
     for name in ("Htp", "System", "HtpV79Stub", "HtpV79Skel", *(["HtpPrepare"] if compiler else [])):
         shutil.copy(f"{root}/onnxruntime_qnn/libQnn{name}.so", tmp_path / "qnn")
@@ -126,7 +107,7 @@ def test_qualcomms_stack_for_one_chip(tmp_path: Path, compiler: bool, megabytes:
 
 
 def test_openvinos_plugin_may_load_all_plugins_beside_it() -> None:
-    root = wheel("openvino==2026.4.1", "manylinux_2_28_x86_64")
+    root = archive.wheel("openvino==2026.4.1", "manylinux_2_28_x86_64")
     found, counted, _ = closure(root, "/openvino/libs/libopenvino_intel_npu_plugin.so")
     linked = [each for each in counted if each.edge in {"root", "DT_NEEDED"} and each.needed_by in {"", found.roots[0]}]
     assert total(linked) == pytest.approx(31.49, abs=0.1)

@@ -15,6 +15,7 @@ from auditor.facts.types import Missing, Ok, Plan
 from auditor.model import Remedy, Status, ZooModelUsed
 from auditor.sources import base
 from auditor.sources.base import Reply
+from auditor.statistics import CONFIDENCE, NO_DRIFT, student_interval
 
 SHA = "ab" * 32
 OUTPUT = {
@@ -83,6 +84,78 @@ def results(*documents, runs=None):
 def run(**changes):
     ((each,),) = [result.runs for result in results(document(**changes))]
     return each
+
+
+PICTURE = {
+    "name": "p.jpg",
+    "sha256": SHA,
+    "output": 0,
+    "runs": 2,
+    "variation": {"mirrored": True, "right": 1, "down": -1, "brightness": 1.05},
+    "reference": {"class": 653, "probability": 0.92, "margin": 0.91},
+    "test": {"class": 653, "probability": 0.91, "margin": 0.9},
+    "agreement": 1.0,
+    "avg_error": 0.7,
+}
+MASK = {**PICTURE, "reference": {"share": 0.35}, "test": {"share": 0.34}, "agreement": 0.97}
+
+
+def golden(*pictures, **changes):
+    return {"metric": "top-1", "note": "", "idle_error": 12.5, "pictures": list(pictures), **changes}
+
+
+def test_golden_images_are_read():
+    each = run(golden=golden(PICTURE)).open().golden
+    assert (each["metric"], each["note"], each["idle_error"]) == ("top-1", "", 12.5)
+    (picture,) = each["pictures"]
+    assert picture == {key: value for key, value in PICTURE.items() if key not in {"output", "runs"}}
+    assert run(golden=golden(MASK, metric="mask")).open().golden["pictures"][0]["test"] == {"share": 0.34}
+    spoilt = {**PICTURE, "test": None, "avg_error": None, "agreement": 0.0}
+    assert run(golden=golden(spoilt)).open().golden["pictures"][0]["test"] is None
+    assert run(golden=golden(note="no decoder")).open().golden["note"] == "no decoder"
+    assert run(golden=None).open().golden is None
+    assert run().open().golden is None
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        golden(PICTURE, metric="vibes"),
+        golden(*[PICTURE] * 65),
+        golden(PICTURE, idle_error=-1),
+        golden({**PICTURE, "agreement": 1.01}),
+        golden({**PICTURE, "agreement": None}),
+        golden({**PICTURE, "avg_error": None}),
+        golden({**PICTURE, "avg_error": math.nan}),
+        golden({**PICTURE, "test": {"class": -1, "probability": 0.5, "margin": 0.1}}),
+        golden({**PICTURE, "test": {"class": 1.5, "probability": 0.5, "margin": 0.1}}),
+        golden({**PICTURE, "test": {"class": 1, "probability": 1.5, "margin": 0.1}}),
+        golden({**PICTURE, "test": {"class": 1, "probability": 0.5, "margin": None}}),
+        golden(PICTURE, metric="mask"),
+        golden(MASK),
+        golden("x"),
+        {"metric": "mask"},
+    ],
+)
+def test_golden_images_that_cannot_be(wrong):
+    assert isinstance(run(golden=wrong), Missing)
+
+
+def test_what_the_outputs_were_compared_with():
+    reference = {"kernels": "default", "threads": 1, "rewritten": False}
+    assert run(reference=reference).open().reference == "default kernels, threads: 1"
+    rewritten = run(reference={"kernels": "builtin", "threads": 1, "rewritten": True}).open()
+    assert rewritten.reference == "builtin kernels, custom operator rewritten, threads: 1"
+    assert run().open().reference == ""
+
+
+@pytest.mark.parametrize(("key", "value"), [("idle_error", -1.0), ("offset", -0.1), ("correlation", 1.1), ("correlation", "x")])
+def test_how_answers_follow_the_inputs(key, value):
+    tracked = {**OUTPUT, "idle_error": 0.2, "offset": 0.01, "correlation": -0.5}
+    assert run(accuracy={"runs": 2, "outputs": [tracked]}).open().accuracy == (tracked,)
+    unknown = {**OUTPUT, key: None}
+    assert run(accuracy={"runs": 2, "outputs": [unknown]}).open().accuracy == (unknown,)
+    assert isinstance(run(accuracy={"runs": 2, "outputs": [{**tracked, key: value}]}), Missing)
 
 
 def test_a_run_is_read():
@@ -309,3 +382,48 @@ def test_no_document_makes_reading_raise_or_gives_an_odd_figure(changes):
         assert each.memory is None or all(size >= 0 for size in each.memory.values())
         for value in (each.latency_us, each.bracket_us, each.init_us, each.first_us, each.cpu_us):
             assert value is None or 0 <= value < math.inf
+
+
+# --- drift, and the rule that stops the measurement --------------------------------------------------------------------------------------
+
+
+def test_thirds_are_of_the_clock_that_is_judged():
+    times = {"samples_us": [100.0] * 7, "bracket_us": [110.0, 110.0, 120.0, 130.0, 140.0, 150.0, 150.0], "overhead_us": 10.0}
+    each = run(**times).open()
+    assert each.bracket_us == 120.0
+    assert each.thirds_us == (100.0, 120.0, 140.0)
+    assert run(samples_us=[1.0, 1.0], bracket_us=[2.0, 2.0]).open().thirds_us is None  # no thirds of two
+    assert run(samples_us=[], bracket_us=[]).open().thirds_us is None
+
+
+@given(st.lists(st.floats(0, 1e7), min_size=3, max_size=40), st.floats(0, 1e6))
+def test_thirds_have_the_mean_that_is_judged(brackets, overhead):
+    each = run(samples_us=[0.0] * len(brackets), bracket_us=brackets, overhead_us=overhead).open()
+    third = len(brackets) // 3
+    if min(each.thirds_us) > 0:  # what lies below zero is cut there
+        first, middle, last = each.thirds_us
+        mean = (third * (first + last) + (len(brackets) - 2 * third) * middle) / len(brackets)
+        assert mean == pytest.approx(each.bracket_us, rel=1e-6, abs=1e-3)
+
+
+def rising(mean, change):
+    times = [mean * (1 - change / 2)] * 3 + [mean] * 3 + [mean * (1 + change / 2)] * 3
+    return document(samples_us=[1.0] * 9, bracket_us=times, overhead_us=None)
+
+
+def test_throttling_is_seen_over_processes():
+    (result,) = results(rising(100.0, 0.2), rising(101.0, 0.21), rising(100.5, 0.19))
+    assert result.drift.within == pytest.approx(0.22, abs=0.02)
+    assert result.drift.late == pytest.approx(0.1, abs=0.01)
+    (steady,) = results(rising(100.0, 0.01), rising(101.0, -0.01), rising(100.5, 0.0))
+    assert steady.drift == NO_DRIFT
+
+
+def test_a_run_without_samples_leaves_the_drift_within_unknown():
+    (result,) = results(rising(100.0, 0.2), rising(100.1, 0.2), rising(99.9, 0.2), document(samples_us=[100.0], bracket_us=[100.0]))
+    assert result.drift == NO_DRIFT
+
+
+def test_the_interval_is_that_of_the_look():
+    (result,) = results(rising(100.0, 0.0), rising(110.0, 0.0), rising(90.0, 0.0))
+    assert result.bracket.value == student_interval([100.0, 110.0, 90.0], CONFIDENCE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import struct
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,16 +15,19 @@ from auditor.probes.drm import ALLOCATIONS
 from tests import archive
 
 HERE = Path("/usr/include")
+NEWER = f"{archive.SUITE}-backports"
 
 
 @pytest.fixture(scope="module")
 def headers() -> list[Path]:
-    """The kernel's headers of Debian trixie (6.12), and this machine's own, which may be newer."""
+    """The kernel's headers of Debian trixie (6.12), of its backports where these can be had, and this machine's own."""
     if not shutil.which("cc"):
         pytest.skip("needs cc: apt-get install gcc libc6-dev")
     with archive.needed():
-        return [archive.unpacked("linux-libc-dev") / "usr/include", HERE]
-    raise AssertionError
+        found = [archive.unpacked("linux-libc-dev")]
+    with suppress(archive.ArchiveError):
+        found.append(archive.unpacked("linux-libc-dev", suite=NEWER))
+    return [*(root / "usr/include" for root in found), HERE]
 
 
 def compiled(folder: Path, place: Path, header: str, values: list[str]) -> list[int]:
@@ -53,7 +57,7 @@ def folder_of(header: str, headers: list[Path]) -> Path:
     for folder in headers:
         if (folder / header).exists():
             return folder
-    pytest.skip(f"{header} is neither in linux-libc-dev of Debian {archive.SUITE} nor on this machine: its driver is newer")
+    pytest.skip(f"{header} is neither in linux-libc-dev of Debian {archive.SUITE} or {NEWER} nor on this machine: its driver is newer")
 
 
 @pytest.mark.packages

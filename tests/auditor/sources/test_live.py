@@ -134,6 +134,7 @@ def kmsg(monkeypatch):
 
         monkeypatch.setattr(os, "open", lambda path, flags: reader)
         monkeypatch.setattr(os, "read", read)
+        monkeypatch.setattr(live, "LOG_DEVICE", os.fstat(reader).st_rdev)
         return reader
 
     return script
@@ -166,6 +167,17 @@ def test_a_log_is_kept_up_to_a_limit(kmsg, monkeypatch):
 def test_something_else_in_the_logs_place_is_failed(kmsg):
     kmsg(b"6,1,0,-;first\n", b"")
     assert Live().ask(base.kernel_log()) == Reply(Status.FAILED, errno=errno.EIO)
+
+
+def test_a_terminal_in_the_logs_place_is_not_read(monkeypatch):
+    """Its owner could type `6,1,0,-;LoadPin: …`, with the kernel's own facility."""
+    ours, theirs = os.openpty()
+    os.write(ours, b"6,1,0,-;LoadPin: forged\n")
+    opened = os.open
+    monkeypatch.setattr(os, "open", lambda path, flags: opened(os.ttyname(theirs), flags | os.O_NOCTTY))
+    assert Live().ask(base.kernel_log()) == Reply(Status.FAILED, errno=errno.ENXIO)
+    os.close(ours)
+    os.close(theirs)
 
 
 @pytest.mark.parametrize(("number", "status"), [(errno.EPERM, Status.DENIED), (errno.EINVAL, Status.FAILED)])

@@ -257,6 +257,49 @@ def test_damaged_archives(data, tmp_path):
     assert "\n" not in message
 
 
+@pytest.mark.parametrize("kind", ["directory", "tar", "zip"])
+def test_images(kind, tmp_path):
+    entries = (("a.jpg", b"one"), ("b/B.PNG", b"two"), ("c.txt", b"x"), ("d.bmp", b""), ("e.jpeg.bak", b"x"))
+    zoo = tmp_path / "zoo"
+    zoo.mkdir()
+    if kind == "directory":
+        (zoo / "b").mkdir()
+        for name, data in entries:
+            write(zoo / name, data)
+        source, prefix = str(zoo), f"{zoo}/"
+    else:
+        source = write(zoo / "any", {"tar": tar, "zip": zipped}[kind](*entries))
+        prefix = f"{source}: "
+    found = find.find_images(source)
+    assert [(each.path, each.content) for each in found] == [(f"{prefix}a.jpg", b"one"), (f"{prefix}b/B.PNG", b"two")]
+    assert found[0].sha256 == hashlib.sha256(b"one").hexdigest()
+
+
+def test_images_are_few_and_small(monkeypatch, tmp_path):
+    monkeypatch.setattr(find, "MAX_IMAGE", 10)
+    write(tmp_path / "0.png", b"x" * 11)
+    for number in range(1, 30):
+        write(tmp_path / f"{number:02}.png", b"x")
+    assert [os.path.basename(each.path) for each in find.find_images(str(tmp_path))] == [f"{number:02}.png" for number in range(1, 9)]
+
+
+def test_what_only_bears_the_name_of_an_image(tmp_path):
+    outside = write(tmp_path / "outside.png", b"secret")
+    zoo = tmp_path / "zoo"
+    zoo.mkdir()
+    (zoo / "link.png").symlink_to(outside)
+    (zoo / "dangling.png").symlink_to("nothing")
+    (zoo / "folder.png").mkdir()
+    os.mkfifo(zoo / "pipe.png")
+    assert find.find_images(str(zoo)) == ()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
+def test_an_image_that_may_not_be_read(tmp_path):
+    os.chmod(write(tmp_path / "a.png", b"x"), 0)
+    assert find.find_images(str(tmp_path)) == ()
+
+
 def test_manifest(tmp_path):
     digest = "0123456789abcdef" * 4
     text = f"# the zoo\n{digest}  ./zoo/{WANTED}\n\n{digest.upper()} *b.tflite\n{digest}  {WANTED}\n"
