@@ -14,12 +14,12 @@ from auditor import __version__, files, registry, requirements
 from auditor.codec import decode_waivers
 from auditor.engine import Context, Selection, judge
 from auditor.errors import AuditError, UsageError
-from auditor.facts.accelerators import read_accelerators
 from auditor.facts.collect import collect
-from auditor.facts.kernel import read_kernel
 from auditor.facts.plan import plan_document, read_plan
 from auditor.facts.reading import Device
 from auditor.facts.types import Facts, Ok, Plan, PublicKey, Settings
+from auditor.inference.runtime import check_folder, this_machine, why_none
+from auditor.inference.wire import AUTO
 from auditor.model import DeviceSummary, Report, Status, Tool, Waiver, ZooModelUsed, ZooUsed, printable
 from auditor.sources import base, recording
 from auditor.sources.base import Question, Reply, Source
@@ -27,7 +27,9 @@ from auditor.sources.filesystem import Tree
 from auditor.sources.live import Live
 from auditor.sources.recording import Record, Recorder, Replay
 from auditor.sources.ssh import Order, Ssh
-from auditor.zoo.measure import BenchTime, Delegate, NoRuntime, Sandbox, measure_zoo, model_files, shared_library, stable_delegate
+from auditor.zoo import over_ssh
+from auditor.zoo.measure import BenchTime, Delegate, measure_zoo, model_files, runner, shared_library, stable_delegate
+from auditor.zoo.sandbox import sandbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -61,7 +63,11 @@ class Request:
     run_zoo: bool = True
     probes: bool = True
     probe_dma: bool = False
-    runtime: str = "auto"
+    tflite: str = AUTO
+    """Name of the TFLite runtime, or `auto`."""
+    runtime: str | None = None
+    """A folder of this machine with a TFLite runtime, for a Python that has none."""
+    device_dir: str | None = None
     allow_paths: tuple[str, ...] = ()
     allow_unconfined: bool = False
     bench_time: str = BenchTime.ADAPTIVE.value
@@ -144,14 +150,16 @@ def gather(request: Request, progress: Callable[[str], None]) -> Record:
     """The record that an audit is judged from: an earlier one, or one made now by asking everything the facts ask."""
     _may_try(request)
     _one_delegate(request.delegate, request.delegate_options, request.stable_delegate)
+    if request.device_dir is not None and request.host is None:
+        raise UsageError("--device-dir: expected with --host: it is a folder of the device for what is copied there")
     if request.snapshot is not None:
-        if request.accelerators or not request.run_zoo or {request.delegate, request.stable_delegate, request.zoo} != {None}:
+        named = {request.delegate, request.stable_delegate, request.zoo, request.runtime}
+        if request.accelerators or not request.run_zoo or named != {None}:
             raise UsageError("--snapshot: holds its own delegate, zoo and accelerators; nothing is run under it, or left out of it")
         return recording.load(request.snapshot)
-    answers = _runs(request, progress)
     if request.host is not None:
-        order = Order(answers[base.plan()].data.decode(), request.probes, COLLECTOR, _now())
-        return _over_ssh(request.host, order, progress)
+        return _over_ssh(request, request.host, progress)
+    answers = _here(request, progress)
     source = _source(request)
     recorder = Recorder(Answered(source, answers, "demo" if request.demo else source.kind))
     progress("reading the device")
@@ -159,16 +167,60 @@ def gather(request: Request, progress: Callable[[str], None]) -> Record:
     return recorder.record(COLLECTOR, _now())
 
 
-def _over_ssh(host: str, order: Order, progress: Callable[[str], None]) -> Record:
-    """The record of a device under test: what its facts ask there, and what they still ask of that record here, as one more batch."""
+def _over_ssh(request: Request, host: str, progress: Callable[[str], None]) -> Record:
+    """The record of a device under test: what its facts ask there, what they still ask of that record here, and the runs of its zoo.
+
+    The zoo is last: what ends it, be it the connection's end, leaves the record with what was finished.
+    """
+    plan, errand = _plan(request), _errand(request)
+    luggage = over_ssh.pack(errand) if errand else None
     progress(f"reading {host}")
-    with Ssh(host) as device:
-        record = device.collect(order)
-        recorder = Recorder(Replay(record))
-        collect(recorder, Settings())
-        unasked = [question for question in recorder.unasked() if question.kind not in {"run", "probe"}]
-        more = device.collect(order, unasked).answers if unasked else {}
+    with Ssh(host, zoo=errand is not None) as device:
+        equipped = over_ssh.equip(device, errand, luggage, progress) if errand and luggage else None
+        if equipped:
+            plan = replace(
+                plan, delegate=equipped.delegate, stable_delegate=equipped.stable_delegate, zoo_note=plan.zoo_note or equipped.note
+            )
+            progress(f"reading {host}")
+        record = _read(device, plan, probes=request.probes)
+        runs = Runs()
+        if errand and equipped and not plan.zoo_note:
+            runs = _measured(over_ssh.measure(device, errand, equipped, progress))
+            plan = replace(plan, models=equipped.models)
+    return replace(record, answers={**record.answers, **_noted(plan, runs)})
+
+
+def _read(device: Ssh, plan: Plan, *, probes: bool) -> Record:
+    """What the facts ask on a device, and here of the answers from there, as one more batch."""
+    order = Order(plan_document(plan).decode(), probes, COLLECTOR, _now())
+    record = device.collect(order)
+    recorder = Recorder(Replay(record))
+    collect(recorder, Settings())
+    unasked = [question for question in recorder.unasked() if question.kind not in {"run", "probe"}]
+    more = device.collect(order, unasked).answers if unasked else {}
     return replace(record, answers={**record.answers, **more})
+
+
+def _errand(request: Request) -> over_ssh.Errand | None:
+    """What a device is to have its zoo measured with; None where there is nothing to measure with, or to put there."""
+    put = request.delegate is not None and request.delegate.startswith(over_ssh.LOCAL)
+    if _why_no_run(request) and not put:
+        return None
+    return over_ssh.Errand(
+        zoo=requirements.load(request.requirements).zoo,
+        run=not _why_no_run(request),
+        delegate=request.delegate,
+        delegate_options=request.delegate_options,
+        stable_delegate=request.stable_delegate,
+        models=request.zoo,
+        tflite=request.tflite,
+        runtime=request.runtime,
+        device_dir=request.device_dir,
+        accelerators=request.accelerators,
+        allow_paths=request.allow_paths,
+        allow_unconfined=request.allow_unconfined,
+        bench_time=request.bench_time,
+    )
 
 
 def _now() -> str:
@@ -193,41 +245,74 @@ def _source(request: Request) -> Source:
     return Tree(request.root)
 
 
-def _runs(request: Request, progress: Callable[[str], None]) -> dict[Question, Reply]:
-    """The plan, and the runs of the zoo where they can be had: on the device under audit, through its delegate, or as a demonstration."""
-    zoo = requirements.load(request.requirements).zoo
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """What was measured: the answers to `run` questions, how many of each model, and what ended it before its time."""
+
+    answers: Mapping[Question, Reply] = field(default_factory=dict)
+    counts: tuple[tuple[str, int], ...] = ()
+    note: str = ""
+
+
+def _measured(documents: Iterator[tuple[str, dict[str, Any]]]) -> Runs:
+    """The runs that are finished, whatever ends the measurement."""
+    answers: dict[Question, Reply] = {}
+    counts: dict[str, int] = {}
+    note = ""
+    try:
+        for name, document in documents:
+            answers[base.run(name, counts.get(name, 0))] = Reply(Status.OK, _json(document))
+            counts[name] = counts.get(name, 0) + 1
+    except KeyboardInterrupt:
+        note = "The measurement was interrupted; the report holds what was finished."
+    except AuditError as error:
+        note = str(error)
+    return Runs(answers, tuple(counts.items()), note)
+
+
+def _noted(plan: Plan, runs: Runs) -> dict[Question, Reply]:
+    """The answers to what is not asked of a device: the runs, and the plan with them."""
+    noted = replace(plan, runs=runs.counts, zoo_note=runs.note or plan.zoo_note)
+    return {**runs.answers, base.plan(): Reply(Status.OK, plan_document(noted))}
+
+
+def _plan(request: Request) -> Plan:
+    """What an audit is asked to look at, before anything was measured."""
     here = request.root is None and request.host is None
-    plan = replace(
+    return replace(
         read_plan(Device(Replay(demo_record()))).open() if request.demo else Plan(request.accelerators),
         delegate=os.path.abspath(request.delegate) if here and request.delegate else request.delegate,
         delegate_options=request.delegate_options,
         stable_delegate=os.path.abspath(request.stable_delegate) if here and request.stable_delegate else request.stable_delegate,
-        zoo_version=zoo.version,
+        zoo_version=requirements.load(request.requirements).zoo.version,
         zoo_left_out=not request.run_zoo,
         zoo_note=_why_no_run(request),
         demonstration=request.demo,
         probe_dma=request.probe_dma,
     )
-    answers: dict[Question, Reply] = {}
+
+
+def _here(request: Request, progress: Callable[[str], None]) -> dict[Question, Reply]:
+    """The plan, and the runs of the zoo where they can be had on this machine: through the delegate, or as a demonstration."""
+    plan, zoo = _plan(request), requirements.load(request.requirements).zoo
+    here = request.root is None
     library = delegate(request.delegate, request.delegate_options, request.stable_delegate) if here else None
+    import_path = runtime_path(request.runtime, request.tflite, library) if here and request.runtime is not None else ()
     models = model_files(zoo, request.zoo) if not plan.zoo_note or (here and request.zoo is not None) else ()
-    if not plan.zoo_note:
-        # of a demonstration, the models are our own, and there is no delegate
-        unconfined = request.allow_unconfined or (request.demo and request.zoo is None)
-        allowed = sandbox(request.allow_paths, unconfined, request.accelerators)
-        counts: dict[str, int] = {}
-        note = ""
-        try:
-            for name, document in measure_zoo(models, library, BenchTime(request.bench_time), request.runtime, progress, allowed):
-                answers[base.run(name, counts.get(name, 0))] = Reply(Status.OK, _json(document))
-                counts[name] = counts.get(name, 0) + 1
-        except KeyboardInterrupt:
-            note = "The measurement was interrupted; the report holds what was finished."
-        except NoRuntime as error:
-            note = str(error)
-        used = tuple(ZooModelUsed(file.model.name, file.sha256, file.origin) for file in models)
-        plan = replace(plan, models=used, runs=tuple(counts.items()), zoo_note=note)
-    return {**answers, base.plan(): Reply(Status.OK, plan_document(plan))}
+    if plan.zoo_note:
+        return _noted(plan, Runs())
+    # of a demonstration, the models are our own, and there is no delegate
+    unconfined = request.allow_unconfined or (request.demo and request.zoo is None)
+    allowed = sandbox(request.allow_paths, unconfined, request.accelerators)
+    runs = _measured(measure_zoo(models, library, BenchTime(request.bench_time), request.tflite, progress, allowed, import_path))
+    used = tuple(ZooModelUsed(file.model.name, file.sha256, file.origin) for file in models)
+    return _noted(replace(plan, models=used), runs)
+
+
+def runtime_path(folder: str, tflite: str, library: Delegate | None) -> tuple[str, ...]:
+    """Where workers find a runtime before anything else: in a folder, where nothing is installed that runs the zoo. Raises UsageError."""
+    check_folder(folder, tflite, this_machine())
+    return (os.path.abspath(folder),) if runner(library, tflite) is None and why_none(tflite) else ()
 
 
 def delegate(library: str | None, options: tuple[tuple[str, str], ...], settings: str | None) -> Delegate | None:
@@ -248,19 +333,6 @@ def _one_delegate(library: str | None, options: tuple[tuple[str, str], ...], set
         raise UsageError("--delegate-option: expected a --delegate to give it to")
 
 
-def sandbox(allow_paths: tuple[str, ...], allow_unconfined: bool, accelerators: tuple[str, ...] = ()) -> Sandbox:
-    """What a delegate may use on this machine. Raises UsageError for a path to allow that is not there."""
-    for path in allow_paths:
-        if not os.path.exists(path):
-            raise UsageError(f"--allow-path: {printable(path)}: expected a file or a folder that is there")
-    device = Device(Live(probes=False))
-    found = read_accelerators(device, read_kernel(device), accelerators)
-    nodes = {node.path for each in found.value.items for node in each.nodes} if isinstance(found, Ok) else set()
-    if any(path.startswith("/dev/vfio/") for path in nodes):
-        nodes.add("/dev/vfio/vfio")  # the container that a group is put into
-    return Sandbox(tuple(sorted(nodes)), tuple(map(os.path.abspath, allow_paths)), allow_unconfined)
-
-
 def _why_no_run(request: Request) -> str:
     if not request.run_zoo:
         return "left out by --no-zoo"
@@ -268,8 +340,6 @@ def _why_no_run(request: Request) -> str:
         return ""
     if request.root is not None:
         return "nothing is run under --root"
-    if request.host is not None:
-        return "the zoo is not yet run over ssh"
     return "no delegate was named" if request.delegate is None and request.stable_delegate is None else ""
 
 

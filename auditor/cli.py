@@ -60,18 +60,31 @@ Demo = Annotated[bool, typer.Option("--demo", help="Audit the recorded virtual d
 Accelerators = Annotated[
     list[str], typer.Option("--accelerator", metavar="ID", help="Audit this accelerator only (pci:…, of:…); may repeat.")
 ]
-DelegateLibrary = Annotated[str | None, typer.Option("--delegate", metavar="LIB", help="The accelerator's external TFLite delegate.")]
+DelegateLibrary = Annotated[
+    str | None,
+    typer.Option("--delegate", metavar="LIB", help="The accelerator's external TFLite delegate; with --host on the device, or local:LIB."),
+]
 DelegateOptions = Annotated[list[str], typer.Option("--delegate-option", metavar="K=V", help="An option of the delegate; may repeat.")]
 StableDelegate = Annotated[
     str | None, typer.Option("--stable-delegate", metavar="SETTINGS", help="The settings file of the accelerator's stable TFLite delegate.")
 ]
-Zoo = Annotated[str | None, typer.Option("--zoo", metavar="DIR|ARCHIVE", help="Where the zoo's model files are.")]
+Zoo = Annotated[
+    str | None, typer.Option("--zoo", metavar="DIR|ARCHIVE", help="Where the zoo's model files are; with --host on the device, or local:….")
+]
 Manifest = Annotated[
     str | None, typer.Option("--zoo-manifest", metavar="FILE", help="Pinned digests of model files, as sha256sum writes them.")
 ]
 Requirements = Annotated[str, typer.Option("--requirements", metavar="SET", help="The requirement set: a shipped name, or a .toml file.")]
 BenchTime = Annotated[Bench, typer.Option("--bench-time", help="Seconds in each of 3 to 9 processes: the page's 20, or 0.5; or a glance.")]
-Runtime = Annotated[TFLite, typer.Option("--tflite", help="The TFLite runtime that runs the zoo.")]
+RuntimeName = Annotated[TFLite, typer.Option("--tflite", help="The TFLite runtime that runs the zoo, by name.")]
+Runtime = Annotated[
+    str | None,
+    typer.Option("--runtime", metavar="DIR", help="A TFLite runtime for a Python that has none: what `pip install --target DIR` made."),
+]
+DeviceDir = Annotated[
+    str | None,
+    typer.Option("--device-dir", metavar="DIR", help="With --host: the device's folder for what must be copied there meanwhile."),
+]
 TrustRoots = Annotated[
     list[str],
     typer.Option("--trust-root", metavar="SHA256|FILE", help="A firmware root trusted as production: fingerprint, certificate, key."),
@@ -119,7 +132,9 @@ def device(
     dry_run: DryRun = False,
     no_zoo: NoZoo = False,
     bench_time: BenchTime = Bench.ADAPTIVE,
-    tflite: Runtime = TFLite.AUTO,
+    tflite: RuntimeName = TFLite.AUTO,
+    runtime: Runtime = None,
+    device_dir: DeviceDir = None,
     allow_path: AllowPaths = [],
     allow_unconfined: AllowUnconfined = False,
     trust_root: TrustRoots = [],
@@ -153,7 +168,9 @@ def device(
             probes=not no_probes,
             probe_dma=probe_dma,
             run_zoo=not no_zoo,
-            runtime=tflite.value,
+            tflite=tflite.value,
+            runtime=runtime,
+            device_dir=device_dir,
             allow_paths=tuple(allow_path),
             allow_unconfined=allow_unconfined,
             bench_time=bench_time.value,
@@ -192,7 +209,9 @@ def snapshot_main(
     dry_run: DryRun = False,
     no_zoo: NoZoo = False,
     bench_time: BenchTime = Bench.ADAPTIVE,
-    tflite: Runtime = TFLite.AUTO,
+    tflite: RuntimeName = TFLite.AUTO,
+    runtime: Runtime = None,
+    device_dir: DeviceDir = None,
     allow_path: AllowPaths = [],
     allow_unconfined: AllowUnconfined = False,
     requirements: Requirements = DEFAULT_SET,
@@ -215,7 +234,9 @@ def snapshot_main(
             probes=not no_probes,
             probe_dma=probe_dma,
             run_zoo=not no_zoo,
-            runtime=tflite.value,
+            tflite=tflite.value,
+            runtime=runtime,
+            device_dir=device_dir,
             allow_paths=tuple(allow_path),
             allow_unconfined=allow_unconfined,
             bench_time=bench_time.value,
@@ -315,7 +336,8 @@ def zoo_run(
     stable_delegate: StableDelegate = None,
     zoo: Zoo = None,
     bench_time: BenchTime = Bench.ADAPTIVE,
-    tflite: Runtime = TFLite.AUTO,
+    tflite: RuntimeName = TFLite.AUTO,
+    runtime: Runtime = None,
     allow_path: AllowPaths = [],
     allow_unconfined: AllowUnconfined = False,
     requirements: Requirements = DEFAULT_SET,
@@ -327,12 +349,15 @@ def zoo_run(
         from auditor import audit
         from auditor import requirements as sets
         from auditor.zoo.measure import BenchTime, measure_zoo, model_files
+        from auditor.zoo.sandbox import sandbox
 
         files = model_files(sets.load(requirements).zoo, zoo)
         library = audit.delegate(delegate, _pairs(delegate_option), stable_delegate)
-        allowed = audit.sandbox(tuple(allow_path), allow_unconfined)
+        allowed = sandbox(tuple(allow_path), allow_unconfined)
+        import_path = audit.runtime_path(runtime, tflite.value, library) if runtime is not None else ()
+        bench = BenchTime(bench_time.value)
         with _progress() as progress:
-            for _name, document in measure_zoo(files, library, BenchTime(bench_time.value), tflite.value, progress, allowed):
+            for _name, document in measure_zoo(files, library, bench, tflite.value, progress, allowed, import_path):
                 print(json.dumps(document, sort_keys=True, allow_nan=False), flush=True)
 
 

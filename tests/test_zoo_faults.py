@@ -134,7 +134,7 @@ def test_each_fault_has_its_own_finding(delegate, pinned, runtime, options, outc
     if said.startswith("timed-out"):  # any other request has as long as a busy machine takes
         monkeypatch.setattr(run, "Job", functools.partial(run.Job, limits=Limits(request_seconds=3)))
     pairs = tuple(tuple(option.split("=")) for option in options.split())
-    report, found = judge(delegate=delegate, delegate_options=pairs, runtime=runtime, **pinned)
+    report, found = judge(delegate=delegate, delegate_options=pairs, tflite=runtime, **pinned)
     assert {figure: about(found, figure).outcome for figure in outcomes} == outcomes, found
     decisive = [about(found, figure) for figure, outcome in outcomes.items() if outcome is not PASS]
     assert all(said in each.observed for each in decisive), decisive
@@ -150,7 +150,7 @@ def test_a_delegate_that_computes_on_the_processor_is_no_accelerator(delegate, p
         (tmp_path / "zoo.toml").write_text(file.read().replace("latency_ms = 6.0", "latency_ms = 6000.0"))
     shutil.copy(os.path.join(data, "accelerator-r113.toml"), tmp_path / "clauses.toml")
     (tmp_path / "set.toml").write_text('name = "test"\nclauses = "clauses.toml"\nzoo = "zoo.toml"\n')
-    _report, found = judge(delegate=delegate, runtime=runtime, requirements=str(tmp_path / "set.toml"), **pinned)
+    _report, found = judge(delegate=delegate, tflite=runtime, requirements=str(tmp_path / "set.toml"), **pinned)
     latency = about(found, "latency")
     assert latency.outcome is UNKNOWN
     assert "limit 6000 ms" in latency.observed
@@ -160,13 +160,13 @@ def test_a_delegate_that_computes_on_the_processor_is_no_accelerator(delegate, p
 
 def test_a_library_that_is_not_there(pinned, runtime, tmp_path):
     with pytest.raises(UsageError, match=r"--delegate: .*none\.so: expected a shared library"):
-        judge(delegate=str(tmp_path / "none.so"), runtime=runtime, **pinned)
+        judge(delegate=str(tmp_path / "none.so"), tflite=runtime, **pinned)
 
 
 @pytest.mark.skipif(not landlock_abi(), reason="this kernel has no Landlock, so nothing here can be confined")
 def test_a_hostile_delegate_gets_nowhere_and_ends_nothing(pinned, runtime, tmp_path):
     """What was opened for it is said; it took no work worth the name, so its figures are nobody's."""
-    report, found = judge(delegate=build("hostile"), runtime=runtime, allow_paths=(str(tmp_path),), **pinned)
+    report, found = judge(delegate=build("hostile"), tflite=runtime, allow_paths=(str(tmp_path),), **pinned)
     assert {about(found, figure).outcome for figure in FIGURES} == {UNKNOWN}
     assert "0.0% of the multiply-accumulates" in about(found, "accuracy").observed
     conditions = report.model_runs[0].conditions
@@ -184,7 +184,7 @@ def test_a_kernel_that_cannot_confine(delegate, pinned, runtime, monkeypatch, al
     assert "from auditor.inference.worker import main\n" in real
     changed = real.replace("from auditor.inference.worker import main\n", code)
     monkeypatch.setattr(process, "_COMMAND", (*process._COMMAND[:-1], changed))
-    report, found = judge(delegate=delegate, runtime=runtime, allow_unconfined=allowed, **pinned)
+    report, found = judge(delegate=delegate, tflite=runtime, allow_unconfined=allowed, **pinned)
     assert about(found, "accuracy").outcome is (PASS if allowed else UNKNOWN)
     assert ("--allow-unconfined" in about(found, "accuracy").remediation) is not allowed
     assert ("The zoo was run without a confinement that holds." in report.notes) is allowed
@@ -192,13 +192,13 @@ def test_a_kernel_that_cannot_confine(delegate, pinned, runtime, monkeypatch, al
 
 def test_a_path_to_allow_that_is_not_there(delegate, pinned, runtime):
     with pytest.raises(UsageError, match="--allow-path: /no/such/path: expected a file or a folder"):
-        judge(delegate=delegate, runtime=runtime, allow_paths=("/no/such/path",), **pinned)
+        judge(delegate=delegate, tflite=runtime, allow_paths=("/no/such/path",), **pinned)
 
 
 def test_the_correct_delegate_is_exact_on_every_stand_in(delegate, runtime, monkeypatch):
     """What nobody pinned is shown beside the baseline and never decides it."""
     monkeypatch.setattr("auditor.zoo.measure.DEVICE_FOLDERS", ())
-    report, found = judge(NAMES, delegate=delegate, runtime=runtime)
+    report, found = judge(NAMES, delegate=delegate, tflite=runtime)
     assert len(NAMES) == 5
     assert {run.model for run in report.model_runs} == set(NAMES)
     for name in NAMES:

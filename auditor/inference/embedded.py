@@ -80,7 +80,10 @@ def measure(job: Job, progress: Progress | None = None) -> Run:
 
 
 def _measure(job: Job, run: Run, seed: int, tell: Progress) -> None:
-    import numpy as np  # noqa: PLC0415 - only those who measure pay for it
+    try:
+        import numpy as np  # noqa: PLC0415 - only those who measure pay for it
+    except ImportError as problem:  # on a device: it comes with every runtime
+        raise WorkerFailure(Status(Outcome.RUNTIME_MISSING, "reference", "hello", message=wire.not_imported(problem))) from problem
 
     generator = np.random.default_rng(seed)
     tell(f"{job.name}: reference")
@@ -95,7 +98,7 @@ def _reference(job: Job, run: Run, generator: np.random.Generator) -> tuple[list
     """Make the inputs and have the reference answer each, for at most the time that a run may take. Returns noise, and golden images."""
     pool: list[_Sample] = []
     overheads, held = [], 0
-    options = Options(allow_unconfined=job.allow_unconfined, runtime=job.runtime, xnnpack=job.xnnpack)
+    options = Options(allow_unconfined=job.allow_unconfined, runtime=job.runtime, import_path=job.import_path, xnnpack=job.xnnpack)
     with Executor(job.reference or job.model, options, job.limits, "reference") as executor:
         worker = executor.worker
         run["python"], run["runtime"] = executor.python, executor.runtime

@@ -41,6 +41,8 @@ class Options:
     allow_unconfined: bool = False
     """Whether to run where the kernel cannot confine."""
     runtime: str = AUTO
+    import_path: tuple[str, ...] = ()
+    """Folders that the worker looks for the runtime in before it looks where this process finds its packages."""
     threads: int = 1
     xnnpack: bool = True
     """Whether the runtime's own XNNPACK delegate may take what is left."""
@@ -59,7 +61,7 @@ class Executor:
 
     def __init__(self, model: bytes, options: Options, limits: Limits, role: str) -> None:
         self._model, self._options, self._role = model, options, role
-        self.worker = Worker(role, model, limits, options.library_path)
+        self.worker = Worker(role, model, limits, options.library_path, options.import_path)
         try:
             self.python, self.runtime = self.worker.hello(options.runtime)
             self.confinement: Confinement = self.worker.confine(policy(options), required=not options.allow_unconfined)

@@ -25,13 +25,13 @@ LIMITS = Limits(request_seconds=20.0, memory_bytes=1 << 30)
 
 
 def decode_all(
-    images: Sequence[FoundImage], frames: Sequence[Frame], *, allow_unconfined: bool = False
+    images: Sequence[FoundImage], frames: Sequence[Frame], *, allow_unconfined: bool = False, import_path: Sequence[str] = ()
 ) -> tuple[tuple[Picture, ...], tuple[str, ...]]:
     """Return each image at each size, and a line for each image that could not be decoded; without Pillow one line for all."""
     pictures: list[Picture] = []
     problems: list[str] = []
     for image in images:
-        decoded = _decode(image, frames, allow_unconfined=allow_unconfined)
+        decoded = _decode(image, frames, import_path, allow_unconfined=allow_unconfined)
         if not isinstance(decoded, Status):
             pictures += decoded
         elif decoded.outcome is Outcome.RUNTIME_MISSING:
@@ -41,9 +41,9 @@ def decode_all(
     return tuple(pictures), tuple(problems)
 
 
-def _decode(image: FoundImage, frames: Sequence[Frame], *, allow_unconfined: bool) -> list[Picture] | Status:
+def _decode(image: FoundImage, frames: Sequence[Frame], import_path: Sequence[str], *, allow_unconfined: bool) -> list[Picture] | Status:
     try:
-        with Worker("picture", image.content, LIMITS) as worker:
+        with Worker("picture", image.content, LIMITS, import_path=import_path) as worker:
             worker.hello(PILLOW)
             worker.confine(Policy(), required=not allow_unconfined)
             pixels = [worker.picture(frame.width, frame.height, crop=frame.crop) for frame in frames]

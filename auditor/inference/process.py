@@ -12,8 +12,8 @@ import fcntl
 import json
 import math
 import os
+import re
 import select
-import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +22,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from auditor import files
 from auditor.inference import wire
 from auditor.inference.confine import Policy, base_policy
 from auditor.inference.confinement import Confinement, not_refused, read_kernel_state
@@ -38,13 +39,15 @@ if TYPE_CHECKING:
 
 BOOTSTRAP = """\
 import json, sys
-sys.path[:] = json.loads(sys.argv[1])
+first, sys.path[:] = json.loads(sys.argv[1])
 from auditor.inference.worker import main
+sys.path[:0] = first
 main(int(sys.argv[2]), int(sys.argv[3]), apart=len(sys.argv) > 4)
 """
-"""What a worker runs. It gets the import path of this process, so it finds the same packages in a checkout, a wheel or a zip."""
+"""What a worker runs. It gets the import path of this process, so it finds the same packages in a checkout, a wheel or a zip; a folder
+with a runtime comes before it for the runtime alone."""
 
-_COMMAND = (sys.executable, "-I", "-S", "-X", "utf8", "-c", BOOTSTRAP)
+_COMMAND = (sys.executable, "-I", "-S", *(["-B"] if sys.dont_write_bytecode else []), "-X", "utf8", "-c", BOOTSTRAP)
 
 MAX_OUTPUT = 8192
 """Bytes kept of each end of what a worker prints."""
@@ -139,7 +142,16 @@ class Worker:
     Not thread-safe; several workers may be used from several threads. Every request raises WorkerFailure.
     """
 
-    def __init__(self, role: str, model: bytes, limits: Limits, library_path: Sequence[str] = (), *, apart: bool = False) -> None:
+    def __init__(
+        self,
+        role: str,
+        model: bytes,
+        limits: Limits,
+        library_path: Sequence[str] = (),
+        import_path: Sequence[str] = (),
+        *,
+        apart: bool = False,
+    ) -> None:
         """Start it; `apart` is for one that is to become a tool (`become`)."""
         self._role, self._limits = role, limits
         self._request_id = 0
@@ -161,13 +173,14 @@ class Worker:
             reply_write, self._replies = _pipe(theirs, ours, reverse=True)
             output_write, self._output = _pipe(theirs, ours, reverse=True)
             self._scratch = tempfile.mkdtemp(prefix="crosml-audit-")
-            ours.callback(_remove, self._scratch)
+            ours.callback(files.remove, self._scratch)
+            path = own_import_path()
             self._process = subprocess.Popen(
-                [*_COMMAND, json.dumps(_import_path()), str(request_read), str(reply_write), *(["apart"] if apart else [])],
+                [*_COMMAND, json.dumps([list(import_path), path]), str(request_read), str(reply_write), *(["apart"] if apart else [])],
                 stdin=subprocess.DEVNULL,
                 stdout=output_write,
                 stderr=output_write,
-                pass_fds=(request_read, reply_write, self._model),
+                pass_fds=(request_read, reply_write, self._model, *descriptors_of(path)),
                 env={"LD_LIBRARY_PATH": ":".join(library_path)} if library_path else {},
                 cwd=self._scratch,
                 start_new_session=True,
@@ -631,19 +644,16 @@ def _sealed(data: bytes) -> int:
     return descriptor
 
 
-def _remove(folder: str) -> None:
-    """Remove a folder and whatever a stranger left in it."""
-    with contextlib.suppress(RecursionError):
-        shutil.rmtree(folder, ignore_errors=True)
-    if os.path.lexists(folder):
-        # a tree that is too deep for Python
-        subprocess.run(["rm", "-rf", "--", folder], check=False, stderr=subprocess.DEVNULL)
-
-
-def _import_path() -> list[str]:
+def own_import_path() -> list[str]:
     """Return this process's import path, our own package's place first; relative entries would mean another place there."""
     package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     return [package, *(entry for entry in sys.path if os.path.isabs(entry) and entry != package)]
+
+
+def descriptors_of(import_path: Sequence[str]) -> list[int]:
+    """Return the descriptors that an import path leads through, for a child to inherit: on a device, this program is a file in memory."""
+    found = (re.fullmatch("/proc/self/fd/([0-9]+)", entry) for entry in import_path)
+    return [int(each[1]) for each in found if each]
 
 
 def _status_bytes(pid: int, name: str) -> int:

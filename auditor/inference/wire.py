@@ -107,6 +107,12 @@ def bounded(text: str, limit: int = MAX_MESSAGE) -> str:
     return kept if len(text) <= limit else kept + "…"
 
 
+def not_imported(problem: ImportError | OSError) -> str:
+    """Why an import failed, in a line: numpy says a page, and names the cause behind it."""
+    cause = problem.__cause__ if isinstance(problem.__cause__, ImportError | OSError) else problem
+    return bounded(" ".join(str(cause).split()), 400)
+
+
 def shown(text: str) -> str:
     """Return a file name or an argument as text that any JSON reader takes: bytes that are not UTF-8 become U+FFFD."""
     return os.fsencode(text).decode(errors="replace")

@@ -225,7 +225,7 @@ def _import_runtime(choice: str) -> tuple[str, Any]:
             module = import_module(f"{package}.interpreter")
             numpy = metadata.version("numpy")
         except (ImportError, OSError) as problem:
-            problems.append(f"{name}: {problem}")
+            problems.append(f"{name}: {wire.not_imported(problem)}")
             continue
         if name == "tflite-runtime" and not numpy.startswith("1."):
             # it imports, and then every Interpreter() ends in a SystemError

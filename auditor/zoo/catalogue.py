@@ -10,8 +10,8 @@ from __future__ import annotations
 import enum
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from auditor.zoo.generate import digests
 from auditor.zoo.graph import MEDIAPIPE_DECONVOLUTION
@@ -108,6 +108,33 @@ class ZooModel:
     no_graph: str = ""
     golden: Golden | None = None
     """None where an image means nothing to the model."""
+
+
+def model_document(model: ZooModel) -> dict[str, Any]:
+    """A model as JSON types, for a device that has no reader of requirement sets."""
+    return {**asdict(model), "golden": model.golden and {**asdict(model.golden), "metric": model.golden.metric.value}}
+
+
+def read_model(document: Mapping[str, Any]) -> ZooModel:
+    """The model in a document."""
+    graph, golden = document["graph"], document["golden"]
+    return ZooModel(
+        **{
+            **document,
+            "files": tuple(document["files"]),
+            "baseline": Baseline(**document["baseline"]),
+            "sha256": tuple(document["sha256"]),
+            "graph": None if graph is None else ExpectedGraph(**{**graph, **_tuples(graph)}),
+            "golden": None
+            if golden is None
+            else Golden(Metric(golden["metric"]), (golden["range"][0], golden["range"][1]), golden["crop"]),
+        }
+    )
+
+
+def _tuples(graph: Mapping[str, Any]) -> dict[str, Any]:
+    specs = {key: tuple(TensorSpec(each["type"], tuple(each["shape"])) for each in graph[key]) for key in ("inputs", "outputs")}
+    return {**specs, "weights": tuple(graph["weights"])}
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ from auditor.zoo.protocol import RUNS, WARMUP_SECONDS
 from auditor.zoo.rewrite import without_custom_deconvolution
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from auditor.facts.types import Fact
     from auditor.inference.native import Tools
@@ -72,7 +72,12 @@ PLANS = {
 
 
 class NoRuntime(AuditError):  # noqa: N818  # what is missing is no error of the audit
-    """There is nothing that can run the zoo: no TFLite runtime, or not the tools that this delegate needs."""
+    """There is nothing that can run the zoo: no TFLite runtime, or not the tools that this delegate needs. Then, a runtime is no help."""
+
+    def __init__(self, problem: str, *, helped_by_runtime: bool = True) -> None:
+        self.problem, self.helped_by_runtime = problem, helped_by_runtime
+        advice = "; install one: pip install 'crosml-audit[litert]', or give --runtime DIR"
+        super().__init__(f"no TFLite runtime: {problem}{advice}" if helped_by_runtime else problem)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +161,8 @@ def runner(delegate: Delegate | None, runtime: str) -> Tools | None:
     tools = find_tools()
     if delegate is not None and delegate.settings is not None:
         if tools is None:
-            raise NoRuntime("A stable delegate runs in benchmark_model alone: expected it on PATH, in /usr/local/bin or in /usr/bin.")
+            needed = "A stable delegate runs in benchmark_model alone: expected it on PATH, in /usr/local/bin or in /usr/bin."
+            raise NoRuntime(needed, helped_by_runtime=False)
         return tools
     if runtime != AUTO or tools is None or tools.difference is None:
         return None
@@ -174,6 +180,14 @@ def model_files(zoo: ZooVersion, given: str | None) -> tuple[ModelFile, ...]:
 
     A model whose graph is not public has no stand-in. Raises UsageError for a folder or an archive that cannot be read, or holds no model.
     """
+    found = found_files(zoo, given)
+    generated = {} if given is not None else {each.model.name: each for each in stand_in_files(zoo, found)}
+    files = (found.get(model.name) or generated.get(model.name) for model in zoo.models)
+    return tuple(file for file in files if file)
+
+
+def found_files(zoo: ZooVersion, given: str | None) -> dict[str, ModelFile]:
+    """The files that are there, by model: those given, else this machine's own. Raises UsageError as `model_files` does."""
     places = [(given, "given")] if given is not None else [(folder, "device") for folder in DEVICE_FOLDERS if os.path.isdir(folder)]
     found: dict[str, ModelFile] = {}
     for place, origin in places:
@@ -182,9 +196,13 @@ def model_files(zoo: ZooVersion, given: str | None) -> tuple[ModelFile, ...]:
             found.setdefault(name, ModelFile(each.model, each.content, each.sha256, origin, images))
     if given is not None and not found:
         raise UsageError(f"--zoo: {visible(given)}: expected model files of zoo {zoo.version} (`crosml-audit zoo list`), found none")
-    generated = set() if given is not None else set(stand_ins(zoo.version))
-    files = (found.get(model.name) or (_stand_in(model) if model.name in generated else None) for model in zoo.models)
-    return tuple(file for file in files if file)
+    return found
+
+
+def stand_in_files(zoo: ZooVersion, found: Collection[str]) -> tuple[ModelFile, ...]:
+    """Generated stand-ins for the models that were not found and whose graph is public."""
+    generated = set(stand_ins(zoo.version)).difference(found)
+    return tuple(_stand_in(model) for model in zoo.models if model.name in generated)
 
 
 def _stand_in(model: ZooModel) -> ModelFile:
@@ -199,14 +217,16 @@ def measure_zoo(
     runtime: str,
     progress: Callable[[str], None],
     sandbox: Sandbox = Sandbox(),
+    import_path: tuple[str, ...] = (),
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Measure the models, interleaved, each time in fresh processes; yields (model name, run document) as each is done.
 
-    Raises NoRuntime and UsageError as `runner` does, and NoRuntime where the embedded runner has no runtime.
+    `runtime` is a name of one or `auto`; the embedded runner looks for it in the folders of `import_path` first. Raises NoRuntime and
+    UsageError as `runner` does, and NoRuntime where the embedded runner has no runtime.
     """
     tools = runner(delegate, runtime)
     plan = PLANS[bench_time]
-    golden = {} if tools else _golden_sets(files, sandbox, progress)
+    golden = {} if tools else _golden_sets(files, sandbox, import_path, progress)
     runs: dict[str, list[Fact[ModelRun]]] = {file.model.name: [] for file in files}
     took: dict[str, list[float]] = {file.model.name: [] for file in files}
     for turn in range(plan.most):
@@ -215,11 +235,11 @@ def measure_zoo(
             left = {each.model.name: _runs_left(runs[each.model.name], each.model, plan) for each in files}
             where = f"zoo: round {turn + 1}, model {number} of {len(wanted)}{_time_left(took, left, at_least=turn < plan.least)}"
             started = time.monotonic()
-            job = _job(file, golden.get(file.model.name), delegate, sandbox, plan, runtime)
+            job = _job(file, golden.get(file.model.name), delegate, sandbox, plan, runtime, import_path)
             document = _measure(file, job, tools, plan, functools.partial(_tell, progress, where))
             status = document["status"]
             if (status["outcome"], status["process"]) == ("runtime-missing", "reference"):  # no delegate is in that process
-                raise NoRuntime(f"no TFLite runtime: {visible(status['message'])}; install one: pip install 'crosml-audit[litert]'")
+                raise NoRuntime(visible(status["message"]))
             took[file.model.name].append(time.monotonic() - started)
             runs[file.model.name].append(parse(Ok(document), read_run))
             yield file.model.name, document
@@ -258,7 +278,9 @@ def _runs_left(runs: Sequence[Fact[ModelRun]], model: ZooModel, plan: Plan) -> i
     return min(further(own, outside, limit) or plan.most, plan.most - len(runs))
 
 
-def _golden_sets(files: Sequence[ModelFile], sandbox: Sandbox, progress: Callable[[str], None]) -> dict[str, GoldenSet]:
+def _golden_sets(
+    files: Sequence[ModelFile], sandbox: Sandbox, import_path: tuple[str, ...], progress: Callable[[str], None]
+) -> dict[str, GoldenSet]:
     """The golden images of each model that has any, decoded once for all runs."""
     from auditor.inference.pictures import decode_all  # noqa: PLC0415  # starts processes, only for those who measure
 
@@ -268,7 +290,7 @@ def _golden_sets(files: Sequence[ModelFile], sandbox: Sandbox, progress: Callabl
     if not images:
         return {}
     progress(f"zoo: golden images ({len(images)})")
-    pictures, problems = decode_all(tuple(images.values()), wanted, allow_unconfined=sandbox.allow_unconfined)
+    pictures, problems = decode_all(tuple(images.values()), wanted, allow_unconfined=sandbox.allow_unconfined, import_path=import_path)
     return {
         file.model.name: _golden_set(file, frames[file.model.name], pictures, "; ".join(problems))
         for file in files
@@ -292,7 +314,15 @@ def _golden_set(file: ModelFile, frame: Frame, pictures: Sequence[Picture], note
     return GoldenSet(file.model.golden, chosen, note, scale if math.isfinite(scale) else 0.0, zero_point)
 
 
-def _job(file: ModelFile, golden: GoldenSet | None, delegate: Delegate | None, sandbox: Sandbox, plan: Plan, runtime: str) -> Job:
+def _job(
+    file: ModelFile,
+    golden: GoldenSet | None,
+    delegate: Delegate | None,
+    sandbox: Sandbox,
+    plan: Plan,
+    runtime: str,
+    import_path: tuple[str, ...],
+) -> Job:
     from auditor.inference.run import Job  # noqa: PLC0415  # only for those who measure
 
     return Job(
@@ -307,6 +337,7 @@ def _job(file: ModelFile, golden: GoldenSet | None, delegate: Delegate | None, s
         allow_paths=sandbox.allow_paths,
         allow_unconfined=sandbox.allow_unconfined,
         runtime=runtime,
+        import_path=import_path,
         min_seconds=plan.seconds,
         warmup_seconds=min(WARMUP_SECONDS, plan.seconds),
         golden=golden,

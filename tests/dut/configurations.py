@@ -36,6 +36,8 @@ class Configuration:
     setup: tuple[str, ...] = ()
     #: Who the auditor comes in as.
     user: str = "root"
+    #: MiB, of which the root file system takes its own.
+    memory: int = 1024
 
 
 CONFIGURATIONS = (
@@ -119,6 +121,15 @@ CONFIGURATIONS = (
         devices=(VTD, EDU, GPU),
         setup=("modprobe -a edu_accel virtio-gpu vgem vivid",),
         user="tester",
+    ),
+    Configuration(
+        name="zoo",
+        title="the accelerator's node is an ordinary user's; memory for a TFLite runtime, which is copied there",
+        accelerator="0000:00:05.0",
+        devices=(VTD, EDU),
+        setup=("modprobe edu_accel", "chown tester /dev/accel/accel0"),
+        user="tester",
+        memory=2560,
     ),
     Configuration(
         name="no-driver",

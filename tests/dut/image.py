@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 GUEST_PACKAGES = (
     "base-files", "bash", "busybox-static", "coreutils", "dash", "findutils", "grep", "iproute2", "kmod", "libc-bin",
-    "libudev1", "login", "mawk", "openssh-server", "passwd", "pciutils", "python3", "sed", "util-linux",
+    "libstdc++6", "libudev1", "login", "mawk", "openssh-server", "passwd", "pciutils", "python3", "sed", "util-linux",
 )  # fmt: skip
 BUILDER_PACKAGES = (
     "base-files", "bash", "binutils", "coreutils", "dash", "findutils", "gcc-14", "grep", "kmod", "libc6-dev",

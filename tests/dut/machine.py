@@ -60,13 +60,13 @@ class Machine:
             raise MachineError(f"{command!r} ended with {done.returncode}: {_tail(done.stderr)}")
         return done.stdout.decode(errors="backslashreplace")
 
-    def put(self, files: Mapping[str, bytes]) -> None:
+    def put(self, files: Mapping[str, bytes], mode: int = 0o644) -> None:
         """Write files into the guest, owned by root: absolute path to content."""
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w") as archive:
             for path, content in files.items():
                 entry = tarfile.TarInfo(path.lstrip("/"))
-                entry.size, entry.mode = len(content), 0o644
+                entry.size, entry.mode = len(content), mode
                 archive.addfile(entry, io.BytesIO(content))
         self.run("busybox tar -x -C /", user="root", stdin=buffer.getvalue())
 
@@ -116,7 +116,7 @@ def _qemu(configuration: Configuration, built: image.Image, console: Path, port:
     return [
         *("setpriv", "--pdeathsig", "KILL"),  # no machine outlives a killed test run
         *("qemu-system-x86_64", "-accel", "tcg,thread=multi", "-machine", "q35,kernel-irqchip=split"),
-        *("-cpu", "max", "-smp", "2", "-m", "1024", "-nodefaults", "-nographic", "-no-reboot"),
+        *("-cpu", "max", "-smp", "2", "-m", str(configuration.memory), "-nodefaults", "-nographic", "-no-reboot"),
         *("-serial", f"file:{console}"),
         *("-kernel", str(built.kernel), "-initrd", str(built.initramfs), "-append", " ".join(parameters)),
         *("-blockdev", "driver=null-co,read-zeroes=on,node-name=empty"),

@@ -54,6 +54,7 @@ SHOWS: Mapping[str, Mapping[str, str]] = {
         "test -r /dev/accel/accel0 || echo denied": "denied",
         "ls /sys/kernel/debug": "",
     },
+    "zoo": {"id -un": "tester", DRIVER: "edu_accel", "test -w /dev/accel/accel0 && echo allowed": "allowed"},
     "no-driver": {"cat $D/class": "0x120000", "ls $D/driver": "", GROUP_TYPE: "DMA"},
 }
 

@@ -290,7 +290,7 @@ print(confine.confine(confine.base_policy("/tmp"), notify=False)["problems"], os
 """
     command = [sys.executable, "-c", code]
     answer = subprocess.run(
-        command, check=True, capture_output=True, text=True, cwd=os.path.dirname(process._import_path()[0] + "/")
+        command, check=True, capture_output=True, text=True, cwd=os.path.dirname(process.own_import_path()[0] + "/")
     ).stdout
     if answer == "may not\n":
         pytest.skip("this user may not enter the real-time class")

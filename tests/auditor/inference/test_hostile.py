@@ -101,7 +101,7 @@ def test_nothing_comes_of_it_as_nobody(scene, model, runtime):
         file.write(model)
     code = f"""
 import json, sys
-sys.path += {process._import_path()!r}
+sys.path += {process.own_import_path()!r}
 from auditor.inference.embedded import measure
 from auditor.inference.run import Job
 with open({os.path.join(scene, "model")!r}, "rb") as file:

@@ -1,0 +1,27 @@
+"""What a delegate may use of the machine that it is run on. This code goes to the device."""
+
+from __future__ import annotations
+
+import os
+
+from auditor.errors import UsageError
+from auditor.facts.accelerators import read_accelerators
+from auditor.facts.kernel import read_kernel
+from auditor.facts.reading import Device
+from auditor.facts.types import Ok
+from auditor.model import printable
+from auditor.sources.live import Live
+from auditor.zoo.measure import Sandbox
+
+
+def sandbox(allow_paths: tuple[str, ...], allow_unconfined: bool, accelerators: tuple[str, ...] = ()) -> Sandbox:
+    """What a delegate may use on this machine. Raises UsageError for a path to allow that is not there."""
+    for path in allow_paths:
+        if not os.path.exists(path):
+            raise UsageError(f"--allow-path: {printable(path)}: expected a file or a folder that is there")
+    device = Device(Live(probes=False))
+    found = read_accelerators(device, read_kernel(device), accelerators)
+    nodes = {node.path for each in found.value.items for node in each.nodes} if isinstance(found, Ok) else set()
+    if any(path.startswith("/dev/vfio/") for path in nodes):
+        nodes.add("/dev/vfio/vfio")  # the container that a group is put into
+    return Sandbox(tuple(sorted(nodes)), tuple(map(os.path.abspath, allow_paths)), allow_unconfined)

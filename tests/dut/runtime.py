@@ -1,0 +1,34 @@
+"""A TFLite runtime for the guest's Python, as a user makes one for --runtime: `pip install --target`, from this machine's own index.
+
+Kept in ``$XDG_CACHE_HOME/crosml-audit/dut`` beside the image; the folder may be removed at any time.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from tests import archive
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PACKAGES = ("ai-edge-litert", "numpy")
+
+
+def build(python: str) -> Path:
+    """The folder, for a version of Python on x86-64. ArchiveError where the packages cannot be had."""
+    options = (
+        "--python-version",
+        python,
+        "--only-binary=:all:",
+        "--platform",
+        "manylinux_2_27_x86_64",
+        "--platform",
+        "manylinux2014_x86_64",
+    )
+
+    def make(place: Path) -> None:
+        archive.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-compile", "--target", str(place), *options, *PACKAGES])
+
+    return archive.cached(archive.cache_folder("dut"), f"runtime-{python}", [*options, *PACKAGES], make)
