@@ -32,7 +32,7 @@ import numpy.typing as npt
 
 from auditor.inference.embedded import measure
 from auditor.inference.run import Job
-from auditor.statistics import LOOKS, Verdict, find_drift, judge, student_interval
+from auditor.statistics import LOOKS, Verdict, find_drift, judge, look
 from auditor.zoo.generate import generate, stand_ins
 from auditor.zoo.measure import PLANS, BenchTime
 
@@ -143,7 +143,7 @@ def looks(of: Sequence[Part]) -> list[tuple[Interval, Interval, Drift]]:
         seen = of[:count]
         outside = [each.outside for each in seen]
         drift = find_drift(outside, [each.thirds for each in seen])
-        given.append((student_interval([each.own for each in seen]), student_interval(outside), drift))
+        given.append((look([each.own for each in seen]), look(outside), drift))
     return given
 
 
