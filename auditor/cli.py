@@ -348,16 +348,21 @@ def zoo_run(
 
         from auditor import audit
         from auditor import requirements as sets
-        from auditor.zoo.measure import BenchTime, measure_zoo, model_files
+        from auditor.zoo.measure import BenchTime, Means, measure_zoo
+        from auditor.zoo.models import model_files
         from auditor.zoo.sandbox import sandbox
 
         files = model_files(sets.load(requirements).zoo, zoo)
         library = audit.delegate(delegate, _pairs(delegate_option), stable_delegate)
-        allowed = sandbox(tuple(allow_path), allow_unconfined)
-        import_path = audit.runtime_path(runtime, tflite.value, library) if runtime is not None else ()
-        bench = BenchTime(bench_time.value)
+        means = Means(
+            delegate=library,
+            bench_time=BenchTime(bench_time.value),
+            runtime=tflite.value,
+            import_path=audit.runtime_path(runtime, tflite.value, library) if runtime is not None else (),
+            sandbox=sandbox(tuple(allow_path), allow_unconfined),
+        )
         with _progress() as progress:
-            for _name, document in measure_zoo(files, library, bench, tflite.value, progress, allowed, import_path):
+            for _name, document in measure_zoo(files, means, progress):
                 print(json.dumps(document, sort_keys=True, allow_nan=False), flush=True)
 
 

@@ -23,8 +23,9 @@ from auditor.inference.fdinfo import DeviceUse
 from auditor.inference.process import Limits
 from auditor.model import Outcome
 from auditor.zoo import measure
+from auditor.zoo.delegates import Delegate
 from auditor.zoo.generate import generate
-from auditor.zoo.measure import BenchTime, Delegate, NoRuntime, runner
+from auditor.zoo.measure import BenchTime, NoRuntime, Plan, runner
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SOURCE = os.path.join(ROOT, "fixtures", "tools", "stand_in.c")
@@ -117,7 +118,7 @@ def busy(monkeypatch):
 
 def judge(turns=1, **request):
     """The findings of an audit; one process of each kind shows all but a latency that is decided."""
-    with mock.patch.dict(measure._PLANS, {BenchTime.QUICK: (turns, turns, 0.1)}):
+    with mock.patch.dict(measure.PLANS, {BenchTime.QUICK: Plan(turns, turns, 0.1, 50)}):
         return _judge(request)
 
 
