@@ -46,6 +46,7 @@ spoil is null. Whatever happens to a worker, there is a document; what was measu
       operators   {runtime, model}: digests of the operators that each has and needs (operators.py); no model where we cannot read it
       escapes     [{attempt, refused: name of the errno | null}]: attempts to get out that the auditor made in that same process
       power       {seconds, watts: {sensor: mean}} over the timed part, where the machine has a sensor that may be read (conditions.py)
+      golden_cases {count, wrong: [text]}: of the model's golden cases, in what this runtime, without the delegate, gives something else
       cpu_share   processor time of the timed inferences over their brackets: about 1 for each thread that computes or waits busily
       engines     {source, busy_us, timed_us}: where engines of a device were seen working for the process meanwhile
       accelerator_busy  true where they worked for BUSY_SHARE of the time at least; else absent: not seen, which is not the same as idle

@@ -117,6 +117,7 @@ def measure_zoo(files: Sequence[ModelFile], means: Means, progress: Callable[[st
     tools = runner(means.delegate, means.runtime)
     plan = PLANS[means.bench_time]
     golden = {} if tools else golden_sets(files, means.sandbox.allow_unconfined, means.import_path, progress)
+    cases = {} if tools else _golden_cases(files, means, progress)
     runs: dict[str, list[Fact[ModelRun]]] = {file.model.name: [] for file in files}
     took: dict[str, list[float]] = {file.model.name: [] for file in files}
     for turn in range(plan.most):
@@ -130,6 +131,7 @@ def measure_zoo(files: Sequence[ModelFile], means: Means, progress: Callable[[st
             status = document["status"]
             if (status["outcome"], status["process"]) == ("runtime-missing", "reference"):  # no delegate is in that process
                 raise NoRuntime(visible(status["message"]))
+            document["conditions"] |= cases.get(file.model.name, {})
             took[file.model.name].append(time.monotonic() - started)
             runs[file.model.name].append(parse(Ok(document), read_run))
             yield file.model.name, document
@@ -166,6 +168,21 @@ def _runs_left(runs: Sequence[Fact[ModelRun]], model: ZooModel, plan: Plan) -> i
         return 0
     # a verdict that only a drift keeps open may stand with the next run
     return min(further(own, outside, limit) or plan.most, plan.most - len(runs))
+
+
+def _golden_cases(files: Sequence[ModelFile], means: Means, progress: Callable[[str], None]) -> dict[str, dict[str, Any]]:
+    """Whether the runtime gives what the models' golden cases say, for a run's conditions; nothing for a model that has none."""
+    from auditor.inference.executor import Options  # noqa: PLC0415  # only for those who measure
+    from auditor.zoo.cases import differences  # noqa: PLC0415
+
+    options = Options(runtime=means.runtime, import_path=means.import_path, allow_unconfined=means.sandbox.allow_unconfined)
+    found = {}
+    for file in files:
+        if file.cases:
+            progress(f"zoo: golden cases of {file.model.name}")
+            wrong = differences(_reference(file) or file.content, file.model.name, file.cases, options)
+            found[file.model.name] = {"golden_cases": {"count": len(file.cases), "wrong": list(wrong)}}
+    return found
 
 
 def _job(file: ModelFile, golden: GoldenSet | None, means: Means) -> Job:

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from auditor.errors import UsageError
+from auditor.inference.published import MANIFEST, Golden, Published, read_published
 from auditor.model import visible
 from auditor.zoo.catalogue import ZooModel
-from auditor.zoo.find import FoundImage, find_images, find_models
+from auditor.zoo.find import FoundImage, FoundModel, find_images, find_models
 from auditor.zoo.generate import generate, stand_ins
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
     from auditor.zoo.catalogue import ZooVersion
 
@@ -24,13 +25,14 @@ DEVICE_FOLDERS = ("/usr/local/share/ml-test-assets", "/usr/local/mlbenchmark/dat
 
 @dataclass(frozen=True, slots=True)
 class ModelFile:
-    """A file that stands for a zoo model. `origin` is `device`, `given` or `stand-in`; `images` lay beside it."""
+    """A file that stands for a zoo model. `origin` is `device`, `given` or `stand-in`; `images` and golden `cases` lay beside it."""
 
     model: ZooModel
     content: bytes
     sha256: str
     origin: str
     images: tuple[FoundImage, ...] = field(default=(), repr=False)
+    cases: tuple[Golden, ...] = field(default=(), repr=False)
 
 
 def model_files(zoo: ZooVersion, given: str | None) -> tuple[ModelFile, ...]:
@@ -49,12 +51,30 @@ def found_files(zoo: ZooVersion, given: str | None) -> dict[str, ModelFile]:
     places = [(given, "given")] if given is not None else [(folder, "device") for folder in DEVICE_FOLDERS if os.path.isdir(folder)]
     found: dict[str, ModelFile] = {}
     for place, origin in places:
-        images = find_images(place)
+        images, published = find_images(place), _published(place) if origin == "given" else {}
         for name, each in find_models(place, zoo.models).items():
-            found.setdefault(name, ModelFile(each.model, each.content, each.sha256, origin, images))
+            cases = _cases(each, published)
+            found.setdefault(name, ModelFile(each.model, each.content, each.sha256, origin, images, cases))
     if given is not None and not found:
         raise UsageError(f"--zoo: {visible(given)}: expected model files of zoo {zoo.version} (`crosml-audit zoo list`), found none")
     return found
+
+
+def _published(folder: str) -> dict[str, Published]:
+    """The models that a folder's own manifest names, by file name; of a folder that has none, or an archive, nothing is known."""
+    if not os.path.isfile(os.path.join(folder, MANIFEST)):
+        return {}
+    return {os.path.basename(each.path): each for each in read_published(folder).values()}
+
+
+def _cases(found: FoundModel, published: Mapping[str, Published]) -> tuple[Golden, ...]:
+    """The golden cases of a model. Raises UsageError for a file that is not the one that was published beside its manifest."""
+    known = published.get(os.path.basename(found.path))
+    if known is None:
+        return ()
+    if known.sha256 != found.sha256:
+        raise UsageError(f"--zoo: {visible(found.path)}: its sha256 is {found.sha256}, expected {known.sha256} ({MANIFEST})")
+    return known.golden
 
 
 def stand_in_files(zoo: ZooVersion, found: Collection[str]) -> tuple[ModelFile, ...]:
