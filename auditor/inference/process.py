@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import json
 import math
 import os
@@ -127,6 +128,18 @@ class Ended:
     bracket_ns: int
     cpu_ns: int
     peak_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Several inferences in nanoseconds: the controller's bracket around all, the worker's own figure for each, the process's CPU time.
+
+    What the worker does beside, to set the inputs and to copy the outputs, is in the bracket.
+    """
+
+    bracket_ns: int
+    worker_ns: tuple[int, ...]
+    cpu_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,6 +359,34 @@ class Worker:
             if size != len(reply.payload):
                 raise ValueError(f"{len(reply.payload)} bytes for tensors of {size} bytes")
         return tensors, reply.payload, reply.ns
+
+    def set_batch(self, payloads: Sequence[bytes]) -> int:
+        """Send the inputs of several inferences, each as `set_inputs` takes it. Returns the bracket in ns."""
+        return self._request("input", {"count": len(payloads)}, b"".join(payloads)).ns
+
+    def invoke_batch(self, count: int) -> Batch:
+        """Run the `count` inferences whose inputs were sent last, one right after the other."""
+        before = self.cpu_ns()
+        reply = self._request("invoke", {"count": count})
+        after = self.cpu_ns()
+        with self._checking("invoke"):
+            times = tuple(map(_count, reply.header["ns"]))
+            if len(times) != count or sum(times) > reply.ns:
+                raise ValueError(
+                    f"the worker claims {len(times)} inferences in {sum(times)} ns, the controller saw {count} in {reply.ns} ns"
+                )
+        return Batch(reply.ns, times, after - before)
+
+    def batch_outputs(self, count: int) -> tuple[list[tuple[tuple[TensorSpec, ...], bytes]], int]:
+        """Read the outputs of the batch: of each inference as `outputs` gives them; and the bracket in ns."""
+        reply = self._request("output", {"count": count})
+        with self._checking("output"):
+            answers = [tuple(map(_tensor, each)) for each in reply.header["outputs"]]
+            sizes = [sum(tensor.nbytes for tensor in each) for each in answers]
+            if len(answers) != count or sum(sizes) != len(reply.payload):
+                raise ValueError(f"{len(reply.payload)} bytes for {len(answers)} answers of {sum(sizes)} bytes, expected {count} answers")
+        ends = itertools.accumulate(sizes)
+        return [(each, reply.payload[end - size : end]) for each, size, end in zip(answers, sizes, ends, strict=True)], reply.ns
 
     def picture(self, width: int, height: int, *, crop: bool) -> bytes:
         """Have the file that is in the model's place decoded as an image. Returns its pixels, RGB (decoding.py)."""

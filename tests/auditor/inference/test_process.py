@@ -35,8 +35,11 @@ class Fake(worker.Session):
         tensor = {"name": "x", "shape": [2, 4], "dtype": "float32"}
         return {"inputs": [tensor], "outputs": [tensor], "claims": None}, b""
     def do_input(self, header, payload): return {}, b""
-    def do_invoke(self, header, payload): return {"ns": 0}, b""
-    def do_output(self, header, payload): return {"outputs": [{"shape": [2, 4], "dtype": "float32"}]}, bytes(32)
+    def do_invoke(self, header, payload): return {"ns": [0] * header["count"] if "count" in header else 0}, b""
+    def do_output(self, header, payload):
+        outputs = [{"shape": [2, 4], "dtype": "float32"}]
+        count = header.get("count", 1)
+        return {"outputs": [outputs] * count if "count" in header else outputs}, bytes(32 * count)
 """
 
 
@@ -308,9 +311,9 @@ def test_device_memory_that_was_once_not_read_is_not_known(model, monkeypatch):
 @pytest.mark.parametrize(
     "body",
     [
-        "return {'outputs': [{'shape': [8], 'dtype': 'float32'}]}, bytes(32)",
-        "return {'outputs': [{'shape': [2, 4], 'dtype': 'int32'}]}, bytes(32)",
-        "return {'outputs': []}, b''",
+        "return {'outputs': [[{'shape': [8], 'dtype': 'float32'}]]}, bytes(32)",
+        "return {'outputs': [[{'shape': [2, 4], 'dtype': 'int32'}]]}, bytes(32)",
+        "return {'outputs': [[]]}, b''",
     ],
     ids=["shape", "type", "number"],
 )
