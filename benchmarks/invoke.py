@@ -65,10 +65,11 @@ int loop(int (*invoke)(void *), void *interpreter, void *tensor, const void *inp
 
 BOOTSTRAP = """\
 import json, sys
-sys.path[:] = json.loads(sys.argv[1])
+first, sys.path[:] = json.loads(sys.argv[1])
 import invoke
 from auditor.inference import worker
 worker.Session = invoke.Timed
+sys.path[:0] = first
 worker.main(int(sys.argv[2]), int(sys.argv[3]))
 """
 
