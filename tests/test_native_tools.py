@@ -341,7 +341,7 @@ def test_a_device_needs_only_the_standard_library(tools, delegate, monkeypatch):
     tools()
     model = generate(MODEL)
     monkeypatch.setitem(sys.modules, "numpy", None)
-    monkeypatch.setattr(process, "_import_path", lambda: [ROOT, *(path for path in sys.path if "site-packages" not in path)])
+    monkeypatch.setattr(process, "own_import_path", lambda: [ROOT, *(path for path in sys.path if "site-packages" not in path)])
     job = run.Job(MODEL, model, delegate=delegate(), min_seconds=0, warmup_seconds=0)
     found = native.measure(job, native.find_tools())
     assert found["status"]["outcome"] == "completed", found["status"]
