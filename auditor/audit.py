@@ -299,10 +299,10 @@ def _here(request: Request, progress: Callable[[str], None]) -> dict[Question, R
     plan, zoo = _plan(request), requirements.load(request.requirements).zoo
     here = request.root is None
     library = delegate(request.delegate, request.delegate_options, request.stable_delegate) if here else None
-    import_path = runtime_path(request.runtime, request.tflite, library) if here and request.runtime is not None else ()
     models = model_files(zoo, request.zoo) if not plan.zoo_note or (here and request.zoo is not None) else ()
     if plan.zoo_note:
         return _noted(plan, Runs())
+    import_path = () if request.runtime is None else runtime_path(request.runtime, request.tflite, library)
     # of a demonstration, the models are our own, and there is no delegate
     unconfined = request.allow_unconfined or (request.demo and request.zoo is None)
     means = Means(
