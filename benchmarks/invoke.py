@@ -111,9 +111,7 @@ def by_runner(each: Worker, inputs: bytes) -> list[int]:
     """As embedded._timed does it."""
     times: list[int] = []
     while len(times) < INFERENCES:
-        each.set_batch([inputs] * BATCH)
-        times += each.invoke_batch(BATCH).worker_ns
-        each.batch_outputs(BATCH)
+        times += each.run_batch([inputs] * BATCH).worker_ns
     return times
 
 

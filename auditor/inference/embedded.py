@@ -134,17 +134,16 @@ def _answered(worker: Worker, inputs: bytes) -> tuple[_Sample, int]:
 
 def _overhead_ns(worker: Worker, pool: list[_Sample], bracket_ns: int) -> float:
     """By how much the bracket of an inference in a batch is longer than the inference, where both are honest; the least of three."""
-    size = _batch_size(pool[0], bracket_ns)
+    size = _batch_size(pool, bracket_ns)
     found = []
     for _ in range(3):
-        worker.set_batch([pool[number % len(pool)].inputs for number in range(size)])
-        batch = worker.invoke_batch(size)
+        batch = worker.run_batch([pool[number % len(pool)].inputs for number in range(size)])
         found.append((batch.bracket_ns - sum(batch.worker_ns)) / size)
     return min(found)
 
 
-def _batch_size(sample: _Sample, bracket_ns: int) -> int:
-    held = len(sample.inputs) + sum(map(len, sample.outputs))
+def _batch_size(samples: list[_Sample], bracket_ns: int) -> int:
+    held = max(len(sample.inputs) + sum(map(len, sample.outputs)) for sample in samples)
     return max(1, min(BATCH, BATCH_BYTES // max(1, held), BATCH_NS // max(1, bracket_ns)))
 
 
@@ -162,7 +161,10 @@ def _photos(job: Job, run: Run, worker: Worker, loaded: Loaded, generator: np.ra
         except ValueError as problem:
             note = f"the model takes no image: {problem}"
             break
-        sample, _overhead = _answered(worker, inputs)
+        sample, _ns = _answered(worker, inputs)
+        if not sample.specs:
+            note = "the model has no output"
+            break
         photos.append(replace(sample, picture=picture, variation=variation))
     if photos or note:
         run["golden"] = {"metric": job.golden.recipe.metric.value, "note": note, "idle_error": None, "pictures": []}
@@ -179,7 +181,7 @@ def _test(job: Job, run: Run, pool: list[_Sample], photos: list[_Sample], genera
             run["init_us"] = ns / 1e3
             _note_claims(run, loaded.claims, job.model)
             first_ns, last_ns = _warm_up(job, worker, _draw(loaded, generator))
-            run["first_us"], most = first_ns / 1e3, _batch_size(pool[0], last_ns)
+            run["first_us"], most = first_ns / 1e3, _batch_size([*pool, *photos], last_ns)
             engines, power = worker.engines(), read_power()
             started = time.monotonic()
             samples = _endless([*pool, *photos], generator)
@@ -253,20 +255,17 @@ def _endless(pool: list[_Sample], generator: np.random.Generator) -> Iterator[_S
 
 def _timed(worker: Worker, run: Run, samples: list[_Sample]) -> list[tuple[_Sample, tuple[bytes, ...]]]:
     """Run timed inferences, note their times, and return the bytes of each output of each, which are like the reference's."""
-    count = len(samples)
-    set_ns = worker.set_batch([sample.inputs for sample in samples])
-    batch = worker.invoke_batch(count)
-    answers, output_ns = worker.batch_outputs(count)
-    for sample, (specs, _payload) in zip(samples, answers, strict=True):
+    count, batch = len(samples), worker.run_batch([sample.inputs for sample in samples])
+    for sample, (specs, _payload) in zip(samples, batch.answers, strict=True):
         if len(specs) != len(sample.specs) or not all(map(TensorSpec.same_values, specs, sample.specs)):
             message = f"outputs {_shapes(specs)}, the reference's are {_shapes(sample.specs)}"
             status = Status(Outcome.OUTPUT_SHAPE_MISMATCH, "test", "output", message=wire.bounded(message))
             raise WorkerFailure(status, worker.output)
     run["samples_us"] += [ns / 1e3 for ns in batch.worker_ns]
     run["bracket_us"] += [batch.bracket_ns / count / 1e3] * count
-    run["exchange_us"] += [(set_ns + batch.bracket_ns + output_ns) / count / 1e3] * count
+    run["exchange_us"] += [batch.exchange_ns / count / 1e3] * count
     run["cpu_us"] += [batch.cpu_ns / count / 1e3] * count
-    return [(sample, split(specs, payload)) for sample, (specs, payload) in zip(samples, answers, strict=True)]
+    return [(sample, split(specs, payload)) for sample, (specs, payload) in zip(samples, batch.answers, strict=True)]
 
 
 def _shapes(specs: tuple[TensorSpec, ...]) -> str:

@@ -21,7 +21,8 @@ spoil is null. Whatever happens to a worker, there is a document; what was measu
     samples_us    Invoke alone, as the worker says; those of a batch lie within its bracket
     bracket_us    the controller's clock around a batch of Invokes, with their inputs set and their outputs copied: request sent to
                   reply received; of each inference, its equal part
-    exchange_us   the same from before the inputs were sent until the outputs were there: nothing done for them can hide outside it
+    exchange_us   the same from before the inputs were sent until the outputs were there. Nothing done for them hides outside the
+                  bracket: the inputs can be read from its beginning on, and the outputs not be changed after its end (sealing.py)
     cpu_us        processor time of all threads of the worker's process within the bracket, by the kernel's count. One figure may be
                   off by a scheduler's tick (1 to 10 ms) either way, their sum by no more than that. Work of other processes and
                   of the kernel's own threads is not in it

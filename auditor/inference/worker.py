@@ -23,7 +23,8 @@ greatest resident size in getrusage(2) survives execve, and a tool that a large 
     confine, escape                       as above
     become    {arguments}                 -> {exit, signal, cpu_ns: with the worker's own, peak_bytes}
 
-With a `count`, input, invoke and output are of a batch of so many inferences: `ns` and `outputs` are then lists of what one has.
+With a `count`, input, invoke and output are of a batch of so many inferences: `ns` and `outputs` are then lists of what one has. The
+inputs are then covered, and invoke has the `key` to them and gives `digests` of the outputs (sealing.py).
 A request that fails is answered with {error: {outcome, stage, message}}.
 """
 
@@ -41,7 +42,7 @@ from dataclasses import asdict
 from importlib import import_module, metadata
 from typing import Any, NoReturn
 
-from auditor.inference import confine, decoding, escapes, operators, wire
+from auditor.inference import confine, decoding, escapes, operators, sealing, wire
 from auditor.inference.delegate import WrappedDelegate
 from auditor.inference.wire import AUTO, PILLOW, RUNTIMES, Outcome, RequestError
 from auditor.zoo.protocol import TensorSpec
@@ -81,7 +82,7 @@ class Session:
         """Import the runtime."""
         name, self._runtime = _import_runtime(header["runtime"])
         runtime = {"name": name, "version": metadata.version(name)}
-        modules = [os, self._runtime, *([] if name == PILLOW else [import_module("numpy")])]
+        modules = [os, self._runtime, *([] if name == PILLOW else [import_module("numpy"), import_module("numpy.random")])]
         folders = [os.path.dirname(str(module.__file__)) for module in modules]
         return {"python": platform.python_version(), "runtime": runtime, "folders": folders}, b""
 
@@ -167,7 +168,7 @@ class Session:
     def do_invoke(self, header: dict[str, Any], _payload: bytes) -> tuple[dict[str, Any], bytes]:
         """Run one inference, timed as benchmark_model does: Invoke alone; or a batch."""
         if "count" in header:
-            return {"ns": self._run_batch()}, b""
+            return self._run_batch(bytes.fromhex(header["key"])), b""
         invoke = self._interpreter.invoke
         started = time.perf_counter_ns()
         invoke()
@@ -180,17 +181,17 @@ class Session:
         described, payload = self._outputs()
         return {"outputs": described}, payload
 
-    def _run_batch(self) -> list[int]:
+    def _run_batch(self, key: bytes) -> dict[str, Any]:
         """Run the batch: each inference right after its inputs are set, timed by itself as benchmark_model does it."""
         invoke = self._interpreter.invoke
         times, self._answers = [], []
-        for payload in self._batch:
-            self._set_inputs(payload)
+        for number, payload in enumerate(self._batch):
+            self._set_inputs(sealing.covered(payload, key, number))
             started = time.perf_counter_ns()
             invoke()
             times.append(time.perf_counter_ns() - started)
             self._answers.append(self._outputs())
-        return times
+        return {"ns": times, "digests": [sealing.digest(payload) for _, payload in self._answers]}
 
     def _set_inputs(self, payload: bytes) -> None:
         import numpy as np  # noqa: PLC0415 - the runtime has imported it

@@ -138,12 +138,14 @@ def agreement(golden: GoldenSet, spec: TensorSpec, reference: bytes, test: bytes
 def idle_error(outputs: Sequence[bytes], spec: TensorSpec) -> float | None:
     """Return the least mean error of a delegate that computes nothing: zeros, the answer before, or one answer to all inputs.
 
-    The one answer is the mean of the reference's answers to the other inputs. None where a value is not finite, or there is none.
+    The one answer is the mean of the reference's answers to the other inputs. None where a value is not finite, or there is none, or the
+    answers are not all of one size.
     """
     import numpy as np  # noqa: PLC0415 - only those who measure pay for it
 
     answers = [np.frombuffer(data, spec.dtype).astype(np.float64) for data in outputs]
-    if not answers or not answers[0].size or not all(np.isfinite(each).all() for each in answers):
+    sizes = {each.size for each in answers}
+    if len(sizes) != 1 or 0 in sizes or not all(np.isfinite(each).all() for each in answers):
         return None
     errors = [float(np.mean([np.abs(each).mean() for each in answers]))]
     if len(answers) > 1:

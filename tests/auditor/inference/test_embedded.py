@@ -15,8 +15,8 @@ from auditor.inference.process import Limits
 from auditor.inference.run import Job
 
 QUICK = {"inputs": 3, "min_runs": 6, "min_seconds": 0, "warmup_seconds": 0}
-DEQUANTIZE, FLOOR_MOD = 6, 95
-FLOAT16, INT32, STRING = 1, 2, 5
+ADD, DEQUANTIZE, GREATER, FLOOR_MOD, WHERE = 0, 6, 61, 95, 109
+FLOAT16, INT32, INT64, STRING, BOOL = 1, 2, 4, 5, 6
 
 
 def status_of(run):
@@ -280,3 +280,21 @@ def test_times_end_with_the_budget(delegate, model, runtime):
     run = measure(Job(**{**vars_of(job), "min_runs": 1000, "max_seconds": 0.3, "warmup_seconds": 0}))
     assert run["status"]["outcome"] == "completed", run["status"]
     assert 1 <= len(run["samples_us"]) < 20
+
+
+def test_outputs_whose_size_goes_by_the_input(write, runtime):
+    write_model, tensor, op = write
+    tensors = [tensor((64,)), tensor((1,), struct.pack("<f", 0.1)), tensor((64,), type=BOOL), tensor((0, 1), type=INT64)]
+    run = measure(Job("m", write_model(tensors, (0,), (3,), [op(GREATER, (0, 1), (2,)), op(WHERE, (2,), (3,))]), runtime=runtime, **QUICK))
+    assert run["status"]["outcome"] == "completed", run["status"]
+    output = output_of(run)
+    assert (output["avg_error"], output["exact_share"]) == (0, 1)
+    assert [output[key] for key in ("idle_error", "correlation", "offset")] == [None] * 3
+
+
+def test_no_output(write, runtime):
+    write_model, tensor, op = write
+    job = Job("m", write_model([tensor((4,)), tensor((4,))], (0,), (), [op(ADD, (0, 0), (1,))]), runtime=runtime, **QUICK)
+    run = measure(job)
+    assert run["status"]["outcome"] == "completed", run["status"]
+    assert run["accuracy"]["outputs"] == []
