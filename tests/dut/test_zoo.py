@@ -207,8 +207,8 @@ def test_a_folder_that_cannot_take_the_runtime_is_refused_in_one_line(
     dut: machine.Machine, host: str, delegate: str, models: str, made: str
 ) -> None:
     dut.run(
-        "mkdir -p /run/noexec /run/small && mount -t tmpfs -o noexec,mode=1777 none /run/noexec && mount -t tmpfs -o size=32m,mode=1777 none"
-        " /run/small",
+        "mkdir -p /run/noexec /run/small && mount -t tmpfs -o noexec,mode=1777 none /run/noexec"
+        " && mount -t tmpfs -o size=32m,mode=1777 none /run/small",
         user="root",
     )
     try:
