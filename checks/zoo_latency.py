@@ -39,8 +39,9 @@ def baseline(facts: Facts, requirement: Requirement) -> Iterator[Answer]:
     whole interval of the auditor's clock is within it (Student's, over the means of 3 to 9 fresh processes, and a quarter wider, for
     those that follow each other are alike), missed where the whole interval of the process's own figure is above it. The verdict is
     looked at after each process from the third on, and each look has an equal part of an error of 5 % in all; the finding is judged by
-    the bound at which the measurement stopped. Where times drift beyond noise, within a process (it warms up, or is throttled) or from one to the next, the verdict must also
-    hold for the times at the end. Otherwise unknown, with the number of further processes that would decide.
+    the bound at which the measurement stopped. Where times drift beyond noise, within a process (it warms up, or is throttled) or from
+    one to the next, the verdict must also hold for the times at the end. Otherwise unknown, with the number of further processes that
+    would decide.
 
     No verdict unless the delegate took 95 % of the model's multiply-accumulates, and no pass unless the accelerator was seen working: a
     delegate can compute on the CPU. Loading and the first inference are shown beside it and are not in it.
