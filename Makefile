@@ -28,7 +28,7 @@ test-tflite: .venv-tflite/.dev
 	.venv-tflite/bin/python -m pytest -n auto tests/auditor/inference tests/auditor/zoo tests/test_zoo_faults.py tests/test_golden.py
 
 test-dut: $(VENV)/.dev
-	$(BIN)/python -m pytest -m dut -n 2 --dist loadgroup tests/dut
+	$(BIN)/python -m pytest -m dut -n 2 tests/dut
 
 bench: $(VENV)/.dev
 	for each in benchmarks/*.py; do echo "== $$each"; $(BIN)/python $$each || exit 1; done

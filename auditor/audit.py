@@ -28,7 +28,9 @@ from auditor.sources.live import Live
 from auditor.sources.recording import Record, Recorder, Replay
 from auditor.sources.ssh import Order, Ssh
 from auditor.zoo import over_ssh
-from auditor.zoo.measure import BenchTime, Delegate, measure_zoo, model_files, runner, shared_library, stable_delegate
+from auditor.zoo.delegates import Delegate, shared_library, stable_delegate
+from auditor.zoo.measure import BenchTime, Means, measure_zoo, runner
+from auditor.zoo.models import model_files
 from auditor.zoo.sandbox import sandbox
 
 if TYPE_CHECKING:
@@ -303,8 +305,14 @@ def _here(request: Request, progress: Callable[[str], None]) -> dict[Question, R
     import_path = () if request.runtime is None else runtime_path(request.runtime, request.tflite, library)
     # of a demonstration, the models are our own, and there is no delegate
     unconfined = request.allow_unconfined or (request.demo and request.zoo is None)
-    allowed = sandbox(request.allow_paths, unconfined, request.accelerators)
-    runs = _measured(measure_zoo(models, library, BenchTime(request.bench_time), request.tflite, progress, allowed, import_path))
+    means = Means(
+        delegate=library,
+        bench_time=BenchTime(request.bench_time),
+        runtime=request.tflite,
+        import_path=import_path,
+        sandbox=sandbox(request.allow_paths, unconfined, request.accelerators),
+    )
+    runs = _measured(measure_zoo(models, means, progress))
     used = tuple(ZooModelUsed(file.model.name, file.sha256, file.origin) for file in models)
     return _noted(replace(plan, models=used), runs)
 

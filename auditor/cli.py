@@ -309,24 +309,38 @@ def zoo_list(requirements: Requirements = DEFAULT_SET) -> None:
 
 @zoo_app.command("generate")
 def zoo_generate(folder: Annotated[str, typer.Argument(metavar="DIR")], requirements: Requirements = DEFAULT_SET) -> None:
-    """Write the stand-ins of a zoo version to a folder, with a manifest in sha256sum's format."""
+    """Write the stand-ins of a zoo version to a folder, with golden cases, and a manifest in sha256sum's format."""
     with _errors():
         import hashlib
 
         from auditor import requirements as sets
+        from auditor.inference.executor import Options
+        from auditor.inference.published import GOLDEN, MANIFEST, golden_document
+        from auditor.zoo.cases import NotRecorded, record
         from auditor.zoo.generate import generate, stand_ins
 
-        lines = []
+        lines: list[str] = []
+
+        def put(name: str, content: bytes) -> None:
+            files.write(os.path.join(folder, name), content)
+            lines.append(f"{hashlib.sha256(content).hexdigest()}  {name}\n")
+            print(lines[-1], end="")
+
         try:
             os.makedirs(folder, exist_ok=True)
         except OSError as error:
             raise UsageError(f"zoo generate: {printable(folder)}: {error.strerror}") from None
+        not_recorded = ""
         for name in stand_ins(sets.load(requirements).zoo.version):
             content = generate(name)
-            files.write(os.path.join(folder, f"{name}.tflite"), content)
-            lines.append(f"{hashlib.sha256(content).hexdigest()}  {name}.tflite\n")
-            print(lines[-1], end="")
-        files.write(os.path.join(folder, "sha256sums"), "".join(lines).encode())
+            put(f"{name}.tflite", content)
+            try:
+                put(f"{name}{GOLDEN}", golden_document(record(content, name, Options())))
+            except NotRecorded as error:
+                not_recorded = str(error)
+        files.write(os.path.join(folder, MANIFEST), "".join(lines).encode())
+        if not_recorded:
+            print(f"crosml-audit: no golden cases: {visible(not_recorded)}", file=sys.stderr)
 
 
 @zoo_app.command("run")
@@ -348,16 +362,21 @@ def zoo_run(
 
         from auditor import audit
         from auditor import requirements as sets
-        from auditor.zoo.measure import BenchTime, measure_zoo, model_files
+        from auditor.zoo.measure import BenchTime, Means, measure_zoo
+        from auditor.zoo.models import model_files
         from auditor.zoo.sandbox import sandbox
 
         files = model_files(sets.load(requirements).zoo, zoo)
         library = audit.delegate(delegate, _pairs(delegate_option), stable_delegate)
-        allowed = sandbox(tuple(allow_path), allow_unconfined)
-        import_path = audit.runtime_path(runtime, tflite.value, library) if runtime is not None else ()
-        bench = BenchTime(bench_time.value)
+        means = Means(
+            delegate=library,
+            bench_time=BenchTime(bench_time.value),
+            runtime=tflite.value,
+            import_path=audit.runtime_path(runtime, tflite.value, library) if runtime is not None else (),
+            sandbox=sandbox(tuple(allow_path), allow_unconfined),
+        )
         with _progress() as progress:
-            for _name, document in measure_zoo(files, library, bench, tflite.value, progress, allowed, import_path):
+            for _name, document in measure_zoo(files, means, progress):
                 print(json.dumps(document, sort_keys=True, allow_nan=False), flush=True)
 
 

@@ -25,12 +25,13 @@ ERROR = 0.05
 
 CONFIDENCE = 1 - ERROR / len(LOOKS)
 """Of the two-sided interval at each look: every look spends the same (Bonferroni), and what the record of n processes is judged by is
-what stopped the measurement at n.
+what stopped the measurement at n."""
 
-Only one of the two verdicts can be wrong, and successive looks share their processes: of processes that are independent and normal, about
-1.5 % are judged wrongly, whichever verdict that is. The rest is for what they are not: with a lag-one correlation of 0.3 between
-successive processes, or a right-skewed lognormal spread (sigma 0.3), it is still below 5 %; with 0.5 it is 8 %
-(tests/auditor/test_statistics.py draws them)."""
+WIDENING = 1.25
+"""What the interval at a look is widened by, because processes that follow each other share their neighbours' load and are alike: the error
+stays within 5 % up to a lag-one correlation of 0.5 (4.9 %; without it, 8.5 %; benchmarks/study.py saw 0.4 to 0.7 on a busy machine), and
+of independent normal processes 0.7 % are judged wrongly, whichever of the two verdicts is the wrong one (tests/auditor/test_statistics.py
+draws both)."""
 
 DRIFT_CONFIDENCE = 0.99
 """Of the interval that a drift must leave zero out of to be more than noise."""
@@ -151,6 +152,12 @@ def student_interval(means: Sequence[float], confidence: float = CONFIDENCE) -> 
         return Interval(means[0], math.inf, 1)
     half = _t(len(means), confidence) * statistics.stdev(means) / math.sqrt(len(means))
     return Interval(statistics.fmean(means), half, len(means))
+
+
+def look(means: Sequence[float]) -> Interval:
+    """Return the interval that a verdict after so many processes rests on; `means` as for `student_interval`."""
+    interval = student_interval(means)
+    return Interval(interval.mean, WIDENING * interval.half_width, interval.count)
 
 
 def _t(count: int, confidence: float) -> float:

@@ -61,8 +61,9 @@ def import_(facts: Facts, accelerator: Accelerator) -> Iterator[Answer]:
     Buffers come from a dma-buf heap, from udmabuf, from another DRM device, from V4L2. An accelerator's own buffer proves nothing: DRM
     hands back the object that it has already. virtio-gpu claims the import and refuses every foreign buffer, so the capability bit
     counts as a claim. A node is tried where the kernel itself gives the device that name, so another device's in its place proves nothing,
-    and refusals of a device that went away meanwhile are taken back. It fails where all foreign buffers were refused as something that the driver cannot do; some drivers take only
-    contiguous ones, so one that is taken is enough. Source: Documentation/driver-api/dma-buf.rst; drivers/gpu/drm/drm_prime.c.
+    and refusals of a device that went away meanwhile are taken back. It fails where all foreign buffers were refused as something that the
+    driver cannot do; some drivers take only contiguous ones, so one that is taken is enough.
+    Source: Documentation/driver-api/dma-buf.rst; drivers/gpu/drm/drm_prime.c.
     """
     tried = _of(facts, accelerator)
     trials = tuple(each for each in tried.imports if each.exporter != accelerator.subject) if tried else ()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from auditor.model import Answer, Level, Outcome, Owner, Remedy, check, visible
 from auditor.statistics import Spread, pool, within
+from checks.wording import some
 from checks.zoo_golden import judge_images
 from checks.zoo_runs import cited, invalid, of_baseline, of_generated, of_stand_in
 
@@ -118,6 +119,11 @@ def _judge(facts: Facts, result: ModelResult, runs: tuple[ModelRun, ...], requir
     if void:
         yield void
         return
+    wrong = sorted({text for run in runs for text in _wrong_cases(run)})
+    if wrong:
+        because = "The runtime does not give the model's golden outputs, so its answers are no reference."
+        yield Answer(Outcome.UNKNOWN, visible(some(wrong, "; ")), cited(result), because, remedy=Remedy.ZOO)
+        return
     measured = [run.accuracy for run in runs if run.accuracy]
     if len(measured) < len(runs) or len(set(map(len, measured))) > 1:
         because = _notes([run for run in runs if not run.accuracy])
@@ -128,6 +134,15 @@ def _judge(facts: Facts, result: ModelResult, runs: tuple[ModelRun, ...], requir
     worst = min(answers, key=lambda answer: (Outcome.FAIL, Outcome.UNKNOWN, Outcome.PASS).index(answer.outcome))
     observed = "; ".join((*(answer.observed for answer in answers), _reference(runs)))
     yield Answer(worst.outcome, observed, cited(result), worst.because, remedy=worst.remedy)
+
+
+def _wrong_cases(run: ModelRun) -> list[str]:
+    """In what the runtime does not give the model's golden outputs; a record of another shape says nothing good, either."""
+    found = run.conditions.get("golden_cases")
+    if found is None:
+        return []
+    wrong = found.get("wrong") if isinstance(found, dict) else None
+    return list(map(str, wrong)) if isinstance(wrong, list) else ["golden cases of an unknown shape"]
 
 
 def _reference(runs: tuple[ModelRun, ...]) -> str:

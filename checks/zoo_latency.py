@@ -35,10 +35,11 @@ def baseline(facts: Facts, requirement: Requirement) -> Iterator[Answer]:
     """The mean time of an inference, over fresh processes, is at most the zoo's limit.
 
     The clock is the auditor's, outside the process that holds the delegate: the delegate's own process can only make its figure worse,
-    never better. The limit is met where the whole Student interval (over the means of 3 to 9 fresh processes) of the auditor's clock is
-    within it, missed where the whole interval of the process's own figure is above it. The verdict is looked at after each process from the
-    third on, and each look has an equal part of an error of 5 % in all; the finding is judged by the bound at which the measurement
-    stopped. Where times drift beyond noise, within a process (it warms up, or is throttled) or from one to the next, the verdict must also
+    never better: inputs cannot be read before the clock starts, nor outputs changed after it has stopped. The limit is met where the
+    whole interval of the auditor's clock is within it (Student's, over the means of 3 to 9 fresh processes, and a quarter wider, for
+    those that follow each other are alike), missed where the whole interval of the process's own figure is above it. The verdict is
+    looked at after each process from the third on, and each look has an equal part of an error of 5 % in all; the finding is judged by
+    the bound at which the measurement stopped. Where times drift beyond noise, within a process (it warms up, or is throttled) or from one to the next, the verdict must also
     hold for the times at the end. Otherwise unknown, with the number of further processes that would decide.
 
     No verdict unless the delegate took 95 % of the model's multiply-accumulates, and no pass unless the accelerator was seen working: a

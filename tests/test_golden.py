@@ -33,7 +33,8 @@ from auditor.zoo.find import find_images
 from auditor.zoo.generate import generate
 from auditor.zoo.golden import GoldenSet
 from auditor.zoo.graph import read_graph
-from auditor.zoo.measure import BenchTime, measure_zoo, model_files
+from auditor.zoo.measure import BenchTime, Means, Plan, measure_zoo
+from auditor.zoo.models import model_files
 from auditor.zoo.protocol import compare
 from auditor.zoo.rewrite import without_custom_deconvolution
 from auditor.zoo.tracking import FEWEST
@@ -159,7 +160,7 @@ def test_the_convolution_models_of_0_0_1_cannot_be_measured(delegate, runtime, t
 def few(monkeypatch):
     """One process for each role, and few inferences."""
     monkeypatch.setattr(runs, "Job", functools.partial(runs.Job, min_runs=6, inputs=6))
-    monkeypatch.setattr("auditor.zoo.measure._PLANS", {BenchTime.QUICK: (1, 1, 0.0)})
+    monkeypatch.setattr("auditor.zoo.measure.PLANS", {BenchTime.QUICK: Plan(1, 1, 0.0, 50)})
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +185,7 @@ def judged(name, folder, delegate, runtime, options="", **request):
         delegate=delegate,
         delegate_options=pairs,
         zoo=str(folder),
-        runtime=runtime,
+        tflite=runtime,
         bench_time="quick",
         selection=selection,
         today=datetime.date(2026, 1, 1),
@@ -264,7 +265,7 @@ def test_the_reference_of_the_selfie_model_has_a_builtin_operator_for_the_custom
     (tmp_path / f"{SELFIE}.tflite").write_bytes(real(SELFIE))
     shutil.copy(photos / "grace_hopper.jpg", tmp_path)
     files = model_files(requirements.load().zoo, str(tmp_path))
-    ((_name, document),) = measure_zoo(files, None, BenchTime.QUICK, "ai-edge-litert", lambda _text: None)
+    ((_name, document),) = measure_zoo(files, Means(bench_time=BenchTime.QUICK, runtime="ai-edge-litert"), lambda _text: None)
     assert document["status"]["outcome"] == "completed"
     assert document["reference"] == {"kernels": "default", "threads": 1, "rewritten": True}
     (output,) = document["accuracy"]["outputs"]

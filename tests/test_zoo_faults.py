@@ -197,7 +197,7 @@ def test_a_path_to_allow_that_is_not_there(delegate, pinned, runtime):
 
 def test_the_correct_delegate_is_exact_on_every_stand_in(delegate, runtime, monkeypatch):
     """What nobody pinned is shown beside the baseline and never decides it."""
-    monkeypatch.setattr("auditor.zoo.measure.DEVICE_FOLDERS", ())
+    monkeypatch.setattr("auditor.zoo.models.DEVICE_FOLDERS", ())
     report, found = judge(NAMES, delegate=delegate, tflite=runtime)
     assert len(NAMES) == 5
     assert {run.model for run in report.model_runs} == set(NAMES)

@@ -11,7 +11,7 @@ from auditor.facts.reading import parse
 from auditor.facts.types import Fact, Missing, ModelResult, Ok
 from auditor.model import ModelRun, Remedy, Status
 from auditor.sources import base
-from auditor.statistics import Interval, find_drift, student_interval
+from auditor.statistics import Interval, find_drift, look
 
 if TYPE_CHECKING:
     from auditor.facts.reading import Device
@@ -56,7 +56,7 @@ def _interval(means: list[float | None], runs: tuple[Fact[ModelRun], ...]) -> Fa
     known = [mean for mean in means if mean is not None]
     if not known or len(known) < len(runs):
         return Missing(Status.FAILED, evidence, "not every run was timed", Remedy.MORE_RUNS)
-    return Ok(student_interval(known), evidence)
+    return Ok(look(known), evidence)
 
 
 def _of(model: str, run: ModelRun) -> ModelRun:

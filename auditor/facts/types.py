@@ -710,8 +710,8 @@ class MlService:
 class ModelResult:
     """The runs of one zoo model, each in fresh processes.
 
-    `latency` and `bracket` are Student intervals over the processes' means, in microseconds: of the worker's own times, and of the
-    controller's clock around them less what an honest worker's exchange costs. `drift` is that clock's.
+    `latency` and `bracket` are intervals over the processes' means (auditor.statistics.look), in microseconds: of the worker's own times,
+    and of the controller's clock around them less what an honest worker's exchange costs. `drift` is that clock's.
     """
 
     model: str

@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import statistics
 import time
@@ -48,6 +49,12 @@ if TYPE_CHECKING:
 
 MAX_POOL_BYTES = 256 << 20
 """Bytes of inputs and reference outputs that a run may hold; a model with large tensors gets fewer different inputs."""
+
+BATCH, BATCH_BYTES, BATCH_NS = 16, 16 << 20, 50_000_000
+"""Inferences that follow each other without the controller between them, at most: so many, with inputs of so many bytes, for so long.
+
+Between two exchanges with another process, caches go cold: alone, an inference of a millisecond takes a tenth longer.
+"""
 
 Progress: TypeAlias = Callable[[str], None]
 
@@ -97,7 +104,7 @@ def _measure(job: Job, run: Run, seed: int, tell: Progress) -> None:
 def _reference(job: Job, run: Run, generator: np.random.Generator) -> tuple[list[_Sample], list[_Sample]]:
     """Make the inputs and have the reference answer each, for at most the time that a run may take. Returns noise, and golden images."""
     pool: list[_Sample] = []
-    overheads, held = [], 0
+    held = 0
     options = Options(allow_unconfined=job.allow_unconfined, runtime=job.runtime, import_path=job.import_path, xnnpack=job.xnnpack)
     with Executor(job.reference or job.model, options, job.limits, "reference") as executor:
         worker = executor.worker
@@ -107,23 +114,37 @@ def _reference(job: Job, run: Run, generator: np.random.Generator) -> tuple[list
         deadline = time.monotonic() + job.max_seconds
         # two at least: an answer that does not depend on the input must show
         while len(pool) < 2 or (len(pool) < job.inputs and held < MAX_POOL_BYTES and time.monotonic() < deadline):
-            sample, overhead = _answered(worker, _draw(loaded, generator))
+            sample, bracket_ns = _answered(worker, _draw(loaded, generator))
             pool.append(sample)
-            overheads.append(overhead)
             held += len(sample.inputs) + sum(map(len, sample.outputs))
+        run["overhead_us"] = _overhead_ns(worker, pool, bracket_ns) / 1e3
         photos = _photos(job, run, worker, loaded, generator)
         worker.quit()
     run["inputs"] = len(pool) + len(photos)
-    run["overhead_us"] = statistics.median(overheads) / 1e3
     return pool, photos
 
 
 def _answered(worker: Worker, inputs: bytes) -> tuple[_Sample, int]:
-    """The reference's answer to some inputs, and by how many ns the bracket was longer than the inference."""
+    """The reference's answer to some inputs, and the bracket in ns."""
     worker.set_inputs(inputs)
     inference = worker.invoke()
     specs, answer, _ns = worker.outputs()
-    return _Sample(inputs, specs, split(specs, answer)), inference.bracket_ns - inference.worker_ns
+    return _Sample(inputs, specs, split(specs, answer)), inference.bracket_ns
+
+
+def _overhead_ns(worker: Worker, pool: list[_Sample], bracket_ns: int) -> float:
+    """By how much the bracket of an inference in a batch is longer than the inference, where both are honest; the least of three."""
+    size = _batch_size(pool, bracket_ns)
+    found = []
+    for _ in range(3):
+        batch = worker.run_batch([pool[number % len(pool)].inputs for number in range(size)])
+        found.append((batch.bracket_ns - sum(batch.worker_ns)) / size)
+    return min(found)
+
+
+def _batch_size(samples: list[_Sample], bracket_ns: int) -> int:
+    held = max(len(sample.inputs) + sum(map(len, sample.outputs)) for sample in samples)
+    return max(1, min(BATCH, BATCH_BYTES // max(1, held), BATCH_NS // max(1, bracket_ns)))
 
 
 def _photos(job: Job, run: Run, worker: Worker, loaded: Loaded, generator: np.random.Generator) -> list[_Sample]:
@@ -140,7 +161,10 @@ def _photos(job: Job, run: Run, worker: Worker, loaded: Loaded, generator: np.ra
         except ValueError as problem:
             note = f"the model takes no image: {problem}"
             break
-        sample, _overhead = _answered(worker, inputs)
+        sample, _ns = _answered(worker, inputs)
+        if not sample.specs:
+            note = "the model has no output"
+            break
         photos.append(replace(sample, picture=picture, variation=variation))
     if photos or note:
         run["golden"] = {"metric": job.golden.recipe.metric.value, "note": note, "idle_error": None, "pictures": []}
@@ -156,15 +180,18 @@ def _test(job: Job, run: Run, pool: list[_Sample], photos: list[_Sample], genera
             loaded, ns = executor.load()
             run["init_us"] = ns / 1e3
             _note_claims(run, loaded.claims, job.model)
-            run["first_us"] = _warm_up(job, worker, _draw(loaded, generator)) / 1e3
+            first_ns, last_ns = _warm_up(job, worker, _draw(loaded, generator))
+            run["first_us"], most = first_ns / 1e3, _batch_size([*pool, *photos], last_ns)
             engines, power = worker.engines(), read_power()
             started = time.monotonic()
-            for sample in _endless([*pool, *photos], generator):
-                elapsed = time.monotonic() - started
-                wanted = seen.runs < job.min_runs or elapsed < job.min_seconds or not seen.all_photos
-                if not wanted or elapsed > job.max_seconds:
+            samples = _endless([*pool, *photos], generator)
+            while (elapsed := time.monotonic() - started) <= job.max_seconds:
+                open_ended = elapsed < job.min_seconds or not seen.all_photos
+                wanted = most if open_ended else min(most, job.min_runs - seen.runs)
+                if wanted <= 0:
                     break
-                seen.add(sample, _timed(worker, run, sample))
+                for sample, outputs in _timed(worker, run, list(itertools.islice(samples, wanted))):
+                    seen.add(sample, outputs)
             drawn = mean_power(power, read_power())
             if drawn:
                 run["conditions"]["power"] = drawn
@@ -207,15 +234,16 @@ def _confined(job: Job, run: Run, role: str) -> Iterator[Executor]:
         yield executor
 
 
-def _warm_up(job: Job, worker: Worker, inputs: bytes) -> int:
-    """Run as benchmark_model's warm-up does, on an input that is never timed. Returns the first bracket in ns."""
+def _warm_up(job: Job, worker: Worker, inputs: bytes) -> tuple[int, int]:
+    """Run as benchmark_model's warm-up does, on an input that is never timed. Returns the first and the last bracket in ns."""
     worker.set_inputs(inputs)
     started = time.monotonic()
-    first, runs = worker.invoke().bracket_ns, 1
+    first = last = worker.invoke().bracket_ns
+    runs = 1
     while runs < WARMUP_RUNS or time.monotonic() - started < job.warmup_seconds:
-        worker.invoke()
+        last = worker.invoke().bracket_ns
         runs += 1
-    return first
+    return first, last
 
 
 def _endless(pool: list[_Sample], generator: np.random.Generator) -> Iterator[_Sample]:
@@ -225,20 +253,19 @@ def _endless(pool: list[_Sample], generator: np.random.Generator) -> Iterator[_S
             yield pool[index]
 
 
-def _timed(worker: Worker, run: Run, sample: _Sample) -> tuple[bytes, ...]:
-    """Run one timed inference, note its times, and return the bytes of each output, which is like the reference's."""
-    set_ns = worker.set_inputs(sample.inputs)
-    inference = worker.invoke()
-    specs, payload, output_ns = worker.outputs()
-    if len(specs) != len(sample.specs) or not all(map(TensorSpec.same_values, specs, sample.specs)):
-        message = f"outputs {_shapes(specs)}, the reference's are {_shapes(sample.specs)}"
-        status = Status(Outcome.OUTPUT_SHAPE_MISMATCH, "test", "output", message=wire.bounded(message))
-        raise WorkerFailure(status, worker.output)
-    run["samples_us"].append(inference.worker_ns / 1e3)
-    run["bracket_us"].append(inference.bracket_ns / 1e3)
-    run["exchange_us"].append((set_ns + inference.bracket_ns + output_ns) / 1e3)
-    run["cpu_us"].append(inference.cpu_ns / 1e3)
-    return split(specs, payload)
+def _timed(worker: Worker, run: Run, samples: list[_Sample]) -> list[tuple[_Sample, tuple[bytes, ...]]]:
+    """Run timed inferences, note their times, and return the bytes of each output of each, which are like the reference's."""
+    count, batch = len(samples), worker.run_batch([sample.inputs for sample in samples])
+    for sample, (specs, _payload) in zip(samples, batch.answers, strict=True):
+        if len(specs) != len(sample.specs) or not all(map(TensorSpec.same_values, specs, sample.specs)):
+            message = f"outputs {_shapes(specs)}, the reference's are {_shapes(sample.specs)}"
+            status = Status(Outcome.OUTPUT_SHAPE_MISMATCH, "test", "output", message=wire.bounded(message))
+            raise WorkerFailure(status, worker.output)
+    run["samples_us"] += [ns / 1e3 for ns in batch.worker_ns]
+    run["bracket_us"] += [batch.bracket_ns / count / 1e3] * count
+    run["exchange_us"] += [batch.exchange_ns / count / 1e3] * count
+    run["cpu_us"] += [batch.cpu_ns / count / 1e3] * count
+    return [(sample, split(specs, payload)) for sample, (specs, payload) in zip(samples, batch.answers, strict=True)]
 
 
 def _shapes(specs: tuple[TensorSpec, ...]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import json
 import math
 import os
@@ -28,6 +29,7 @@ from auditor.inference.confine import Policy, base_policy
 from auditor.inference.confinement import Confinement, not_refused, read_kernel_state
 from auditor.inference.fdinfo import Engines, read_device_use
 from auditor.inference.refusals import Refusals, take_descriptor
+from auditor.inference.sealing import KEY_BYTES, covered, digest
 from auditor.inference.wire import Claims, Outcome, Partition, ProtocolError
 from auditor.zoo.protocol import TensorSpec
 
@@ -127,6 +129,22 @@ class Ended:
     bracket_ns: int
     cpu_ns: int
     peak_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Several inferences and their answers, each as `Worker.outputs` has it.
+
+    In nanoseconds the controller's bracket around all, the worker's own figure for each, the process's CPU time within the bracket, and the
+    whole exchange, from before the inputs were sent until the answers were there. To uncover and set the inputs, and to copy and digest
+    the outputs, is in the bracket.
+    """
+
+    bracket_ns: int
+    worker_ns: tuple[int, ...]
+    cpu_ns: int
+    exchange_ns: int
+    answers: tuple[tuple[tuple[TensorSpec, ...], bytes], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,6 +364,42 @@ class Worker:
             if size != len(reply.payload):
                 raise ValueError(f"{len(reply.payload)} bytes for tensors of {size} bytes")
         return tensors, reply.payload, reply.ns
+
+    def run_batch(self, payloads: Sequence[bytes]) -> Batch:
+        """Run several inferences, one right after the other; the inputs of each are as `set_inputs` takes them.
+
+        Inputs and outputs go through a pipe outside the bracket, because that takes as long as an inference. So that nothing can be done
+        for them there, the inputs are covered until the request to run brings the key, and its reply has the outputs' digests.
+        """
+        count, key, started = len(payloads), os.urandom(KEY_BYTES), time.perf_counter_ns()
+        self._request("input", {"count": count}, b"".join(covered(payload, key, number) for number, payload in enumerate(payloads)))
+        before = self.cpu_ns()
+        reply = self._request("invoke", {"count": count, "key": key.hex()})
+        after = self.cpu_ns()
+        with self._checking("invoke"):
+            times, digests = tuple(map(_count, reply.header["ns"])), list(map(_text, reply.header["digests"]))
+            if not len(times) == len(digests) == count or sum(times) > reply.ns:
+                raise ValueError(
+                    f"the worker claims {len(times)} inferences in {sum(times)} ns, the controller saw {count} in {reply.ns} ns"
+                )
+        answers = self._batch_outputs(digests)
+        return Batch(reply.ns, times, after - before, time.perf_counter_ns() - started, answers)
+
+    def _batch_outputs(self, digests: Sequence[str]) -> tuple[tuple[tuple[TensorSpec, ...], bytes], ...]:
+        """Read the outputs of the batch: those that were there when its inferences had ended."""
+        reply = self._request("output", {"count": len(digests)})
+        with self._checking("output"):
+            answers = [tuple(map(_tensor, each)) for each in reply.header["outputs"]]
+            sizes = [sum(tensor.nbytes for tensor in each) for each in answers]
+            if len(answers) != len(digests) or sum(sizes) != len(reply.payload):
+                raise ValueError(
+                    f"{len(reply.payload)} bytes for {len(answers)} answers of {sum(sizes)} bytes, expected {len(digests)} answers"
+                )
+            ends = itertools.accumulate(sizes)
+            parts = [reply.payload[end - size : end] for size, end in zip(sizes, ends, strict=True)]
+            if [digest(part) for part in parts] != digests:
+                raise ValueError("outputs that were changed after the inference")
+        return tuple(zip(answers, parts, strict=True))
 
     def picture(self, width: int, height: int, *, crop: bool) -> bytes:
         """Have the file that is in the model's place decoded as an image. Returns its pixels, RGB (decoding.py)."""

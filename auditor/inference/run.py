@@ -18,14 +18,15 @@ spoil is null. Whatever happens to a worker, there is a document; what was measu
                   the worker had never seen
     init_us       load of delegate and model, delegate applied, tensors allocated (bracket) | null
     first_us      first inference (bracket) | null
-    samples_us    Invoke alone, as the worker says; each lies within its bracket
-    bracket_us    the controller's clock around the same Invoke: request sent to reply received
-    exchange_us   the controller's clock from before the inputs were sent until the outputs were there: nothing done for an
-                  inference can hide outside it
+    samples_us    Invoke alone, as the worker says; those of a batch lie within its bracket
+    bracket_us    the controller's clock around a batch of Invokes, with their inputs set and their outputs copied: request sent to
+                  reply received; of each inference, its equal part
+    exchange_us   the same from before the inputs were sent until the outputs were there. Nothing done for them hides outside the
+                  bracket: the inputs can be read from its beginning on, and the outputs not be changed after its end (sealing.py)
     cpu_us        processor time of all threads of the worker's process within the bracket, by the kernel's count. One figure may be
                   off by a scheduler's tick (1 to 10 ms) either way, their sum by no more than that. Work of other processes and
                   of the kernel's own threads is not in it
-    overhead_us   median of bracket less sample in the reference worker, where both are honest | null
+    overhead_us   least of bracket less sample in batches of the reference worker, where both are honest | null
     reference     {kernels: default|builtin, threads, rewritten}: what the answers are compared with. The default kernels are XNNPACK's
                   where the runtime has it and it takes the operator; rewritten, where a custom operator was replaced (zoo/rewrite.py)
     accuracy      {runs, outputs: [{index, avg_error, std_dev, max_error, exact_share, reference_nan_runs, test_nan_runs,
@@ -46,6 +47,7 @@ spoil is null. Whatever happens to a worker, there is a document; what was measu
       operators   {runtime, model}: digests of the operators that each has and needs (operators.py); no model where we cannot read it
       escapes     [{attempt, refused: name of the errno | null}]: attempts to get out that the auditor made in that same process
       power       {seconds, watts: {sensor: mean}} over the timed part, where the machine has a sensor that may be read (conditions.py)
+      golden_cases {count, wrong: [text]}: of the model's golden cases, in what this runtime, without the delegate, gives something else
       cpu_share   processor time of the timed inferences over their brackets: about 1 for each thread that computes or waits busily
       engines     {source, busy_us, timed_us}: where engines of a device were seen working for the process meanwhile
       accelerator_busy  true where they worked for BUSY_SHARE of the time at least; else absent: not seen, which is not the same as idle

@@ -28,7 +28,7 @@ from auditor.inference import metrics, operators
 from auditor.inference.executor import Executor, Options
 from auditor.inference.metrics import CREATE, EXECUTE, LOAD, Metrics
 from auditor.inference.process import Limits, Status, WorkerFailure
-from auditor.inference.published import MAX_MODEL, Published, Tensor
+from auditor.inference.published import MAX_MODEL, Golden, Published, Tensor
 from auditor.inference.wire import Outcome, bounded
 from auditor.model import visible
 from auditor.zoo.graph import BadModel, read_graph
@@ -226,10 +226,13 @@ class InferenceService:
         loaded = await self.load_builtin_model(name)
         if loaded.model is None:
             return (f"{loaded.result.value}: {loaded.message}",)
-        cases = self.published[name].golden
+        return await self.check_cases(loaded.model, self.published[name].golden, options)
+
+    async def check_cases(self, model: Model, cases: Sequence[Golden], options: Options | None = None) -> tuple[str, ...]:
+        """Run a loaded model on golden inputs; as `check_golden`."""
         if not cases:
             return ("no golden case",)
-        created = await self.create_graph_executor(loaded.model, options)
+        created = await self.create_graph_executor(model, options)
         if created.executor is None:
             return (f"{created.result.value}: {created.message}",)
         try:

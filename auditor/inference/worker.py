@@ -23,6 +23,8 @@ greatest resident size in getrusage(2) survives execve, and a tool that a large 
     confine, escape                       as above
     become    {arguments}                 -> {exit, signal, cpu_ns: with the worker's own, peak_bytes}
 
+With a `count`, input, invoke and output are of a batch of so many inferences: `ns` and `outputs` are then lists of what one has. The
+inputs are then covered, and invoke has the `key` to them and gives `digests` of the outputs (sealing.py).
 A request that fails is answered with {error: {outcome, stage, message}}.
 """
 
@@ -40,7 +42,7 @@ from dataclasses import asdict
 from importlib import import_module, metadata
 from typing import Any, NoReturn
 
-from auditor.inference import confine, decoding, escapes, operators, wire
+from auditor.inference import confine, decoding, escapes, operators, sealing, wire
 from auditor.inference.delegate import WrappedDelegate
 from auditor.inference.wire import AUTO, PILLOW, RUNTIMES, Outcome, RequestError
 from auditor.zoo.protocol import TensorSpec
@@ -60,6 +62,8 @@ class Session:
         self._runtime: Any = None
         self._interpreter: Any = None
         self._delegate: WrappedDelegate | None = None
+        self._batch: list[bytes] = []
+        self._answers: list[tuple[list[dict[str, Any]], bytes]] = []
 
     def answer(self, header: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
         """Do one request and return its reply; a failure becomes an `error` reply."""
@@ -78,7 +82,7 @@ class Session:
         """Import the runtime."""
         name, self._runtime = _import_runtime(header["runtime"])
         runtime = {"name": name, "version": metadata.version(name)}
-        modules = [os, self._runtime, *([] if name == PILLOW else [import_module("numpy")])]
+        modules = [os, self._runtime, *([] if name == PILLOW else [import_module("numpy"), import_module("numpy.random")])]
         folders = [os.path.dirname(str(module.__file__)) for module in modules]
         return {"python": platform.python_version(), "runtime": runtime, "folders": folders}, b""
 
@@ -152,8 +156,44 @@ class Session:
             "claims": self._claims(),
         }, b""
 
-    def do_input(self, _header: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
-        """Set all inputs from their bytes, one after the other."""
+    def do_input(self, header: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
+        """Set all inputs from their bytes, one after the other; keep those of a batch."""
+        if "count" in header:
+            size = len(payload) // header["count"]
+            self._batch = [payload[size * number : size * (number + 1)] for number in range(header["count"])]
+        else:
+            self._set_inputs(payload)
+        return {}, b""
+
+    def do_invoke(self, header: dict[str, Any], _payload: bytes) -> tuple[dict[str, Any], bytes]:
+        """Run one inference, timed as benchmark_model does: Invoke alone; or a batch."""
+        if "count" in header:
+            return self._run_batch(bytes.fromhex(header["key"])), b""
+        invoke = self._interpreter.invoke
+        started = time.perf_counter_ns()
+        invoke()
+        return {"ns": time.perf_counter_ns() - started}, b""
+
+    def do_output(self, header: dict[str, Any], _payload: bytes) -> tuple[dict[str, Any], bytes]:
+        """Read all outputs, or those of a batch."""
+        if "count" in header:
+            return {"outputs": [described for described, _ in self._answers]}, b"".join(payload for _, payload in self._answers)
+        described, payload = self._outputs()
+        return {"outputs": described}, payload
+
+    def _run_batch(self, key: bytes) -> dict[str, Any]:
+        """Run the batch: each inference right after its inputs are set, timed by itself as benchmark_model does it."""
+        invoke = self._interpreter.invoke
+        times, self._answers = [], []
+        for number, payload in enumerate(self._batch):
+            self._set_inputs(sealing.covered(payload, key, number))
+            started = time.perf_counter_ns()
+            invoke()
+            times.append(time.perf_counter_ns() - started)
+            self._answers.append(self._outputs())
+        return {"ns": times, "digests": [sealing.digest(payload) for _, payload in self._answers]}
+
+    def _set_inputs(self, payload: bytes) -> None:
         import numpy as np  # noqa: PLC0415 - the runtime has imported it
 
         offset = 0
@@ -163,21 +203,10 @@ class Session:
             value = np.frombuffer(payload, dtype, count, offset).reshape(shape)
             self._interpreter.set_tensor(tensor["index"], value)
             offset += value.nbytes
-        return {}, b""
 
-    def do_invoke(self, _header: dict[str, Any], _payload: bytes) -> tuple[dict[str, Any], bytes]:
-        """Run one inference, timed as benchmark_model does: Invoke alone."""
-        invoke = self._interpreter.invoke
-        started = time.perf_counter_ns()
-        invoke()
-        return {"ns": time.perf_counter_ns() - started}, b""
-
-    def do_output(self, _header: dict[str, Any], _payload: bytes) -> tuple[dict[str, Any], bytes]:
-        """Read all outputs."""
-        details = self._interpreter.get_output_details()
-        values = [self._interpreter.get_tensor(tensor["index"]) for tensor in details]
-        described = [{"shape": list(value.shape), "dtype": value.dtype.name} for value in values]
-        return {"outputs": described}, b"".join(value.tobytes() for value in values)
+    def _outputs(self) -> tuple[list[dict[str, Any]], bytes]:
+        values = [self._interpreter.get_tensor(tensor["index"]) for tensor in self._interpreter.get_output_details()]
+        return [{"shape": list(value.shape), "dtype": value.dtype.name} for value in values], b"".join(value.tobytes() for value in values)
 
     def do_picture(self, header: dict[str, Any], _payload: bytes) -> tuple[dict[str, Any], bytes]:
         """Decode an image file."""

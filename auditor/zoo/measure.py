@@ -1,48 +1,38 @@
-"""The zoo, run: which files stand for its models, how often each is measured, and when a verdict needs no further run."""
+"""The zoo, run: by what, how often each model is measured, and when a verdict needs no further run."""
 
 from __future__ import annotations
 
 import enum
 import functools
-import hashlib
-import math
-import os
 import statistics
 import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from auditor import files
 from auditor.errors import AuditError, UsageError
-from auditor.facts.elf import BadElf, read_elf
 from auditor.facts.reading import parse
 from auditor.facts.runs import model_result, read_run
-from auditor.facts.stable_delegate import MAX_SETTINGS, read_settings
 from auditor.facts.types import Ok
-from auditor.inference.confine import SYSTEM_LIBRARIES
 from auditor.inference.wire import AUTO
 from auditor.model import visible
 from auditor.statistics import LOOKS, Verdict, further, judge
 from auditor.zoo.catalogue import ZooModel, recognise
-from auditor.zoo.find import FoundImage, find_images, find_models
-from auditor.zoo.generate import generate, stand_ins
-from auditor.zoo.golden import Frame, GoldenSet, Picture, frame_of
+from auditor.zoo.delegates import Delegate
+from auditor.zoo.golden import GoldenSet, golden_sets
 from auditor.zoo.graph import BadModel, read_graph
 from auditor.zoo.protocol import RUNS, WARMUP_SECONDS
 from auditor.zoo.rewrite import without_custom_deconvolution
+from auditor.zoo.sandbox import Sandbox
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from auditor.facts.types import Fact
     from auditor.inference.native import Tools
     from auditor.inference.run import Job, Run
     from auditor.model import ModelRun
-    from auditor.zoo.catalogue import ZooVersion
     from auditor.zoo.graph import Graph
-
-DEVICE_FOLDERS = ("/usr/local/share/ml-test-assets", "/usr/local/mlbenchmark/data")
-"""Where ChromeOS test images keep the zoo (chromeos-base/ml-test-assets; the Tast test's own data)."""
+    from auditor.zoo.models import ModelFile
 
 
 class BenchTime(enum.Enum):
@@ -80,74 +70,18 @@ class NoRuntime(AuditError):  # noqa: N818  # what is missing is no error of the
         super().__init__(f"no TFLite runtime: {problem}{advice}" if helped_by_runtime else problem)
 
 
-@dataclass(frozen=True, slots=True)
-class ModelFile:
-    """A file that stands for a zoo model. `origin` is `device`, `given` or `stand-in`; `images` lay beside it."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Means:
+    """By what the zoo is measured.
 
-    model: ZooModel
-    content: bytes
-    sha256: str
-    origin: str
-    images: tuple[FoundImage, ...] = field(default=(), repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Delegate:
-    """A delegate's library, and the options of an external one, or the settings file of a stable one."""
-
-    path: str
-    options: tuple[tuple[str, str], ...] = ()
-    settings: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Sandbox:
-    """What a delegate may use beside its own folder: the accelerator's nodes, and paths that were allowed.
-
-    `allow_unconfined` is whether to go on where the kernel cannot confine it.
+    `runtime` is a name of one or `auto`; the embedded runner looks for it in the folders of `import_path` first.
     """
 
-    device_nodes: tuple[str, ...] = ()
-    allow_paths: tuple[str, ...] = ()
-    allow_unconfined: bool = False
-
-
-def shared_library(path: str, options: tuple[tuple[str, str], ...] = ()) -> Delegate:
-    """The delegate in a file. Raises UsageError for one that no dynamic linker would load: missing, empty, cut short, something else."""
-    _check_library(path, f"--delegate: {visible(path)}")
-    return Delegate(path, options)
-
-
-def stable_delegate(settings: str) -> Delegate:
-    """The stable delegate that a settings file names. Raises UsageError where the file, or the library in it, is not what it must be.
-
-    A name without a folder is looked for where the dynamic linker does by default.
-    """
-    label = f"--stable-delegate: {visible(settings)}"
-    try:
-        path = read_settings(files.read(settings, MAX_SETTINGS, label, UsageError).decode("utf-8", "surrogateescape")).path
-    except ValueError as error:
-        raise UsageError(visible(f"{label}: {error}")) from None
-    label = visible(f"{label}: delegate_path: {path}")
-    if "/" not in path:
-        places = (os.path.join(folder, path) for folder in SYSTEM_LIBRARIES)
-        path = next(filter(os.path.isfile, places), path)
-    if not os.path.isabs(path):
-        raise UsageError(f"{label}: expected an absolute path, or a library of {', '.join(SYSTEM_LIBRARIES[:-1])}")
-    _check_library(path, label)
-    return Delegate(path, settings=os.path.abspath(settings))
-
-
-def _check_library(path: str, label: str) -> None:
-    try:
-        if not os.path.isfile(path):
-            raise UsageError(f"{label}: expected a shared library, and there is no such file")
-        with open(path, "rb") as file:
-            read_elf(lambda offset, length: os.pread(file.fileno(), length, offset), os.fstat(file.fileno()).st_size)
-    except OSError as error:
-        raise UsageError(f"{label}: {error.strerror}") from None
-    except BadElf as error:
-        raise UsageError(f"{label}: expected a shared library: {visible(str(error))}") from None
+    delegate: Delegate | None = None
+    bench_time: BenchTime = BenchTime.ADAPTIVE
+    runtime: str = AUTO
+    import_path: tuple[str, ...] = ()
+    sandbox: Sandbox = field(default_factory=Sandbox)
 
 
 def runner(delegate: Delegate | None, runtime: str) -> Tools | None:
@@ -175,58 +109,15 @@ def runner(delegate: Delegate | None, runtime: str) -> Tools | None:
     return tools
 
 
-def model_files(zoo: ZooVersion, given: str | None) -> tuple[ModelFile, ...]:
-    """The files to run, in the zoo's order: those given (a folder or an archive), else the device's own, else generated stand-ins.
-
-    A model whose graph is not public has no stand-in. Raises UsageError for a folder or an archive that cannot be read, or holds no model.
-    """
-    found = found_files(zoo, given)
-    generated = {} if given is not None else {each.model.name: each for each in stand_in_files(zoo, found)}
-    files = (found.get(model.name) or generated.get(model.name) for model in zoo.models)
-    return tuple(file for file in files if file)
-
-
-def found_files(zoo: ZooVersion, given: str | None) -> dict[str, ModelFile]:
-    """The files that are there, by model: those given, else this machine's own. Raises UsageError as `model_files` does."""
-    places = [(given, "given")] if given is not None else [(folder, "device") for folder in DEVICE_FOLDERS if os.path.isdir(folder)]
-    found: dict[str, ModelFile] = {}
-    for place, origin in places:
-        images = find_images(place)
-        for name, each in find_models(place, zoo.models).items():
-            found.setdefault(name, ModelFile(each.model, each.content, each.sha256, origin, images))
-    if given is not None and not found:
-        raise UsageError(f"--zoo: {visible(given)}: expected model files of zoo {zoo.version} (`crosml-audit zoo list`), found none")
-    return found
-
-
-def stand_in_files(zoo: ZooVersion, found: Collection[str]) -> tuple[ModelFile, ...]:
-    """Generated stand-ins for the models that were not found and whose graph is public."""
-    generated = set(stand_ins(zoo.version)).difference(found)
-    return tuple(_stand_in(model) for model in zoo.models if model.name in generated)
-
-
-def _stand_in(model: ZooModel) -> ModelFile:
-    content = generate(model.name)
-    return ModelFile(model, content, hashlib.sha256(content).hexdigest(), "stand-in")
-
-
-def measure_zoo(
-    files: Sequence[ModelFile],
-    delegate: Delegate | None,
-    bench_time: BenchTime,
-    runtime: str,
-    progress: Callable[[str], None],
-    sandbox: Sandbox = Sandbox(),
-    import_path: tuple[str, ...] = (),
-) -> Iterator[tuple[str, dict[str, Any]]]:
+def measure_zoo(files: Sequence[ModelFile], means: Means, progress: Callable[[str], None]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Measure the models, interleaved, each time in fresh processes; yields (model name, run document) as each is done.
 
-    `runtime` is a name of one or `auto`; the embedded runner looks for it in the folders of `import_path` first. Raises NoRuntime and
-    UsageError as `runner` does, and NoRuntime where the embedded runner has no runtime.
+    Raises NoRuntime and UsageError as `runner` does, and NoRuntime where the embedded runner has no runtime.
     """
-    tools = runner(delegate, runtime)
-    plan = PLANS[bench_time]
-    golden = {} if tools else _golden_sets(files, sandbox, import_path, progress)
+    tools = runner(means.delegate, means.runtime)
+    plan = PLANS[means.bench_time]
+    golden = {} if tools else golden_sets(files, means.sandbox.allow_unconfined, means.import_path, progress)
+    cases = {} if tools else _golden_cases(files, means, progress)
     runs: dict[str, list[Fact[ModelRun]]] = {file.model.name: [] for file in files}
     took: dict[str, list[float]] = {file.model.name: [] for file in files}
     for turn in range(plan.most):
@@ -235,11 +126,12 @@ def measure_zoo(
             left = {each.model.name: _runs_left(runs[each.model.name], each.model, plan) for each in files}
             where = f"zoo: round {turn + 1}, model {number} of {len(wanted)}{_time_left(took, left, at_least=turn < plan.least)}"
             started = time.monotonic()
-            job = _job(file, golden.get(file.model.name), delegate, sandbox, plan, runtime, import_path)
+            job = _job(file, golden.get(file.model.name), means)
             document = _measure(file, job, tools, plan, functools.partial(_tell, progress, where))
             status = document["status"]
             if (status["outcome"], status["process"]) == ("runtime-missing", "reference"):  # no delegate is in that process
                 raise NoRuntime(visible(status["message"]))
+            document["conditions"] |= cases.get(file.model.name, {})
             took[file.model.name].append(time.monotonic() - started)
             runs[file.model.name].append(parse(Ok(document), read_run))
             yield file.model.name, document
@@ -278,53 +170,25 @@ def _runs_left(runs: Sequence[Fact[ModelRun]], model: ZooModel, plan: Plan) -> i
     return min(further(own, outside, limit) or plan.most, plan.most - len(runs))
 
 
-def _golden_sets(
-    files: Sequence[ModelFile], sandbox: Sandbox, import_path: tuple[str, ...], progress: Callable[[str], None]
-) -> dict[str, GoldenSet]:
-    """The golden images of each model that has any, decoded once for all runs."""
-    from auditor.inference.pictures import decode_all  # noqa: PLC0415  # starts processes, only for those who measure
+def _golden_cases(files: Sequence[ModelFile], means: Means, progress: Callable[[str], None]) -> dict[str, dict[str, Any]]:
+    """Whether the runtime gives what the models' golden cases say, for a run's conditions; nothing for a model that has none."""
+    from auditor.inference.executor import Options  # noqa: PLC0415  # only for those who measure
+    from auditor.zoo.cases import differences  # noqa: PLC0415
 
-    frames = {file.model.name: frame for file in files if file.images and (frame := _frame(file))}
-    wanted = tuple(dict.fromkeys(frames.values()))
-    images = {image.sha256: image for file in files if file.model.name in frames for image in file.images}
-    if not images:
-        return {}
-    progress(f"zoo: golden images ({len(images)})")
-    pictures, problems = decode_all(tuple(images.values()), wanted, allow_unconfined=sandbox.allow_unconfined, import_path=import_path)
-    return {
-        file.model.name: _golden_set(file, frames[file.model.name], pictures, "; ".join(problems))
-        for file in files
-        if file.model.name in frames
-    }
+    options = Options(runtime=means.runtime, import_path=means.import_path, allow_unconfined=means.sandbox.allow_unconfined)
+    found = {}
+    for file in files:
+        if file.cases:
+            progress(f"zoo: golden cases of {file.model.name}")
+            wrong = differences(_reference(file) or file.content, file.model.name, file.cases, options)
+            found[file.model.name] = {"golden_cases": {"count": len(file.cases), "wrong": list(wrong)}}
+    return found
 
 
-def _frame(file: ModelFile) -> Frame | None:
-    try:
-        return frame_of(file.model.golden, read_graph(file.content)) if file.model.golden else None
-    except BadModel:
-        return None
-
-
-def _golden_set(file: ModelFile, frame: Frame, pictures: Sequence[Picture], note: str) -> GoldenSet:
-    assert file.model.golden is not None
-    own = {image.sha256 for image in file.images}
-    outputs = read_graph(file.content).outputs
-    scale, zero_point = (outputs[0].scale, outputs[0].zero_point) if outputs else (0.0, 0)
-    chosen = tuple(each for each in pictures if each.frame == frame and each.sha256 in own)
-    return GoldenSet(file.model.golden, chosen, note, scale if math.isfinite(scale) else 0.0, zero_point)
-
-
-def _job(
-    file: ModelFile,
-    golden: GoldenSet | None,
-    delegate: Delegate | None,
-    sandbox: Sandbox,
-    plan: Plan,
-    runtime: str,
-    import_path: tuple[str, ...],
-) -> Job:
+def _job(file: ModelFile, golden: GoldenSet | None, means: Means) -> Job:
     from auditor.inference.run import Job  # noqa: PLC0415  # only for those who measure
 
+    delegate, sandbox, seconds = means.delegate, means.sandbox, PLANS[means.bench_time].seconds
     return Job(
         name=file.model.name,
         model=file.content,
@@ -336,10 +200,10 @@ def _job(
         device_nodes=sandbox.device_nodes,
         allow_paths=sandbox.allow_paths,
         allow_unconfined=sandbox.allow_unconfined,
-        runtime=runtime,
-        import_path=import_path,
-        min_seconds=plan.seconds,
-        warmup_seconds=min(WARMUP_SECONDS, plan.seconds),
+        runtime=means.runtime,
+        import_path=means.import_path,
+        min_seconds=seconds,
+        warmup_seconds=min(WARMUP_SECONDS, seconds),
         golden=golden,
     )
 

@@ -19,7 +19,8 @@ from auditor.inference import runtime
 from auditor.inference.runtime import Machine
 from auditor.model import ZooModelUsed, visible
 from auditor.zoo.catalogue import ZooVersion, model_document
-from auditor.zoo.measure import ModelFile, found_files, shared_library, stand_in_files
+from auditor.zoo.delegates import shared_library
+from auditor.zoo.models import ModelFile, found_files, stand_in_files
 from auditor.zoo.remote import RUNTIME
 
 if TYPE_CHECKING:

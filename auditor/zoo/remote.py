@@ -33,20 +33,11 @@ from auditor.inference import runtime
 from auditor.model import visible
 from auditor.zoo import staging
 from auditor.zoo.catalogue import ZooModel, ZooVersion, read_model
+from auditor.zoo.delegates import Delegate, shared_library, stable_delegate
 from auditor.zoo.find import FoundImage
-from auditor.zoo.measure import (
-    BenchTime,
-    Delegate,
-    ModelFile,
-    NoRuntime,
-    Sandbox,
-    found_files,
-    measure_zoo,
-    runner,
-    shared_library,
-    stable_delegate,
-)
-from auditor.zoo.sandbox import sandbox
+from auditor.zoo.measure import BenchTime, Means, NoRuntime, measure_zoo, runner
+from auditor.zoo.models import ModelFile, found_files
+from auditor.zoo.sandbox import Sandbox, sandbox
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -135,15 +126,15 @@ class Errand:
             self._tell("progress", "compiling the runtime")
             runtime.compile_used(import_path[0], request["runtime"])
         try:
-            for name, document in measure_zoo(
-                [found[name] for name in by_name if name in found],
-                replace(self._delegate, path=request["copied"] or self._delegate.path),
-                BenchTime(request["bench_time"]),
-                request["tflite"],
-                lambda text: self._tell("progress", text),
-                self._sandbox,
-                import_path,
-            ):
+            means = Means(
+                delegate=replace(self._delegate, path=request["copied"] or self._delegate.path),
+                bench_time=BenchTime(request["bench_time"]),
+                runtime=request["tflite"],
+                import_path=import_path,
+                sandbox=self._sandbox,
+            )
+            files = [found[name] for name in by_name if name in found]
+            for name, document in measure_zoo(files, means, lambda text: self._tell("progress", text)):
                 self._tell("run", [name, document])
         except NoRuntime as error:
             return {"no_runtime": error.problem, "problem": ""} if error.helped_by_runtime else {"no_runtime": "", "problem": str(error)}

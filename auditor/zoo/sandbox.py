@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 
 from auditor.errors import UsageError
 from auditor.facts.accelerators import read_accelerators
@@ -11,7 +12,18 @@ from auditor.facts.reading import Device
 from auditor.facts.types import Ok
 from auditor.model import printable
 from auditor.sources.live import Live
-from auditor.zoo.measure import Sandbox
+
+
+@dataclass(frozen=True, slots=True)
+class Sandbox:
+    """What a delegate may use beside its own folder: the accelerator's nodes, and paths that were allowed.
+
+    `allow_unconfined` is whether to go on where the kernel cannot confine it.
+    """
+
+    device_nodes: tuple[str, ...] = ()
+    allow_paths: tuple[str, ...] = ()
+    allow_unconfined: bool = False
 
 
 def sandbox(allow_paths: tuple[str, ...], allow_unconfined: bool, accelerators: tuple[str, ...] = ()) -> Sandbox:

@@ -642,6 +642,18 @@ def test_why_the_devices_own_tool_says_nothing_of_the_delegate(status):
     assert ask("latency", measured(run(status=status))).because == NOT_MEASURED[status]
 
 
+@pytest.mark.parametrize("found", [{"count": 1, "wrong": ["case 0: y\n: off"]}, {"count": 1}, {"wrong": "x"}, [], 3])
+def test_a_runtime_that_does_not_give_golden_outputs_is_no_reference(found):
+    """Whatever its answers are compared with; a record of an odd shape says nothing good."""
+    for each in ({}, {"avg_error": 1e30}):
+        runs = [run(accuracy=({**OUTPUT, **each},), conditions={"golden_cases": found}), run(accuracy=({**OUTPUT, **each},))]
+        answer = ask("accuracy", measured(*runs))
+        assert (answer.outcome, answer.remedy) == (Outcome.UNKNOWN, Remedy.ZOO)
+        assert "\n" not in answer.observed
+    fine = run(conditions={"golden_cases": {"count": 2, "wrong": []}})
+    assert ask("accuracy", measured(fine, fine)).outcome is Outcome.PASS
+
+
 def test_what_the_runner_noted_on_the_accuracy_is_the_reason():
     noted = {"conditions": {"accuracy_note": "the tool writes\nno answers"}}
     missing = ask("accuracy", measured(run(), run(accuracy=None, **noted)))

@@ -4,8 +4,8 @@
     @pytest.mark.parametrize("dut", ["in-place"], indirect=True)
     def test_something(dut): ...
 
-The tests of one configuration run together, so a configuration is booted once a session; `-n 2 --dist loadgroup` keeps it so, and has
-two machines run at a time. Each is audited once, too: a test that looks at what an audit finds, or leaves, takes the fixture `visit`.
+The tests of one configuration run together, so a configuration is booted once a session; `-n 2` keeps it so, and has two machines run
+at a time. Each is audited once, too: a test that looks at what an audit finds, or leaves, takes the fixture `visit`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -30,11 +31,18 @@ if TYPE_CHECKING:
 BY_NAME = {configuration.name: configuration for configuration in CONFIGURATIONS}
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a configuration in one process, where they are spread over several."""
-    for item in items:
-        if isinstance(item, pytest.Function) and hasattr(item, "callspec") and "dut" in item.callspec.params:
-            item.add_marker(pytest.mark.xdist_group(item.callspec.params["dut"]))
+class ByConfiguration(LoadScopeScheduling):
+    """Gives the tests of a configuration to one process. (xdist's own loadgroup names groups in a way that pytest 9.2 does not take.)"""
+
+    def _split_scope(self, nodeid: str) -> str:
+        parameters = f"-{nodeid.rpartition('[')[2].rstrip(']')}-"
+        return next((name for name in BY_NAME if f"-{name}-" in parameters), nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)  # what failed is tried again without xdist
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByConfiguration:
+    """Keep the tests of a configuration together where they are spread over several processes."""
+    return ByConfiguration(config, log)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -15,7 +15,7 @@ from auditor.facts.types import Missing, Ok, Plan
 from auditor.model import Remedy, Status, ZooModelUsed
 from auditor.sources import base
 from auditor.sources.base import Reply
-from auditor.statistics import CONFIDENCE, NO_DRIFT, student_interval
+from auditor.statistics import NO_DRIFT, look
 
 SHA = "ab" * 32
 OUTPUT = {
@@ -426,4 +426,4 @@ def test_a_run_without_samples_leaves_the_drift_within_unknown():
 
 def test_the_interval_is_that_of_the_look():
     (result,) = results(rising(100.0, 0.0), rising(110.0, 0.0), rising(90.0, 0.0))
-    assert result.bracket.value == student_interval([100.0, 110.0, 90.0], CONFIDENCE)
+    assert result.bracket.value == look([100.0, 110.0, 90.0])

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -35,8 +36,14 @@ class Fake(worker.Session):
         tensor = {"name": "x", "shape": [2, 4], "dtype": "float32"}
         return {"inputs": [tensor], "outputs": [tensor], "claims": None}, b""
     def do_input(self, header, payload): return {}, b""
-    def do_invoke(self, header, payload): return {"ns": 0}, b""
-    def do_output(self, header, payload): return {"outputs": [{"shape": [2, 4], "dtype": "float32"}]}, bytes(32)
+    said = bytes(32)
+    def do_invoke(self, header, payload):
+        if "count" not in header: return {"ns": 0}, b""
+        return {"ns": [0] * header["count"], "digests": [worker.sealing.digest(self.said)] * header["count"]}, b""
+    def do_output(self, header, payload):
+        outputs = [{"shape": [2, 4], "dtype": "float32"}]
+        count = header.get("count", 1)
+        return {"outputs": [outputs] * count if "count" in header else outputs}, self.said * count
 """
 
 
@@ -308,9 +315,9 @@ def test_device_memory_that_was_once_not_read_is_not_known(model, monkeypatch):
 @pytest.mark.parametrize(
     "body",
     [
-        "return {'outputs': [{'shape': [8], 'dtype': 'float32'}]}, bytes(32)",
-        "return {'outputs': [{'shape': [2, 4], 'dtype': 'int32'}]}, bytes(32)",
-        "return {'outputs': []}, b''",
+        "return {'outputs': [[{'shape': [8], 'dtype': 'float32'}]]}, bytes(32)",
+        "return {'outputs': [[{'shape': [2, 4], 'dtype': 'int32'}]]}, bytes(32)",
+        "return {'outputs': [[]]}, self.said",
     ],
     ids=["shape", "type", "number"],
 )
@@ -319,7 +326,7 @@ def test_outputs_of_another_shape(model, monkeypatch, body):
         replace_worker(patch, session("input", "return {}, b''"))
         honest = process._COMMAND
     with monkeypatch.context() as patch:
-        replace_worker(patch, session("output", body))
+        replace_worker(patch, session("output", body) + ("; Liar.said = b''" if body.startswith("return {'outputs': [[]]}") else ""))
         lying = process._COMMAND
 
     def start(role, *arguments):
@@ -332,3 +339,59 @@ def test_outputs_of_another_shape(model, monkeypatch, body):
     assert run["status"]["process"] == "test"
     assert run["samples_us"] == []
     assert run["accuracy"] is None
+
+
+def batch_of(model, payloads):
+    with Worker("test", model, LIMITS) as worker:
+        worker.hello(AUTO)
+        worker.load_model(1, xnnpack=False)
+        return worker.run_batch(payloads)
+
+
+def test_a_batch(model):
+    payloads = [struct.pack("<8f", *([value] * 8)) for value in (1.0, 2.0, 3.0)]
+    batch = batch_of(model, payloads)
+    answers = [struct.unpack("<8f", answer) for _, answer in batch.answers]
+    assert answers == [((value + 0.5) * 0.5 + 0.5,) * 8 for value in (1.0, 2.0, 3.0)]
+    assert sum(batch.worker_ns) <= batch.bracket_ns <= batch.exchange_ns
+
+
+def test_the_inputs_of_a_batch_are_not_there_before_its_clock_starts(model, monkeypatch):
+    """A delegate that reads them as they come would have its answers before the bracket begins."""
+    body = "import sys; print(payload.hex(), file=sys.stderr, flush=True); return {}, b''"
+    replace_worker(monkeypatch, session("input", body))
+    with Worker("test", model, LIMITS) as worker:
+        worker.hello(AUTO)
+        worker.load_model(1, xnnpack=False)
+        worker.run_batch([bytes(32), bytes(32)])
+        worker.quit()
+        seen = bytes.fromhex(worker.output.strip())
+    assert len(seen) == 64
+    assert seen[:32] != seen[32:]
+    assert seen.count(0) < 8
+
+
+def test_outputs_that_are_put_off_until_they_are_asked_for(model, monkeypatch):
+    """A delegate that owes its answers when the bracket ends, and gives them when they are sent."""
+    replace_worker(monkeypatch, session("output", "return {'outputs': [[{'shape': [2, 4], 'dtype': 'float32'}]]}, b'\\1' * 32"))
+    with pytest.raises(WorkerFailure, match="outputs that were changed after the inference") as caught:
+        batch_of(model, [bytes(32)])
+    assert caught.value.status.outcome is Outcome.PROTOCOL_ERROR
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "return {'ns': [0]}, b''",
+        "return {'ns': [0], 'digests': []}, b''",
+        "return {'ns': [], 'digests': ['']}, b''",
+        "return {'ns': [0], 'digests': [5]}, b''",
+        "return {'ns': [1 << 60], 'digests': ['']}, b''",
+        "return {'ns': [-1], 'digests': ['']}, b''",
+    ],
+)
+def test_a_batch_that_is_not_answered_as_one(model, monkeypatch, body):
+    replace_worker(monkeypatch, session("invoke", body))
+    with pytest.raises(WorkerFailure) as caught:
+        batch_of(model, [bytes(32)])
+    assert caught.value.status.outcome is Outcome.PROTOCOL_ERROR

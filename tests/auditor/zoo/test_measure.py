@@ -21,7 +21,8 @@ from auditor.sources.base import Reply
 from auditor.sources.recording import Record, Replay
 from auditor.statistics import LOOKS, Verdict, judge
 from auditor.zoo import measure
-from auditor.zoo.measure import PLANS, BenchTime, ModelFile, measure_zoo
+from auditor.zoo.measure import PLANS, BenchTime, Means, measure_zoo
+from auditor.zoo.models import ModelFile
 
 ZOO = requirements.load(requirements.DEFAULT).zoo
 FIRST, SECOND = ZOO.models[:2]
@@ -48,7 +49,7 @@ def zoo(monkeypatch):
         monkeypatch.setattr(embedded, "measure", measured)
         monkeypatch.setattr(measure.time, "monotonic", lambda: 10.0 * next(clock))
         files = [ModelFile(model, b"no model", "", "given") for model in (FIRST, SECOND) if model.name in means]
-        documents = list(measure_zoo(files, None, bench_time, "auto", told.append))
+        documents = list(measure_zoo(files, Means(bench_time=bench_time), told.append))
         return told, jobs, documents
 
     return run
@@ -81,7 +82,7 @@ def measure_plan(plan):
     [
         (around(0.5 * LIMIT, 0.01), 3, Verdict.MET),
         (around(1.5 * LIMIT, 0.01), 3, Verdict.MISSED),
-        (around(0.97 * LIMIT, 0.02), 8, Verdict.MET),
+        (around(0.96 * LIMIT, 0.02), 8, Verdict.MET),
         (around(LIMIT, 0.05), 9, Verdict.UNDECIDED),
         # within the limit at first, and slower from process to process
         ([LIMIT * (0.96 + 0.008 * index) for index in range(9)], 9, Verdict.UNDECIDED),

@@ -14,6 +14,7 @@ from auditor.inference.confine import Policy
 from auditor.inference.process import Limits, Worker
 from auditor.inference.wire import RUNTIMES
 from auditor.zoo.generate import generate
+from auditor.zoo.golden import idle_error
 from auditor.zoo.protocol import TensorSpec, compare, make_inputs
 from auditor.zoo.tracking import FEWEST, Tracking
 from checks.zoo_accuracy import CORRELATED, OFFSET
@@ -116,3 +117,11 @@ def test_faults_that_the_pages_bound_lets_through_on_the_8_bit_stand_in(runtime)
         error, correlation, offset = figures(test)
         assert error <= 1.5, "the page lets it through"
         assert correlation < CORRELATED / 1.2 or offset > OFFSET * 1.2, name
+
+
+def test_of_outputs_whose_size_goes_by_the_input_nothing_is_known():
+    generator = np.random.default_rng(1)
+    for sizes in ([5, 6, 5], [0, 5, 5], [5] * 30 + [6]):
+        values = [generator.normal(0, 1, size) for size in sizes]
+        assert tracked(values, values) == (None, None)
+        assert idle_error([value.astype(np.float32).tobytes() for value in values], TensorSpec("", (5,), "float32")) is None
