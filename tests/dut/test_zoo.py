@@ -206,11 +206,9 @@ def test_a_connection_lost_half_way_leaves_nothing_and_the_rest_is_reported(
 def test_a_folder_that_cannot_take_the_runtime_is_refused_in_one_line(
     dut: machine.Machine, host: str, delegate: str, models: str, made: str
 ) -> None:
-    dut.run(
-        "mkdir -p /run/noexec /run/small && mount -t tmpfs -o noexec,mode=1777 none /run/noexec"
-        " && mount -t tmpfs -o size=32m,mode=1777 none /run/small",
-        user="root",
-    )
+    kinds = {"noexec": "noexec", "small": "size=32m"}
+    mounts = [f"mkdir -p /run/{name} && mount -t tmpfs -o {kind},mode=1777 none /run/{name}" for name, kind in kinds.items()]
+    dut.run(" && ".join(mounts), user="root")
     try:
         for folder, reason in (
             ("/run/noexec", "lets no code be loaded from there"),

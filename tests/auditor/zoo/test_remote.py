@@ -5,8 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import os
+import tempfile
 import threading
 from typing import TYPE_CHECKING
+
+import pytest
 
 from auditor import frames
 from auditor.zoo import remote, staging
@@ -15,13 +18,18 @@ if TYPE_CHECKING:
     import io
 
 
-def replies(*sent: bytes, prepare=lambda _errand: None) -> list[dict]:
+@pytest.fixture(autouse=True)
+def temporary(monkeypatch):
+    """The folder that is made for temporary files is for this test alone."""
+    monkeypatch.setattr(tempfile, "tempdir", None)
+
+
+def replies(*sent: bytes) -> list[dict]:
     """What is replied to some frames."""
     (give, requests), (take, put) = reversed(os.pipe()), os.pipe()
     writer = threading.Thread(target=lambda: [*(frames.write(give, each) for each in sent), os.close(give)])
     writer.start()
     errand = remote.Errand(requests, put)
-    prepare(errand)
     try:
         errand.serve()
     finally:
