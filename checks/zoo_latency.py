@@ -35,16 +35,18 @@ def baseline(facts: Facts, requirement: Requirement) -> Iterator[Answer]:
     """The mean time of an inference, over fresh processes, is at most the zoo's limit.
 
     The clock is the auditor's, outside the process that holds the delegate: the delegate's own process can only make its figure worse,
-    never better: inputs cannot be read before the clock starts, nor outputs changed after it has stopped. The limit is met where the
-    whole interval of the auditor's clock is within it (Student's, over the means of 3 to 9 fresh processes, and a quarter wider, for
-    those that follow each other are alike), missed where the whole interval of the process's own figure is above it. The verdict is
-    looked at after each process from the third on, and each look has an equal part of an error of 5 % in all; the finding is judged by
-    the bound at which the measurement stopped. Where times drift beyond noise, within a process (it warms up, or is throttled) or from
-    one to the next, the verdict must also hold for the times at the end. Otherwise unknown, with the number of further processes that
-    would decide.
+    never better. Inputs cannot be read before the clock starts, nor outputs changed after it has stopped. A delegate may remember answers:
+    of the first inferences, each of an input that it had never seen, and of all, the auditor's clock takes the slower mean. The limit is
+    met where the whole interval of the auditor's clock is within it (Student's, over the means of 3 to 9 fresh processes, a quarter wider,
+    for those that follow each other are alike), missed where the whole interval of the process's own figure is above it. The verdict is
+    looked at after each process from the third on, and each look has an equal part of an error of 5 % in all; the finding is judged by the
+    bound at which the measurement stopped. Where times drift beyond noise, within a process (it warms up, or is throttled) or from one to
+    the next, the verdict must also hold for the times at the end. Otherwise unknown, with the number of further processes that would
+    decide.
 
     No verdict unless the delegate took 95 % of the model's multiply-accumulates, and no pass unless the accelerator was seen working: a
-    delegate can compute on the CPU. Loading and the first inference are shown beside it and are not in it.
+    delegate can compute on the CPU. That one keeps the accelerator busy with other work meanwhile is not excluded. Loading and the first
+    inference are shown beside it and are not in it.
 
     Where the device's own benchmark_model measured it, the process's own figure is the tool's mean, and the auditor's clock is around the
     whole process, its start and all compiling included, over the inferences that the tool says there were: over the limit on a short run,

@@ -35,6 +35,8 @@ def baseline(facts: Facts, requirement: Requirement) -> Iterator[Answer]:
     within the limit passes; what was added since before the model was loaded, above the limit, fails; between the two lies our own
     interpreter's share, and that is unknown. Of the device's own benchmark_model all counts, as it does on the page: it is within the limit
     or not. The tool's own figure is not used. A delegate that ends its process leaves no peak to judge.
+    Answers are compared in that process, too; not excluded is that a delegate computes more slowly there in less memory, or keeps data that
+    is mapped nowhere (a memfd, a file of its own) and reads it a piece at a time.
     """
     yield from of_baseline(facts, requirement, _judge)
 

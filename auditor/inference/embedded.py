@@ -6,7 +6,7 @@
 * *test*: with the delegate, if there is one. Warmed up and timed as benchmark_model does it; every inference gets another input, and
   every timed output is compared with the reference's, so speed and accuracy are one measurement. Golden images come in between,
   timed and compared like the others.
-* *memory*: as *test*, for memory alone.
+* *memory*: as *test*, for memory alone; its outputs are compared, too.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from auditor.inference import wire
 from auditor.inference.conditions import conditions, mean_power, read_power
 from auditor.inference.executor import Executor, Options
 from auditor.inference.fdinfo import busy_ns
-from auditor.inference.process import Loaded, Status, Worker, WorkerFailure
+from auditor.inference.process import Batch, Loaded, Status, Worker, WorkerFailure
 from auditor.inference.run import Job, Run, blank, identify, note_who_worked, noted
 from auditor.inference.wire import Claims, Outcome
 from auditor.statistics import spread
@@ -95,10 +95,16 @@ def _measure(job: Job, run: Run, seed: int, tell: Progress) -> None:
     generator = np.random.default_rng(seed)
     tell(f"{job.name}: reference")
     pool, photos = _reference(job, run, generator)
-    tell(f"{job.name}: latency and accuracy")
-    _test(job, run, pool, photos, generator)
-    tell(f"{job.name}: memory")
-    _memory(job, run, pool)
+    seen = _Seen(job, pool, photos)
+    try:
+        tell(f"{job.name}: latency and accuracy")
+        _test(job, run, seen, generator)
+        tell(f"{job.name}: memory")
+        _memory(job, run, seen)
+    finally:
+        run["accuracy"] = seen.accuracy()
+        if run["golden"]:
+            run["golden"] |= seen.golden()
 
 
 def _reference(job: Job, run: Run, generator: np.random.Generator) -> tuple[list[_Sample], list[_Sample]]:
@@ -171,49 +177,47 @@ def _photos(job: Job, run: Run, worker: Worker, loaded: Loaded, generator: np.ra
     return photos
 
 
-def _test(job: Job, run: Run, pool: list[_Sample], photos: list[_Sample], generator: np.random.Generator) -> None:
+def _test(job: Job, run: Run, seen: _Seen, generator: np.random.Generator) -> None:
     """Warm up, then time and compare until `min_runs` and `min_seconds` are met and each input was seen, or `max_seconds` are over."""
-    seen = _Seen(job, pool, photos)
-    try:
-        with _confined(job, run, "test") as executor:
-            worker = executor.worker
-            loaded, ns = executor.load()
-            run["init_us"] = ns / 1e3
-            _note_claims(run, loaded.claims, job.model)
-            first_ns, last_ns = _warm_up(job, worker, _draw(loaded, generator))
-            run["first_us"], most = first_ns / 1e3, _batch_size([*pool, *photos], last_ns)
-            engines, power = worker.engines(), read_power()
-            started = time.monotonic()
-            samples = _endless([*pool, *photos], generator)
-            while (elapsed := time.monotonic() - started) <= job.max_seconds:
-                open_ended = elapsed < job.min_seconds or not seen.all_photos
-                wanted = most if open_ended else min(most, job.min_runs - seen.runs)
-                if wanted <= 0:
-                    break
-                for sample, outputs in _timed(worker, run, list(itertools.islice(samples, wanted))):
-                    seen.add(sample, outputs)
-            drawn = mean_power(power, read_power())
-            if drawn:
-                run["conditions"]["power"] = drawn
-            note_who_worked(run, sum(run["cpu_us"]), busy_ns(engines, worker.engines()) / 1e3, sum(run["bracket_us"]))
-            worker.quit()
-            run["worker_output"] = worker.output
-    finally:
-        run["accuracy"] = seen.accuracy()
-        if run["golden"]:
-            run["golden"] |= seen.golden()
+    with _confined(job, run, "test") as executor:
+        worker = executor.worker
+        loaded, ns = executor.load()
+        run["init_us"] = ns / 1e3
+        _note_claims(run, loaded.claims, job.model)
+        first_ns, last_ns = _warm_up(job, worker, _draw(loaded, generator))
+        run["first_us"], most = first_ns / 1e3, _batch_size(seen.samples, last_ns)
+        engines, power = worker.engines(), read_power()
+        started = time.monotonic()
+        samples = _endless(seen.samples, generator)
+        while (elapsed := time.monotonic() - started) <= job.max_seconds:
+            # no batch holds both inputs that are new and such that come again
+            new = run["inputs"] - len(run["samples_us"])
+            wanted = min(most, new) if new > 0 else most
+            if elapsed >= job.min_seconds and seen.all_photos:
+                wanted = min(wanted, job.min_runs - seen.runs)
+            if wanted <= 0:
+                break
+            _time(worker, run, list(itertools.islice(samples, wanted)), seen)
+        drawn = mean_power(power, read_power())
+        if drawn:
+            run["conditions"]["power"] = drawn
+        note_who_worked(run, sum(run["cpu_us"]), busy_ns(engines, worker.engines()) / 1e3, sum(run["bracket_us"]))
+        worker.quit()
+        run["worker_output"] = worker.output
 
 
-def _memory(job: Job, run: Run, pool: list[_Sample]) -> None:
-    """Run a fixed number of inferences, and read the peak; a figure only if all went well."""
+def _memory(job: Job, run: Run, seen: _Seen) -> None:
+    """Run a fixed number of inferences, and read the peak; a figure only if all went well.
+
+    The answers are compared here, too: a delegate that takes this process for what it is and computes nothing holds nothing.
+    """
     with _confined(job, run, "memory") as executor:
         worker = executor.worker
         before = worker.peak_bytes()
         executor.load()
         deadline = time.monotonic() + job.max_seconds
-        for count in range(job.memory_runs):
-            worker.set_inputs(pool[count % len(pool)].inputs)
-            worker.invoke()
+        for sample in itertools.islice(itertools.cycle(seen.pool), job.memory_runs):
+            _compare(worker, "memory", [sample], worker.run_batch([sample.inputs]), seen)
             worker.peak_bytes()
             worker.device_bytes()
             if time.monotonic() > deadline:
@@ -253,19 +257,25 @@ def _endless(pool: list[_Sample], generator: np.random.Generator) -> Iterator[_S
             yield pool[index]
 
 
-def _timed(worker: Worker, run: Run, samples: list[_Sample]) -> list[tuple[_Sample, tuple[bytes, ...]]]:
-    """Run timed inferences, note their times, and return the bytes of each output of each, which are like the reference's."""
+def _time(worker: Worker, run: Run, samples: list[_Sample], seen: _Seen) -> None:
+    """Run timed inferences, compare their outputs, and note their times."""
     count, batch = len(samples), worker.run_batch([sample.inputs for sample in samples])
-    for sample, (specs, _payload) in zip(samples, batch.answers, strict=True):
-        if len(specs) != len(sample.specs) or not all(map(TensorSpec.same_values, specs, sample.specs)):
-            message = f"outputs {_shapes(specs)}, the reference's are {_shapes(sample.specs)}"
-            status = Status(Outcome.OUTPUT_SHAPE_MISMATCH, "test", "output", message=wire.bounded(message))
-            raise WorkerFailure(status, worker.output)
+    _compare(worker, "test", samples, batch, seen)
     run["samples_us"] += [ns / 1e3 for ns in batch.worker_ns]
     run["bracket_us"] += [batch.bracket_ns / count / 1e3] * count
     run["exchange_us"] += [batch.exchange_ns / count / 1e3] * count
     run["cpu_us"] += [batch.cpu_ns / count / 1e3] * count
-    return [(sample, split(specs, payload)) for sample, (specs, payload) in zip(samples, batch.answers, strict=True)]
+
+
+def _compare(worker: Worker, role: str, samples: list[_Sample], batch: Batch, seen: _Seen) -> None:
+    """Compare the outputs of a batch, which must all be like the reference's, with these."""
+    for sample, (specs, _payload) in zip(samples, batch.answers, strict=True):
+        if len(specs) != len(sample.specs) or not all(map(TensorSpec.same_values, specs, sample.specs)):
+            message = f"outputs {_shapes(specs)}, the reference's are {_shapes(sample.specs)}"
+            status = Status(Outcome.OUTPUT_SHAPE_MISMATCH, role, "output", message=wire.bounded(message))
+            raise WorkerFailure(status, worker.output)
+    for sample, (specs, payload) in zip(samples, batch.answers, strict=True):
+        seen.add(sample, split(specs, payload))
 
 
 def _shapes(specs: tuple[TensorSpec, ...]) -> str:
@@ -302,13 +312,18 @@ def _note_claims(run: Run, claims: Claims | None, model: bytes) -> None:
 
 
 class _Seen:
-    """What came of comparing the outputs of timed inferences with the reference's, those of golden images apart."""
+    """What came of comparing outputs with the reference's, those of golden images apart."""
 
     def __init__(self, job: Job, pool: list[_Sample], photos: list[_Sample]) -> None:
-        self._job, self._pool, self._photos = job, pool, photos
+        self._job, self.pool, self._photos = job, pool, photos
         self._errors: list[tuple[OutputError, ...]] = []
         self._tracking = tuple(Tracking() for _ in pool[0].specs)
         self._golden: dict[str, dict[str, Any]] = {}
+
+    @property
+    def samples(self) -> list[_Sample]:
+        """Noise and golden images."""
+        return [*self.pool, *self._photos]
 
     @property
     def runs(self) -> int:
@@ -364,11 +379,11 @@ class _Seen:
         return {"runs": self.runs, "outputs": [self._output(index) for index in range(len(self._errors[0]))]}
 
     def _output(self, index: int) -> dict[str, Any]:
-        tracking, references = self._tracking[index], [sample.outputs[index] for sample in self._pool]
-        return _output_accuracy(index, [run[index] for run in self._errors], self._pool) | {
-            "idle_error": golden.idle_error(references, self._pool[0].specs[index]),
+        tracking, references = self._tracking[index], [sample.outputs[index] for sample in self.pool]
+        return _output_accuracy(index, [run[index] for run in self._errors], self.pool) | {
+            "idle_error": golden.idle_error(references, self.pool[0].specs[index]),
             "correlation": tracking.correlation(),
-            "offset": tracking.offset(len(self._pool)),
+            "offset": tracking.offset(len(self.pool)),
         }
 
 

@@ -91,7 +91,7 @@ def read_golden(document: bytes, label: str) -> tuple[Golden, ...]:
     """The golden cases in a file. Raises UsageError, in one line that begins with `label`."""
     try:
         return _cases(json.loads(document))
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, binascii.Error) as problem:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError, binascii.Error) as problem:
         raise UsageError(f"{label}: expected golden cases ({SCHEMA}): {type(problem).__name__}: {str(problem)[:200]!a}") from None
 
 

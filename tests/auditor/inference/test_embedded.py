@@ -14,7 +14,7 @@ from auditor.inference.fdinfo import DeviceUse
 from auditor.inference.process import Limits
 from auditor.inference.run import Job
 
-QUICK = {"inputs": 3, "min_runs": 6, "min_seconds": 0, "warmup_seconds": 0}
+QUICK = {"inputs": 3, "min_runs": 6, "min_seconds": 0, "warmup_seconds": 0, "memory_runs": 6}
 ADD, DEQUANTIZE, GREATER, FLOOR_MOD, WHERE = 0, 6, 61, 95, 109
 FLOAT16, INT32, INT64, STRING, BOOL = 1, 2, 4, 5, 6
 
@@ -90,7 +90,7 @@ def test_a_failure_is_written_down_with_what_came_before(delegate, model, runtim
     assert status_of(run) == {"process": "test", **expected}
     assert run["status"]["message"]
     assert run["memory"] is None
-    assert len(run["samples_us"]) == {"prepare": 0, "invoke": 2, "quit": 6}[expected["stage"]]
+    assert len(run["samples_us"]) == {"prepare": 0, "invoke": 3, "quit": 6}[expected["stage"]]
     assert (run["nodes"] is None) == (expected["stage"] == "prepare")
     assert run["conditions"]["after"]
 
@@ -150,7 +150,23 @@ def test_wrong_by_epsilon(delegate, model, runtime):
 def test_a_fault_that_begins_later_is_still_seen(delegate, model, runtime):
     output = output_of(run_with(delegate, model, runtime, fault="eps", value="1", after="6"))
     assert output["max_error"] == pytest.approx(1, rel=1e-5)
-    assert output["exact_share"] == pytest.approx(5 / 6)
+    assert output["exact_share"] == pytest.approx(11 / 12)
+
+
+def test_a_delegate_that_computes_nothing_where_memory_is_looked_at(delegate, model, runtime):
+    """The process for memory makes more inferences than the timed one here: only there are the answers zeros."""
+    job = Job("chain", model, delegate=delegate, options=(("fault", "zero"), ("after", "7")), runtime=runtime, xnnpack=False)
+    output = output_of(measure(Job(**{**vars_of(job), **QUICK, "memory_runs": 20})))
+    assert output["exact_share"] == pytest.approx(13 / 26)
+    assert output["avg_error"] > 0.1
+
+
+def test_inputs_that_are_new_are_timed_apart_from_those_that_come_again(model, runtime, monkeypatch):
+    """What comes again may be answered from memory, so no batch holds both."""
+    monkeypatch.setattr(embedded, "BATCH", 4)
+    run = measure(Job("chain", model, runtime=runtime, inputs=6, min_runs=11, min_seconds=0, warmup_seconds=0))
+    brackets = run["bracket_us"]
+    assert [brackets.index(each) for each in brackets] == [0, 0, 0, 0, 4, 4, 6, 6, 6, 6, 10]
 
 
 def test_zeros(delegate, model, runtime):
@@ -162,14 +178,14 @@ def test_zeros(delegate, model, runtime):
 def test_nan_of_the_delegate_alone(delegate, model, runtime):
     output = output_of(run_with(delegate, model, runtime, fault="nan"))
     assert output["avg_error"] is None
-    assert (output["reference_nan_runs"], output["test_nan_runs"]) == (0, 6)
+    assert (output["reference_nan_runs"], output["test_nan_runs"]) == (0, 12)
 
 
 def test_nan_of_the_model_itself(chain_of, runtime):
     output = output_of(measure(Job("nan", chain_of(float("nan")), runtime=runtime, **QUICK)))
     assert output["avg_error"] is None
     assert output["two_input_distance"] is None
-    assert (output["reference_nan_runs"], output["test_nan_runs"]) == (6, 6)
+    assert (output["reference_nan_runs"], output["test_nan_runs"]) == (12, 12)
 
 
 def test_a_flood_of_output_is_bounded(delegate, model, runtime):
