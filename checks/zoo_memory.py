@@ -79,5 +79,5 @@ def _judge(facts: Facts, result: ModelResult, runs: tuple[ModelRun, ...], requir
     else:
         own = any(size["before_bytes"] for size in sizes)
         because = "The excess is smaller than what the auditor's own interpreter takes." if own else "Over 10^6 bytes a MB, within 2^20."
-        advice = "Have the device's own benchmark_model measure, or stay within the limit with the interpreter." if own else None
-        yield Answer(Outcome.UNKNOWN, observed, cited(result), because, remedy=Remedy.VENDOR, remediation=advice)
+        smaller = "Have the device's own benchmark_model measure, or stay within the limit with the interpreter." if own else None
+        yield Answer(Outcome.UNKNOWN, observed, cited(result), because, remedy=Remedy.VENDOR, remediation=smaller)
