@@ -152,12 +152,19 @@ def gather(request: Request, progress: Callable[[str], None]) -> Record:
     """The record that an audit is judged from: an earlier one, or one made now by asking everything the facts ask."""
     _may_try(request)
     _one_delegate(request.delegate, request.delegate_options, request.stable_delegate)
+    if request.host is None:
+        no_local(**{"--delegate": request.delegate, "--zoo": request.zoo})
     if request.device_dir is not None and request.host is None:
         raise UsageError("--device-dir: expected with --host: it is a folder of the device for what is copied there")
     if request.snapshot is not None:
         named = {request.delegate, request.stable_delegate, request.zoo, request.runtime}
         if request.accelerators or not request.run_zoo or named != {None}:
             raise UsageError("--snapshot: holds its own delegate, zoo and accelerators; nothing is run under it, or left out of it")
+        shaped = (request.allow_paths, request.allow_unconfined, request.tflite, request.bench_time)
+        if shaped != ((), False, AUTO, BenchTime.ADAPTIVE.value):
+            raise UsageError(
+                "--allow-path, --allow-unconfined, --tflite, --bench-time: expected a zoo to run; nothing is run under --snapshot"
+            )
         return recording.load(request.snapshot)
     if request.host is not None:
         return _over_ssh(request, request.host, progress)
@@ -332,6 +339,13 @@ def delegate(library: str | None, options: tuple[tuple[str, str], ...], settings
     if settings is not None:
         return stable_delegate(settings)
     return None if library is None else shared_library(library, options)
+
+
+def no_local(**given: str | None) -> None:
+    """Raise UsageError for a `local:` path where there is no other machine that a file could be copied to; options by name."""
+    for option, path in given.items():
+        if path is not None and path.startswith(over_ssh.LOCAL):
+            raise UsageError(f"{option}: {printable(path)}: expected local: only with --host; without it, every path is this machine's")
 
 
 def _one_delegate(library: str | None, options: tuple[tuple[str, str], ...], settings: str | None) -> None:

@@ -366,6 +366,7 @@ def zoo_run(
         from auditor.zoo.models import model_files
         from auditor.zoo.sandbox import sandbox
 
+        audit.no_local(**{"--delegate": delegate, "--zoo": zoo})
         files = model_files(sets.load(requirements).zoo, zoo)
         library = audit.delegate(delegate, _pairs(delegate_option), stable_delegate)
         means = Means(
@@ -422,7 +423,10 @@ def main() -> NoReturn:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that has no … gets \\u2026
     try:
-        app()
+        with _errors():  # help and version, which no command gives
+            app()
+    except typer.Exit as ended:
+        sys.exit(ended.exit_code)
     except Exception:  # noqa: BLE001  # a defect of ours must not end in Python's 1, which says non-compliant
         traceback.print_exc()
         print("crosml-audit: a defect of the auditor: please report the lines above", file=sys.stderr)

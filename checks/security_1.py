@@ -71,7 +71,8 @@ def confined_run(facts: Facts) -> Iterator[Answer]:
     delegated = [run for run in runs if run.delegate is not None]
     if facts.plan.demonstration or not delegated or not facts.accelerators.open().items:
         observed = "no model was run through a delegate on an accelerator of this device"
-        yield Answer(Outcome.UNKNOWN, observed, evidence, remedy=Remedy.DELEGATE)
+        named = delegated and not facts.plan.demonstration  # to name it again would not help
+        yield Answer(Outcome.UNKNOWN, observed, evidence, remedy=Remedy.DRIVER if named else Remedy.DELEGATE)
         return
     attempts = [_attempts(run) for run in delegated]
     held = [_attempts(run) for run in delegated if _is_confined(run)]
@@ -83,7 +84,9 @@ def confined_run(facts: Facts) -> Iterator[Answer]:
         tried = sorted({name for each in attempts for name, _ in each})
         yield Answer(Outcome.PASS, visible(f"{len(delegated)} confined runs; refused: {some(tried)}"), evidence)
     else:
-        yield Answer(Outcome.UNKNOWN, f"{len(delegated)} runs through the delegate", evidence, remedy=Remedy.DELEGATE)
+        because = "Nothing shows that the delegate worked on the accelerator." if confined else "Not every run ended well, and confined."
+        observed, advice = f"{len(delegated)} runs through the delegate", confined_run.remediation
+        yield Answer(Outcome.UNKNOWN, observed, evidence, because, remedy=Remedy.VENDOR, remediation=advice)
 
 
 def _worked(run: ModelRun) -> bool:

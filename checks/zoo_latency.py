@@ -88,7 +88,8 @@ def _judge(facts: Facts, result: ModelResult, runs: tuple[ModelRun, ...], requir
         yield _undecided(result, own, outside, limit, observed)
     elif not all(run.conditions.get("accelerator_busy") is True for run in runs):
         because = f"Within the limit, but nothing shows that the accelerator did the work.{_on_the_processor(runs)}"
-        yield Answer(Outcome.UNKNOWN, observed, cited(result), because, remedy=Remedy.LIVE)
+        advice = "Have the driver account for its work in DRM fdinfo (drm-engine-…), and the delegate do its work there."
+        yield Answer(Outcome.UNKNOWN, observed, cited(result), because, remedy=Remedy.VENDOR, remediation=advice)
     else:
         yield Answer(Outcome.PASS, observed, cited(result))
 

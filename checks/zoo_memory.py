@@ -76,8 +76,10 @@ def _judge(facts: Facts, result: ModelResult, runs: tuple[ModelRun, ...], requir
         yield Answer(Outcome.PASS, observed, cited(result))
     elif peak <= enough:
         because = "Within the limit, but the memory that the device itself holds for the process was not read."
-        yield Answer(Outcome.UNKNOWN, observed, cited(result), because, remedy=Remedy.LIVE)
+        advice = "Have the driver account for its memory in DRM fdinfo (drm-resident-…)."
+        yield Answer(Outcome.UNKNOWN, observed, cited(result), because, remedy=Remedy.VENDOR, remediation=advice)
     else:
         own = any(size["before_bytes"] for size in sizes)
         because = "The excess is smaller than what the auditor's own interpreter takes." if own else "Over 10^6 bytes a MB, within 2^20."
-        yield Answer(Outcome.UNKNOWN, observed, cited(result), because, remedy=Remedy.LIVE)
+        smaller = "Have the device's own benchmark_model measure, or stay within the limit with the interpreter." if own else None
+        yield Answer(Outcome.UNKNOWN, observed, cited(result), because, remedy=Remedy.VENDOR, remediation=smaller)

@@ -315,11 +315,31 @@ def test_a_reader_that_goes_away_is_no_trouble(arguments):
     assert (done.stderr.read(), done.wait()) == (b"", 4)
 
 
-@pytest.mark.parametrize("arguments", [["device", "--snapshot", DEMO], ["device", "--snapshot", DEMO, "--format", "json"], ["checks"]])
+@pytest.mark.parametrize(
+    "arguments", [["device", "--snapshot", DEMO], ["device", "--snapshot", DEMO, "--format", "json"], ["checks"], ["--help"], ["--version"]]
+)
 def test_a_standard_output_that_is_full(arguments):
     with open("/dev/full", "wb") as full:
         done = subprocess.run([*MAIN, *arguments], check=False, stdout=full, stderr=subprocess.PIPE, text=True)
     assert (done.returncode, done.stderr) == (4, "crosml-audit: standard output: No space left on device\n")
+
+
+SHAPING = (("--allow-path", "/tmp"), ("--allow-unconfined",), ("--tflite", "ai-edge-litert"), ("--bench-time", "page"))
+
+
+@pytest.mark.parametrize("option", SHAPING)
+def test_what_shapes_a_run_is_not_silently_ignored_under_a_snapshot(option):
+    done = subprocess.run([*MAIN, "device", "--snapshot", DEMO, *option], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert option[0] in done.stderr
+
+
+@pytest.mark.parametrize("option", ["--delegate", "--zoo"])
+@pytest.mark.parametrize("command", [["device"], ["zoo", "run"], ["snapshot", "-o", "/dev/null"]])
+def test_local_paths_are_refused_without_a_host(command, option):
+    done = subprocess.run([*MAIN, *command, option, "local:/x"], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"crosml-audit: {option}: local:/x: expected local: only with --host")
 
 
 def test_streams_that_are_closed_and_terminals_that_have_few_letters():

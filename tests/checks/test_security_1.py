@@ -99,7 +99,13 @@ def test_an_escape_fails() -> None:
 )
 def test_runs_that_show_nothing_are_unknown(run: ModelRun) -> None:
     found = confined(with_runs(run))
-    assert (found.outcome, found.remedy) == (Outcome.UNKNOWN, Remedy.DELEGATE)
+    assert (found.outcome, found.remedy) == (Outcome.UNKNOWN, Remedy.VENDOR if run.delegate else Remedy.DELEGATE)
+
+
+def test_a_delegate_that_was_named_is_not_asked_for_again_where_no_accelerator_was_found() -> None:
+    facts = with_runs(measured(**CONDITIONS))
+    found = confined(replace(facts, accelerators=Ok(replace(facts.accelerators.open(), items=()))))
+    assert (found.outcome, found.remedy) == (Outcome.UNKNOWN, Remedy.DRIVER)
 
 
 def test_one_run_that_was_not_confined_takes_the_pass_away() -> None:
