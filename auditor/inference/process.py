@@ -337,6 +337,8 @@ class Worker:
         reply = self._request("model", {"descriptor": self._model, "threads": threads, "xnnpack": xnnpack})
         with self._checking("model"):
             inputs, outputs = (tuple(map(_tensor, reply.header[key])) for key in ("inputs", "outputs"))
+            if sum(tensor.nbytes for tensor in inputs) > wire.MAX_PAYLOAD:
+                raise ValueError(f"inputs of more than {wire.MAX_PAYLOAD} bytes together")
             claims = None if reply.header["claims"] is None else _claims(reply.header["claims"])
         return Loaded(inputs, outputs, claims, reply.ns)
 

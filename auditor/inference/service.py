@@ -160,15 +160,18 @@ class InferenceService:
         self._budget, self._options = budget or Budget(), options or Options()
         self._pool = ThreadPoolExecutor(MAX_WORKERS, thread_name_prefix="inference")
         self._executors: set[GraphExecutor] = set()
-        self._starting = 0
+        self._starting, self._closing = 0, False
         self._operators: dict[tuple[str, str], Mapping[str, int]] = {}
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        for executor in tuple(self._executors):
-            await executor.close()
+        self._closing = True
+        while self._starting or self._executors:
+            for executor in tuple(self._executors):
+                await executor.close()
+            await asyncio.sleep(0.01 if self._starting else 0)
         self._pool.shutdown()
 
     async def load_builtin_model(self, name: str) -> Loaded:
@@ -199,6 +202,8 @@ class InferenceService:
             return self._created(
                 model, started, CreateGraphExecutorResult.MEMORY_ALLOCATION_ERROR, message=f"{MAX_WORKERS} workers run already"
             )
+        if self._closing:
+            return self._created(model, started, CreateGraphExecutorResult.WORKER_ERROR, message="the service is closed")
         self._starting += 1
         try:
             executor = GraphExecutor(self, model, await self._start(model, options or self._options), self._budget)
