@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import io
 import json
@@ -668,7 +669,9 @@ def test_an_interrupted_zoo_keeps_what_was_finished_and_progress_is_for_terminal
     terminal, side = pty.openpty()
     outputs = ["--format", f"json={tmp_path}/report", "--save-snapshot", f"{tmp_path}/saved"]
     command = [*MAIN, "device", "--demo", "--bench-time", "quick", *outputs]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=side, start_new_session=True)
+    # whoever runs the tests in the background has them ignore interrupts
+    default = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=side, start_new_session=True, preexec_fn=default)  # noqa: PLW1509
     os.close(side)
     shown = b""
     deadline = time.monotonic() + 120

@@ -8,6 +8,7 @@ WorkerFailure with a Status.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import itertools
 import json
@@ -686,14 +687,24 @@ def _pipe(theirs: contextlib.ExitStack, ours: contextlib.ExitStack, *, reverse: 
     return their_end, our_end
 
 
+def _seal(descriptor: int, attempts: int = 50) -> None:
+    """Let nobody change a file in memory. While the kernel itself holds one of its pages, it says EBUSY: that passes."""
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE)
+    except OSError as problem:
+        if problem.errno != errno.EBUSY or attempts == 1:
+            raise
+        time.sleep(_TICK_SECONDS)
+        _seal(descriptor, attempts - 1)
+
+
 def _sealed(data: bytes) -> int:
     """Return a descriptor of a file in memory that holds `data` and that nobody can change."""
     descriptor = os.memfd_create("model", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         with open(descriptor, "wb", closefd=False) as file:
             file.write(data)
-        seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
-        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
+        _seal(descriptor)
     except BaseException:
         os.close(descriptor)
         raise

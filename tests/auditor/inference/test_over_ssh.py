@@ -306,7 +306,8 @@ def interrupt() -> None:
 
 def kill(*words: str):
     def action() -> None:
-        (victim,) = running(*words)
+        # what it has just forked is still called as it is
+        victim = min(running(*words), key=psutil.Process.create_time)
         victim.send_signal(signal.SIGKILL)
 
     return action

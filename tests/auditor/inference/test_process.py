@@ -395,3 +395,19 @@ def test_a_batch_that_is_not_answered_as_one(model, monkeypatch, body):
     with pytest.raises(WorkerFailure) as caught:
         batch_of(model, [bytes(32)])
     assert caught.value.status.outcome is Outcome.PROTOCOL_ERROR
+
+
+def test_a_page_that_the_kernel_holds_for_a_moment_is_sealed_later(monkeypatch):
+    answers = [OSError(16, "Device or resource busy"), OSError(16, "Device or resource busy"), 0]
+
+    def seal(descriptor, command, argument):
+        answer = answers.pop(0)
+        if isinstance(answer, OSError):
+            raise answer
+
+    monkeypatch.setattr(process.fcntl, "fcntl", seal)
+    process._seal(-1)
+    assert answers == []
+    answers = [OSError(9, "Bad file descriptor")]
+    with pytest.raises(OSError, match="Bad file"):
+        process._seal(-1)
