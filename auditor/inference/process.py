@@ -750,10 +750,6 @@ def _text(value: object) -> str:
     return wire.bounded(value)
 
 
-def _optional_text(value: object) -> str | None:
-    return None if value is None else _text(value)
-
-
 def _count(value: object) -> int:
     if type(value) is not int or value < 0:
         raise TypeError(f"{value!r} where a number of 0 or more was expected")
