@@ -154,7 +154,7 @@ def _reference(job: Job, tools: Tools, run: Run, graph: Graph, tools_own: list[d
     program = _program(tools.benchmark, "reference")
     for number in range(2 if answers else 1):
         with Worker("reference", job.reference or job.model, job.limits, apart=True) as worker:
-            worker.confine(Policy(executable=program), required=not job.allow_unconfined)
+            worker.confine(Policy(executable=program), required=not job.access.allow_unconfined)
             monitor = ["--report_peak_memory_footprint=true"] if number else []
             flags = ("--num_runs=1", "--min_secs=0", "--warmup_min_secs=0", *monitor, *_answer_flags(worker, answers, number))
             ended, text = _become(job, worker, "reference", [tools.benchmark, *_graph_flags(job, worker), *flags])
@@ -243,7 +243,7 @@ def _trouble_without(job: Job, tool: str) -> str:
     """How a tool fails on a model even without the delegate; empty where it does not: then it is the delegate's."""
     try:
         with Worker("accuracy", job.model, job.limits, apart=True) as worker:
-            worker.confine(Policy(executable=_program(tool, "accuracy")), required=not job.allow_unconfined)
+            worker.confine(Policy(executable=_program(tool, "accuracy")), required=not job.access.allow_unconfined)
             ended, text = _become(job, worker, "accuracy", [tool, *_difference_flags(job, worker)])
     except WorkerFailure as failure:
         return failure.status.message
@@ -288,7 +288,7 @@ def _note_accuracy(run: Run, read: Differences, answers: _Answers | None, errors
 def _confined(job: Job, run: Run, tool: str, role: str) -> Iterator[Worker]:
     opened = replace(policy(job), executable=_program(tool, role))
     with Worker(role, job.model, job.limits, job.library_path, apart=True) as worker:
-        confinement = worker.confine(opened, required=not job.allow_unconfined)
+        confinement = worker.confine(opened, required=not job.access.allow_unconfined)
         with noted(job, run, worker, confinement):
             yield worker
 

@@ -21,12 +21,13 @@ import psutil
 import pytest
 
 from auditor import audit as audits
-from auditor.audit import Request
 from auditor.bench import over_ssh
+from auditor.bench.options import ZooOptions
 from auditor.errors import AuditError, UsageError
 from auditor.inference.wire import RUNTIMES
 from auditor.inference.worker.confine import landlock_abi
 from auditor.model import Outcome
+from auditor.request import Request
 from auditor.requirements import load
 from auditor.sources import base, recording, ssh
 from auditor.sources.ssh import MARK, Ssh, agent_zip
@@ -394,8 +395,8 @@ SURVEY = {"python": [3, 13], "machine": "x86_64", "glibc": [2, 41], "no_runtime"
 FOUND = {"name": NAME, "sha256": "0" * 64, "origin": "device"}
 
 
-def errand() -> over_ssh.Errand:
-    return over_ssh.Errand(zoo=load("r113-zoo-0.0.2").zoo, delegate="/d.so", models="/zoo", tflite="auto", bench_time="quick")
+def errand() -> over_ssh.RemoteJob:
+    return over_ssh.RemoteJob(load("r113-zoo-0.0.2").zoo, ZooOptions(delegate="/d.so", zoo="/zoo", bench_time="quick"))
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def replies(*sent: bytes) -> list[dict]:
     (give, requests), (take, put) = reversed(os.pipe()), os.pipe()
     writer = threading.Thread(target=lambda: [*(frames.write(give, each) for each in sent), os.close(give)])
     writer.start()
-    errand = remote.Errand(requests, put)
+    errand = remote.Job(requests, put)
     try:
         errand.serve()
     finally:
