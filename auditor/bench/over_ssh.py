@@ -187,7 +187,7 @@ def _listed(folder: str) -> Iterator[tuple[str, str, int]]:
 def _stage(device: Ssh, job: RemoteJob, files: list[tuple[str, str, int]], progress: Callable[[str], None]) -> tuple[str, str]:
     """Have a folder made and filled. Returns its path, and what went wrong; UsageError where that was asked for by name."""
     size = sum(-(-each[2] // _BLOCK) * _BLOCK for each in files)
-    request = {"do": "stage", "bytes": size, "execute": bool(files)}
+    request = {"do": "stage", "device_dir": job.options.device_dir, "bytes": size, "execute": bool(files)}
     staged = _end(device, request, folder=str, problem=str)
     if not staged["folder"]:
         problem = visible(staged["problem"])

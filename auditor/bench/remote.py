@@ -6,7 +6,7 @@ by `=`. Each reply is a JSON object: {"progress": text}, {"folder": path of a ne
 
     survey   {options (ZooOptions), try_runtime, find, zoo_version, models, accelerators}
              -> {python, machine, glibc, no_runtime: why, delegate, settings, found: [{name, sha256, origin}]}
-    stage    {bytes, execute} -> {folder | problem}
+    stage    {device_dir, bytes, execute} -> {folder | problem}
     unpack   a tar stream's parts, the last of them empty -> {problem}: into that folder
     measure  {runtime: its package in the folder, copied: the delegate there, sent: [{name, sha256, origin}],
              images: [{path, sha256}] beside those that were given} and the contents of both
@@ -96,7 +96,7 @@ class Job:
 
     def do_stage(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Make the folder that everything else is in."""
-        named = self._options.device_dir
+        named = request["device_dir"]
         try:
             self._folder = staging.make([named] if named else staging.places(), request["bytes"], execute=request["execute"])
         except staging.NoPlace as problem:
