@@ -77,9 +77,9 @@ def undecided(result: RequirementResult) -> bool:
 
 def told_outcome(result: RequirementResult) -> str:
     """A requirement's outcome in words; of one that passes because of a waiver, the outcome that the waiver covers."""
-    if not result.waived or result.outcome is not Outcome.PASS:
-        return result.outcome.value
     covered = {finding.outcome for finding in result.findings if finding.waiver and finding.level is Level.MUST}
+    if not result.waived or not covered:
+        return result.outcome.value
     return f"{(Outcome.FAIL if Outcome.FAIL in covered else Outcome.UNKNOWN).value}, waived"
 
 

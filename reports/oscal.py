@@ -82,8 +82,9 @@ def _record(report: Report, name: str) -> dict[str, Any]:
 
 
 def _finding(report: Report, result: RequirementResult) -> dict[str, Any]:
-    satisfied = result.outcome in {Outcome.PASS, Outcome.NOT_APPLICABLE}
-    reason = "fail" if result.outcome is Outcome.FAIL else "pass" if result.outcome is Outcome.PASS and not result.waived else "other"
+    counted = getattr(result, "standing", result.outcome)
+    satisfied = counted in {Outcome.PASS, Outcome.NOT_APPLICABLE}
+    reason = "fail" if counted is Outcome.FAIL else "pass" if counted is Outcome.PASS and not result.waived else "other"
     observations = [{"observation-uuid": _uuid(report, finding)} for finding in result.findings]
     waivers = [f"{finding.id} is {finding.outcome.value}, waived: {waived(finding)}" for finding in result.findings if finding.waiver]
     return {
