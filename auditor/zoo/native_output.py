@@ -494,17 +494,19 @@ def repeated(text: str) -> str:
 def _own_parts(delegation: Delegation, listing: Listing) -> tuple[Part, ...] | None:
     """The parts of the listing that are the delegate's; None where they are not those that the tool says were applied.
 
-    The delegate that the tool was given is applied before the runtime's own, so its nodes have the lower indexes.
+    The delegate that the tool was given is applied before the runtime's own, so its nodes have the lower indexes. It may be several.
     """
-    parts = sorted(listing.parts, key=lambda part: part.node)
+    parts = tuple(sorted(listing.parts, key=lambda part: part.node))
     if delegation.applied is Applied.NOT:
         return ()
-    if delegation.applied is None or not parts:
-        return None
-    own = tuple(part for part in parts if part.delegate == parts[0].delegate)
-    told_apart = len(own) == (len(parts) if delegation.kernels is None else delegation.kernels)
-    complete = delegation.applied is Applied.COMPLETELY
-    return own if told_apart and complete == (len(parts) == 1 and len(parts[0].nodes) == listing.operators) else None
+    kernels = delegation.kernels
+    if kernels is None:  # the tool did not say how many; the runtime's own delegate is another one
+        kernels = sum(part.delegate == parts[0].delegate for part in parts)
+    own, rest = parts[:kernels], parts[kernels:]
+    told_apart = len(own) == kernels > 0 and not {part.delegate for part in own} & {part.delegate for part in rest}
+    complete = len(parts) == 1 and len(parts[0].nodes) == listing.operators
+    applied = Applied.COMPLETELY if complete else Applied.PARTIALLY
+    return own if told_apart and delegation.applied is applied else None
 
 
 class _Said:
