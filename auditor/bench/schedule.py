@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from auditor.bench.delegates import Delegate
+from auditor.bench.libraries import libraries_beside
 from auditor.bench.options import BenchTime, ZooOptions
 from auditor.bench.pictures import golden_sets
 from auditor.bench.protocol import RUNS, WARMUP_SECONDS
@@ -196,6 +197,7 @@ def _job(file: ModelFile, golden: GoldenSet | None, means: MeasureOptions) -> Jo
         delegate=delegate.path if delegate else None,
         options=delegate.options if delegate else (),
         settings=delegate.settings if delegate else None,
+        libraries=libraries_beside(delegate.path) if delegate else (),
         access=means.access,
         runtime=means.options.tflite,
         import_path=means.import_path,

@@ -38,7 +38,7 @@ def snapshot(
         show_changes(gather.would_change(request))
         return
     if output is None:
-        raise UsageError("snapshot: missing option --output FILE")
+        raise UsageError("snapshot: missing option --output: expected a FILE for the record")
     outputs(output)
     with progress() as tell:
         record = gather.gather(request, tell)

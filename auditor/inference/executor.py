@@ -50,6 +50,8 @@ class Options:
     """The settings file of a stable delegate, which only the native tools can load; `delegate` is then the library that it names."""
     library_path: tuple[str, ...] = ()
     access: Access = field(default_factory=Access)
+    libraries: tuple[str, ...] = ()
+    """More libraries that the delegate's process may read: those that its own search paths name (bench/libraries.py)."""
     runtime: str = AUTO
     import_path: tuple[str, ...] = ()
     """Folders that the worker looks for the runtime in before it looks where this process finds its packages."""
@@ -121,7 +123,7 @@ def policy(options: Options) -> Policy:
     # in the root folder, everything lies
     own = [path if folder == "/" else folder for folder in folders]
     settings = [] if options.settings is None else [options.settings]
-    more = map(os.path.abspath, (*settings, *options.library_path))
+    more = map(os.path.abspath, (*settings, *options.library_path, *options.libraries))
     return Policy(
         tuple(dict.fromkeys((*own, *more))), options.access.allow_paths, (*options.access.device_nodes, *options.access.allow_paths)
     )
