@@ -274,11 +274,9 @@ def _calls(text: str) -> list[list[str]]:
         if line.lstrip().startswith("#") or not (calls or gathers):
             continue
         try:
-            if calls and ("$(" in line or "`" in line):
-                raise ValueError("a word that another command makes")
             commands = _commands(line, environment)
         except ValueError:
-            # such a word, or a quote that ends in another line: no option of minijail begins so, and every path counts as mentioned
+            # a quote that ends in another line, or a word of another command: no option of minijail begins so, and every path is mentioned
             commands = [["minijail0", f"--{line}"]] if calls else []
             gathered = [*gathered, "$@"]
         for command in commands:
@@ -293,7 +291,9 @@ def _calls(text: str) -> list[list[str]]:
 
 
 def _commands(line: str, environment: Mapping[str, str]) -> list[list[str]]:
-    """The commands in a line of shell, each as its words; raises ValueError for an open quote."""
+    """The commands in a line of shell, each as its words; raises ValueError for an open quote, and for what another command writes."""
+    if "$(" in line or "`" in line:
+        raise ValueError("a word that another command makes")
     lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
     lexer.whitespace_split = True
     commands: list[list[str]] = [[]]
