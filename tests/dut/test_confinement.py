@@ -49,11 +49,13 @@ CONTROLLER = r"""
 import json, sys
 sys.path.insert(0, "/tmp/crosml-auditor.zip")
 from auditor.inference import process
-from auditor.inference.confine import Policy
+from auditor.inference.watch import Limits
+from auditor.inference.worker.confine import Policy
 from auditor.inference.fdinfo import busy_ns
-code = process.BOOTSTRAP.replace("from auditor.inference.worker import main", "from auditor.inference import worker\n" + WORKER)
+real = "from auditor.inference.worker.main import main"
+code = process.BOOTSTRAP.replace(real, "from auditor.inference.worker import main as worker\n" + WORKER)
 process._COMMAND = (*process._COMMAND[:-1], code.replace("main(int", "worker.main(int"))
-with process.Worker("test", b"", process.Limits()) as worker:
+with process.Worker("test", b"", Limits()) as worker:
     worker.hello("auto")
     confinement = worker.confine(Policy(devices=("/dev/accel/accel0",)), required=True)
     worker.load_model(1, xnnpack=False)
