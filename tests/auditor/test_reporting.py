@@ -59,7 +59,7 @@ def test_a_file_that_is_too_large_is_refused(path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "expected JSON: it ends too early"),
+        ("", "line 1, column 1: expected JSON"),
         ("{}", "schema: expected, but it is not there"),
         ('{"schema": 1}', "schema: expected str, got int"),
         ('{"schema": "crosml-audit/report/9\\u001b"}', "schema: expected crosml-audit/report/1, got 'crosml-audit/report/9\\x1b'"),
