@@ -110,7 +110,7 @@ BOOTCACHE = (
     "cros_secure init=/sbin/init root=/dev/dm-1 rootwait ro dm_verity.error_behavior=3 "
     'dm="2 vboot none ro 1,0 2545920 bootcache PARTUUID=748b5685/PARTNROFF=1 2545920 cf36f82b4141de51494e8d862437dbcffd6c4c7e 512 20000 '
     "100000, vroot none ro 1,0 2506752 verity payload=254:0 hashtree=254:0 hashstart=2506752 alg=sha1 "
-    'root_hexdigest=12a36f9d2ea513bddea208ab19e6408d08fe0d10 salt=2fd4f0b1115757173480a945a03909de4703d296ce3a29aad73e70af73e720d6" noinitrd'
+    'root_hexdigest=12a36f9d2ea513bddea208ab19e6408d08fe0d10 salt=2fd4f0b1115757173480a945a03909de4703d296ce3a29aad73e70af73e720d6"'
 )
 """As ChromeOS 43 started: dm-verity over a cache of the boot's blocks."""
 
