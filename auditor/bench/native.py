@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING, Any
 from auditor.bench.answers import compare, draw, signature
 from auditor.bench.conditions import conditions
 from auditor.bench.document import Job, Run, blank, identify, note_who_worked, noted
+from auditor.bench.libraries import libraries_beside
 from auditor.bench.native_output import (
     Benchmark,
     Delegation,
@@ -48,17 +49,19 @@ from auditor.bench.native_output import (
 )
 from auditor.bench.protocol import WARMUP_RUNS
 from auditor.facts.elf import BadElf, read_interpreter
+from auditor.facts.stable_delegate import unknown_fields
 from auditor.inference import wire
 from auditor.inference.executor import policy
 from auditor.inference.fdinfo import busy_ns
 from auditor.inference.process import MAX_OUTPUT, Ended, Worker
 from auditor.inference.wire import Outcome, Status, WorkerFailure
-from auditor.inference.worker.confine import Policy
 from auditor.tflite.graph import BadModel, Graph, read_graph
 from auditor.tflite.tensors import OutputError, TensorSpec, split
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+
+    from auditor.inference.worker.confine import Policy
 
 FOLDERS = ("/usr/local/bin", "/usr/bin")
 """Where ChromeOS test images have the tools, beside PATH."""
@@ -80,6 +83,7 @@ _OUTCOMES = {
     End.NOT_APPLIED: Outcome.DELEGATE_NOT_APPLIED,
     End.UNREADABLE: Outcome.OUTPUT_UNREADABLE,
 }
+_DELEGATES_FAULTS = frozenset({Outcome.PREPARE_FAILED, Outcome.INVOKE_FAILED, Outcome.EXITED, Outcome.DIED})
 _STAGES = {End.OPERATOR: "operators", End.REFUSED: "prepare", End.INVOKE: "invoke", End.NOT_APPLIED: "prepare"}
 
 MAX_OPTIONS = 256
@@ -88,6 +92,10 @@ MEMORY_SECONDS = 0.5
 """How long inferences go on in the process whose memory is read, at least: what it holds of a device is looked at ten times a second."""
 MAX_SETTINGS = 1 << 16
 """Bytes of a stable delegate's settings that the document holds."""
+MAX_TRIED = 8
+"""Options of a delegate that are tried one by one, where it is not created with all."""
+OWN_SIZE = "/proc/self/statm"
+"""What benchmark_model reads of itself for its report of memory (tools/utils.cc, profiling/memory_info.cc)."""
 _OUTPUTS = "outputs"
 
 
@@ -154,10 +162,13 @@ def _measure(job: Job, tools: Tools, run: Run, tell: Callable[[str], None], tool
         raise _failure(Outcome.LOAD_FAILED, "reference", "model", str(problem)) from problem
     tell(f"{job.name}: reference")
     answers = _reference(job, tools, run, graph, tools_own)
-    tell(f"{job.name}: latency")
-    errors = [_test(job, tools, run, graph, answers)]
-    tell(f"{job.name}: memory")
-    errors.append(_memory(job, tools, run, answers))
+    try:
+        tell(f"{job.name}: latency")
+        errors = [_test(job, tools, run, graph, answers)]
+        tell(f"{job.name}: memory")
+        errors.append(_memory(job, tools, run, answers))
+    except WorkerFailure as failure:
+        raise _whose(job, tools, failure) from failure
     tell(f"{job.name}: accuracy")
     _accuracy(job, tools, run, answers, [each for each in errors if each])
 
@@ -174,13 +185,9 @@ def _reference(job: Job, tools: Tools, run: Run, graph: Graph, tools_own: list[d
         run["conditions"]["accuracy_note"] = wire.bounded(f"answers cannot be compared by the auditor: {problem}")
         answers = None
     found = []
-    program = _program(tools.benchmark, "reference")
     for number in range(2 if answers else 1):
-        with Worker("reference", job.reference or job.model, job.limits, apart=True) as worker:
-            worker.confine(Policy(executable=program), required=not job.allow_unconfined)
-            monitor = ["--report_peak_memory_footprint=true"] if number else []
-            flags = ("--num_runs=1", "--min_secs=0", "--warmup_min_secs=0", *monitor, *_answer_flags(worker, answers, number))
-            ended, text = _become(job, worker, [tools.benchmark, *_graph_flags(job, worker), *flags])
+        with _without(job, tools.benchmark, "reference", job.reference or job.model) as worker:
+            ended, text = _become(job, worker, [tools.benchmark, *_once_flags(job, worker), *_answer_flags(worker, answers, number)])
             read = read_benchmark(text, EXTERNAL)
             how = ending(read, ended.exit, None)
             if how and ended.exit:
@@ -266,15 +273,75 @@ def _difference(job: Job, tools: Tools, run: Run, answers: _Answers | None, erro
 
 
 def _trouble_without(job: Job, tool: str) -> str:
-    """How a tool fails on a model even without the delegate; empty where it does not: then it is the delegate's."""
+    """How inference_diff_eval fails on a model even without the delegate; empty where it does not: then it is the delegate's."""
     try:
-        with Worker("accuracy", job.model, job.limits, apart=True) as worker:
-            worker.confine(Policy(executable=_program(tool, "accuracy")), required=not job.allow_unconfined)
+        with _without(job, tool, "accuracy", job.model) as worker:
             ended, text = _become(job, worker, [tool, *_difference_flags(job, worker)])
     except WorkerFailure as failure:
         return failure.status.message
     how = ending(read_differences(text, EXTERNAL), ended.exit, None)
     return how.message if how and ended.exit else ""
+
+
+def _whose(job: Job, tools: Tools, failure: WorkerFailure) -> WorkerFailure:
+    """The failure of a process with the delegate, as the one that it is: the delegate's, the tool's, or that of what it was given."""
+    status = failure.status
+    if status.outcome is Outcome.DELEGATE_NOT_APPLIED:
+        because = _why_not_created(job)
+        return _again(failure, status.outcome, f"{status.message}; {because}" if because else status.message)
+    operator = status.outcome is Outcome.OPERATOR_MISSING
+    if not operator and (job.reference is None or status.outcome not in _DELEGATES_FAULTS):
+        return failure
+    # the reference ran another file, or with the runtime's own delegate, which takes operators that the tool does not have
+    trouble = _benchmark_without(job, tools.benchmark, xnnpack=job.xnnpack and not operator)
+    if trouble:
+        outcome = Outcome.OPERATOR_MISSING if operator else Outcome.TOOL_UNUSABLE
+        return _again(failure, outcome, f"{status.message} (without the delegate: {trouble})")
+    return _again(failure, Outcome.PREPARE_FAILED, f"{status.message} (without the delegate, the tool runs it)") if operator else failure
+
+
+def _again(failure: WorkerFailure, outcome: Outcome, message: str) -> WorkerFailure:
+    return WorkerFailure(replace(failure.status, outcome=outcome, message=wire.bounded(message)), failure.output)
+
+
+def _benchmark_without(job: Job, tool: str, *, xnnpack: bool) -> str:
+    """How benchmark_model fails on the model itself without the delegate; empty where it does not."""
+    try:
+        with _without(job, tool, "test", job.model) as worker:
+            ended, text = _become(job, worker, [tool, *_once_flags(replace(job, xnnpack=xnnpack), worker)])
+    except WorkerFailure as failure:
+        return failure.status.message
+    how = ending(read_benchmark(text, EXTERNAL), ended.exit, None)
+    return how.message if how and ended.exit else ""
+
+
+def _why_not_created(job: Job) -> str:
+    """Why a tool went on without the delegate, where it does not say it itself: fields, options, or the library.
+
+    It passes no function to a delegate that would report an error, and says nothing of a library that it could not load. The service's
+    worker, confined like the tool, does both.
+    """
+    if job.settings is not None:
+        fields = unknown_fields(_read_settings(job.settings).decode(errors="replace"))
+        return f"TFLiteSettings has no field {', '.join(fields[:4])}" if fields else ""
+    trouble = _created(job, job.options)
+    if not trouble or not job.options or _created(job, ()):
+        return trouble
+    refused = [pair for pair in job.options[:MAX_TRIED] if _created(job, (pair,))]
+    named = ", ".join(f"{key}={value}" for key, value in refused) or "these options together"
+    return f"{trouble}: it is created without options, and not with {wire.shown(named)}"
+
+
+def _created(job: Job, options: tuple[tuple[str, str], ...]) -> str:
+    """Why the library gives no delegate with these options; empty where it does."""
+    assert job.delegate is not None
+    try:
+        with Worker("test", job.model, job.limits, job.library_path) as worker:
+            worker.confine(policy(job), required=not job.allow_unconfined)
+            worker.load_delegate(os.path.abspath(job.delegate), dict(options))
+    except WorkerFailure as failure:
+        return failure.status.message
+    return ""
 
 
 def _note_accuracy(run: Run, read: Differences, answers: _Answers | None, errors: list[tuple[OutputError, ...]]) -> str:
@@ -313,11 +380,27 @@ def _note_accuracy(run: Run, read: Differences, answers: _Answers | None, errors
 
 @contextlib.contextmanager
 def _confined(job: Job, run: Run, tool: str, role: str) -> Iterator[Worker]:
-    opened = replace(policy(job), executable=_program(tool, role))
+    """A worker that is to become a tool with the delegate in it."""
     with Worker(role, job.model, job.limits, job.library_path, apart=True) as worker:
-        confinement = worker.confine(opened, required=not job.allow_unconfined)
+        confinement = worker.confine(_policy(job, tool, role), required=not job.allow_unconfined)
         with noted(job, run, worker, confinement):
             yield worker
+
+
+@contextlib.contextmanager
+def _without(job: Job, tool: str, role: str, model: bytes) -> Iterator[Worker]:
+    """A worker that is to become a tool without the delegate. It may read what was allowed: a library of the tool's may be there."""
+    alone = replace(job, delegate=None, settings=None)
+    opened = _policy(alone, tool, role)
+    with Worker(role, model, job.limits, apart=True) as worker:
+        worker.confine(replace(opened, readable=(*opened.readable, *job.allow_paths)), required=not job.allow_unconfined)
+        yield worker
+
+
+def _policy(job: Job, tool: str, role: str) -> Policy:
+    """What a tool may open: what the delegate may, the tool's own libraries, and its own size."""
+    opened = policy(job)
+    return replace(opened, readable=(*opened.readable, *libraries_beside(tool), OWN_SIZE), executable=_program(tool, role))
 
 
 def _become(job: Job, worker: Worker, command: Sequence[str]) -> tuple[Ended, str]:
@@ -394,15 +477,19 @@ def _note_times(job: Job, run: Run, read: Benchmark, ended: Ended, text: str) ->
     run["conditions"]["tool"] |= {"warm_up": read.warm_up.count, "timed": read.timed.count, "deviation_us": read.timed.deviation}
 
 
+def _read_settings(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read(MAX_SETTINGS + 1)
+    except OSError as problem:
+        raise _failure(Outcome.DELEGATE_MISSING, "test", "load", f"{path}: {problem.strerror}") from problem
+
+
 def _note_settings(job: Job, run: Run) -> None:
     """Keep a stable delegate's settings beside the figures: they may trade accuracy for speed."""
     if job.settings is None:
         return
-    try:
-        with open(job.settings, "rb") as file:
-            data = file.read(MAX_SETTINGS + 1)
-    except OSError as problem:
-        raise _failure(Outcome.DELEGATE_MISSING, "test", "load", f"{job.settings}: {problem.strerror}") from problem
+    data = _read_settings(job.settings)
     text = wire.bounded(data.decode(errors="replace"), MAX_SETTINGS)
     run["conditions"]["settings"] = {"path": wire.shown(job.settings), "sha256": hashlib.sha256(data).hexdigest(), "text": text}
 
@@ -415,6 +502,12 @@ def _graph_flags(job: Job, worker: Worker) -> list[str]:
         f"--warmup_runs={WARMUP_RUNS}",
         *([] if job.xnnpack else ["--use_xnnpack=false"]),
     ]
+
+
+def _once_flags(job: Job, worker: Worker) -> list[str]:
+    """For one inference, with all that the tool opens for itself."""
+    once = ("--num_runs=1", "--min_secs=0", "--warmup_min_secs=0", "--report_peak_memory_footprint=true")
+    return [*_graph_flags(job, worker), *once]
 
 
 def _difference_flags(job: Job, worker: Worker) -> list[str]:
