@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 from auditor.probes.buffers import closing
 from auditor.probes.ioctl import call, error_name, number, opened
-from auditor.sources.live import LOG_DEVICE
+from auditor.sources.base import LOG_DEVICE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
