@@ -28,7 +28,7 @@ from auditor.inference.process import Worker
 from auditor.inference.watch import Limits
 from auditor.inference.wire import AUTO
 from auditor.inference.worker.confine import Policy
-from auditor.statistics import MOST_INPUTS, Verdict, confirm, within
+from auditor.statistics import MOST_INPUTS, Verdict, confirm, inputs_needed, within
 from auditor.tflite.graph import read_graph
 from auditor.tflite.rewrite import without_custom_deconvolution
 from auditor.tflite.tensors import TensorSpec, compare, make_inputs
@@ -139,6 +139,7 @@ def audits() -> None:
         if model.baseline.avg_error is None or model.baseline.std_dev is None:
             continue
         limit, deviation = model.baseline.avg_error, model.baseline.std_dev
+        needed = inputs_needed(limit, deviation) or "more"
         print(f"{model.name}: limits {limit:g} and {deviation:g}, {MOST_INPUTS} own inputs ({needed} needed)")
         for share in SHARES:
             spread = min(deviation, HALF_PRECISION * share * limit)
