@@ -93,6 +93,8 @@ def _notes(request: Request, facts: Facts) -> Iterator[str]:
         yield "Judged from a snapshot: what it holds is the word of whoever made it."
     if plan.accelerators:
         yield f"Of this device, only what --accelerator named was judged: {printable(', '.join(plan.accelerators))}."
+    if isinstance(facts.closure, Ok) and facts.closure.value.named_by:
+        yield f"No delegate was given: the one that {facts.closure.value.named_by} names was read. --delegate names another."
     if plan.zoo_note and plan.runs:
         yield plan.zoo_note
     yield from _confinement_notes(facts)

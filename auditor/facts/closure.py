@@ -21,6 +21,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
+from auditor.facts.indirection import WORDS, Indirections
 from auditor.facts.linker import (
     MAX_BESIDE,
     MAX_FOLDERS,
@@ -72,7 +73,10 @@ SETTINGS = (
     "/etc/ml_core/cacher_stable_delegate_settings.json",
     "/etc/camera/npu_stable_delegate_settings.json",
 )
-"""Where a ChromeOS image names its stable delegate."""
+"""Where a ChromeOS image names its stable delegate; the first is what TFLite's own tools are given there."""
+
+SETTINGS_FOLDERS = ("/etc/openvino", "/etc/neuron", "/etc/neuropilot", "/etc/tflite", "/etc/ml_core", "/etc/camera")
+"""Folders of which every JSON file may name one more: those that only boards with an NPU have, and those of SETTINGS."""
 
 PRELOAD = "/etc/ld.so.preload"
 
@@ -90,11 +94,14 @@ def read_closure(device: Device, plan: Plan) -> Fact[Closure]:
     Missing where no delegate is named, or where the delegate itself cannot be read. The evidence is the `stat` of every object, which shows
     what brought it in.
     """
-    if plan.delegate is None and plan.stable_delegate is None:
-        return Missing(Status.UNASKED, note="no delegate was named", remedy=Remedy.DELEGATE)
     walk = _Walk(device)
+    own = next(((path, name) for path, name in walk.settings()), None) if plan.delegate is None and plan.stable_delegate is None else None
+    if plan.delegate is None and plan.stable_delegate is None and own is None:
+        unread = walk.unread[0] if walk.unread else None
+        evidence = unread.evidence if unread else ()
+        return Missing(Status.UNASKED, evidence, "no delegate was named, and the device names none", Remedy.DELEGATE)
     try:
-        walk.root(plan.delegate or _named(device, plan.stable_delegate or "").open(), "root", certain=True)
+        walk.root(own[1] if own else plan.delegate or _named(device, plan.stable_delegate or "").open(), "root", certain=True)
     except MissingFact as error:
         return error.missing
     for path, edge in walk.further_roots():
@@ -107,6 +114,7 @@ def read_closure(device: Device, plan: Plan) -> Fact[Closure]:
         archives=tuple(dict.fromkeys(walk.archives)),
         unread=tuple(dict.fromkeys(walk.unread)),
         nowhere=tuple(dict.fromkeys(walk.nowhere)),
+        named_by=printable(own[0]) if own else "",
     )
     return Ok(found, tuple(walk.evidence[each.inode] for each in objects))
 
@@ -126,6 +134,7 @@ class _Walk:
     def __init__(self, device: Device) -> None:
         self._device = device
         self._search = Search(device)
+        self.indirections = Indirections(device)
         self.roots: dict[str, None] = {}
         self.objects: dict[tuple[int, int], ElfObject] = {}
         self.evidence: dict[tuple[int, int], Evidence] = {}
@@ -141,17 +150,28 @@ class _Walk:
         except MissingFact as error:
             self.unread.append(error.missing)
 
-    def further_roots(self) -> Iterator[tuple[str, str]]:
-        """What the device itself names: its stable delegate, and the libraries that every process loads."""
-        for path in SETTINGS:
+    def settings(self) -> Iterator[tuple[str, str]]:
+        """The settings files that name delegates, each with a library that it names. What cannot be read is noted."""
+        paths = list(SETTINGS)
+        for folder in SETTINGS_FOLDERS:
+            names = self._device.names(folder)
+            if isinstance(names, Ok):
+                paths += [f"{folder}/{name}" for name in names.value[:MAX_FOLDERS] if name.endswith(".json")]
+            elif names.status not in {Status.ABSENT, Status.UNASKED}:
+                self.unread.append(names)
+        for path in dict.fromkeys(paths):
             text = read_text(self._device, path)
             if isinstance(text, Ok):
                 found = delegate_paths(text.value)
                 if not found and "delegate_path" in text.value:
                     self.unread.append(Missing(Status.FAILED, text.evidence, "delegate_path: expected a text", Remedy.EVIDENCE))
-                yield from ((name, "settings") for name in found)
+                yield from ((path, name) for name in found)
             elif text.status is not Status.ABSENT:
                 self.unread.append(text)
+
+    def further_roots(self) -> Iterator[tuple[str, str]]:
+        """What the device itself names: its stable delegates, and the libraries that every process loads."""
+        yield from ((name, "settings") for _, name in self.settings())
         text = read_text(self._device, PRELOAD)
         if isinstance(text, Ok):
             names = " ".join(line.partition("#")[0] for line in text.value.splitlines()).replace(":", " ").split()
@@ -259,7 +279,7 @@ class _Process:
         if name in self._folders:
             self._sweep(name, edge.loader)
             return
-        if edge.kind == "beside":
+        if edge.kind == "beside" or (edge.kind != "string" and name.startswith("/")):
             found = self._search.beside(name)
             if isinstance(found, str):
                 self._sweep(found, edge.loader)
@@ -334,6 +354,7 @@ class _Process:
                 self._perhaps.append(_Edge(loaded, "beside", (_package(folder),)))
         if item.base or item.runtime:
             return
+        self._indirect(loaded)
         names = [name for name in self._search.sonames(loaded.file.stat.real) if not last(name).startswith(".so")]
         queue = self._opened if own else self._perhaps
         queue.extend(_Edge(loaded, "string", (name,)) for name in names if "%" not in name)
@@ -345,6 +366,17 @@ class _Process:
             self._perhaps.extend(_Edge(loaded, "string", (path,)) for path in fitting)
         if own and shared:
             self._perhaps.extend(self._below(loaded, names))
+
+    def _indirect(self, loaded: Loaded) -> None:
+        """What configuration names for the loader that an object is: it may be loaded, wherever it lies."""
+        elf, path = loaded.elf, loaded.file.stat.real
+        held = self._search.words(path, WORDS)
+        if isinstance(held, Missing):
+            self._walk.unread.append(held)
+            return
+        named, unread = self._walk.indirections.of(path, held.value, default_folders(elf.machine, elf.bits))
+        self._walk.unread += unread
+        self._perhaps.extend(_Edge(loaded, each.how, (each.name,)) for each in named)
 
     def _fitting(self, loaded: Loaded, name: str) -> list[str]:
         """The files that a format may become, in the folder that it begins with or else the object's own."""

@@ -16,6 +16,8 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from auditor.facts import elf as elves
+from auditor.facts.firmware import elf as sections
+from auditor.facts.indirection import read_musl_path
 from auditor.facts.linker_cache import MAX_CACHE, BadCache, read_cache
 from auditor.facts.reading import FileStat, parse
 from auditor.facts.types import DOWNLOAD_MARKS, FIRMWARE_MARKS, PACKED_MARK, Archive, Missing, MissingFact, Ok
@@ -63,6 +65,8 @@ _TRIPLETS = {
 }
 _PLATFORMS = {elves.X86_64: "x86_64", elves.AARCH64: "aarch64", elves.ARM: "v7l", elves.X86: "i686", elves.RISCV: "riscv64"}
 _TOKEN = re.compile(r"\$(?:\{(ORIGIN|LIB|PLATFORM)\}|(ORIGIN|LIB|PLATFORM))")
+_MUSL = ("libc.musl-", "ld-musl-")
+_MUSL_MACHINES = {elves.ARM: "armhf", elves.X86: "i386", elves.RISCV: "riscv64"}
 KINDS = ((elves.X86_64, 64), (elves.AARCH64, 64), (elves.ARM, 32), (elves.X86, 32), (elves.RISCV, 64))
 
 
@@ -189,8 +193,22 @@ class Search:
         magic = self._device.piece(stat.real, 0, 4) if stat.kind == "file" else b""
         if magic in _ARCHIVES:
             return Archive(printable(stat.real), stat.size, _ARCHIVES[magic])
+        if magic == elves.MAGIC and self._is_for_debuggers(stat):
+            return None
         file = self.file(path) if magic == elves.MAGIC else None
         return file if file and file.elf and (file.elf.type in elves.LOADABLE or ".ko" not in last(path)) else None
+
+    def _is_for_debuggers(self, stat: FileStat) -> bool:
+        """Whether a file holds what debuggers read of another, and none of its code (objcopy --only-keep-debug): it cannot be loaded."""
+        if not (last(stat.real).endswith((".debug", ".dbg", ".dwp", ".dwo")) or "/.debug/" in stat.real or "/debug/" in stat.real):
+            return False
+        read = partial(self._device.piece, stat.real)
+        try:
+            found = {each.name: each for each in sections.read_sections(read, sections.read_header(read))}
+        except ValueError:
+            return False
+        code = [each.size for name, each in found.items() if name in {b".text", b".dynamic", b".dynstr"}]
+        return any(name.startswith((b".debug", b".zdebug")) for name in found) and not any(code)
 
     def folders(self, folder: str) -> dict[str, str]:
         """The folders in a folder, by name, each resolved; nothing whose name is a library's is looked at."""
@@ -209,6 +227,11 @@ class Search:
         asked = tuple(word for word in words if word.isascii() and len(word) <= MAX_WORD)
         found = parse(self._device.ask(base.holds(path, *asked)), lambda data: data.decode("ascii").split("\0")[:-1]).open()
         return frozenset((*found, *set(words).difference(asked)))
+
+    def words(self, path: str, words: tuple[str, ...]) -> Fact[frozenset[str]]:
+        """Those of some words that are among a file's bytes."""
+        found = parse(self._device.ask(base.holds(path, *words)), lambda data: frozenset(data.decode("ascii").split("\0")[:-1]))
+        return Ok(frozenset()) if found.status is Status.UNASKED else found  # in records of an earlier collector, by its name alone
 
     def sonames(self, path: str) -> tuple[str, ...]:
         """The names of shared objects among a file's bytes."""
@@ -258,6 +281,10 @@ class Search:
             if not folder.startswith("/"):
                 raise MissingFact(relative(loaded, folder))
             yield from self._in_folder(folder, name)
+        if any(each.startswith(_MUSL) for each in loaded.elf.needed):
+            for folder in self.musl(loaded.elf):
+                yield from self._in_folder(folder, name)
+            return
         skipped = defaults if loaded.elf.no_default else ()
         yield from (each for each in self._cached(name) if folder_of(each[0]) not in skipped)
         for folder in () if loaded.elf.no_default else defaults:
@@ -292,6 +319,10 @@ class Search:
         if len(found) > MAX_FOLDERS:
             raise MissingFact(limit(CACHE, f"more than {MAX_FOLDERS} paths of {printable(name)}"))
         yield from ((path, varies) for path, varies in found if path.startswith("/"))
+
+    def musl(self, elf: elves.Elf) -> tuple[str, ...]:
+        """The folders of musl's linker."""
+        return read_musl_path(self._device, _MUSL_MACHINES.get(elf.machine, _PLATFORMS.get(elf.machine, ""))).open()
 
     def by_name(self, name: str) -> Iterator[str]:
         """Where a name may lie for an object of any kind."""

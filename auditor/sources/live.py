@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from auditor.model import Status, printable
 from auditor.sources.base import LOG_DEVICE, UNASKED, Question, Reply, refused
 from auditor.sources.filesystem import Tree, kernel_properties, udev_document
+from auditor.sources.kernel_log import LOG_LIMIT
 
 MOUNTS = "/proc/self/mountinfo"
 KERNELS = {
@@ -25,9 +26,6 @@ KERNELS = {
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-LOG_LIMIT = 8 << 20
-"""Bytes of the kernel's log that are kept."""
 
 
 _OCTAL = re.compile(rb"\\([0-7]{3})")
