@@ -156,6 +156,8 @@ class Kernel:
     config: Fact[KernelConfig]
     taint: Fact[int]
     """/proc/sys/kernel/tainted (Documentation/admin-guide/tainted-kernels.rst)."""
+    libraries: str = "/lib"
+    """The folder with the kernel's `modules` and `firmware`: /usr/lib in a tree that has no /lib, which is then a link made at start."""
 
 
 @dataclass(frozen=True, slots=True)
