@@ -137,9 +137,7 @@ def _misfits(raw: Any, info: Any, where: str) -> Iterator[tuple[str, str]]:
         for field in info.fields:
             if field.name in raw:
                 yield from _misfits(raw[field.name], field.type, _join(where, field.name))
-        yield from (
-            (_join(where, field.name), "expected, but it is not there") for field in info.fields if field.required and field.name not in raw
-        )
+        yield from ((_join(where, field.name), "missing") for field in info.fields if field.required and field.name not in raw)
     elif isinstance(info, msgspec.inspect.DictType):
         for key, each in raw.items():
             yield from _misfits(each, info.value_type, _join(where, key))

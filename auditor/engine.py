@@ -55,8 +55,8 @@ _HOW_TO = {
 _LEFT_OUT = Answer(Outcome.UNKNOWN, "left out by --skip", because="Excluded by --skip.", remedy=Remedy.SELECTED)
 
 _HOW_MISSING = {
-    Status.ABSENT: "is not there",
-    Status.DENIED: "may not be read by this user",
+    Status.ABSENT: "does not exist",
+    Status.DENIED: "cannot be read by this user",
     Status.FAILED: "could not be read",
     Status.UNASKED: "was not recorded",
 }

@@ -41,7 +41,7 @@ def _once(named: Iterable[tuple[str, T]]) -> dict[str, T]:
     found: dict[str, T] = {}
     for name, each in named:
         if found.setdefault(name, each) is not each:
-            raise AuditError(f"two of the {type(each).__name__.lower()}s that are installed have the name {visible(name)}")
+            raise AuditError(f"duplicate {type(each).__name__.lower()} id: {visible(name)}")
     return found
 
 

@@ -52,7 +52,7 @@ class Request(Target, ZooOptions, Judging):
         targets = {"--host": self.host, "--root": self.root, "--snapshot": self.snapshot, "--demo": self.demo or None}
         named = [option for option, value in targets.items() if value is not None]
         if len(named) > 1:
-            raise UsageError("--host, --root, --snapshot, --demo: expected one of them, or none for this machine")
+            raise UsageError("--host, --root, --snapshot, --demo: mutually exclusive")
         if self.demo and (self.accelerators or self.delegate or self.stable_delegate):
             raise UsageError("--demo: the recorded device has its own accelerator, and no delegate runs on it")
         if self.probe_dma and not self.may_try:
@@ -69,10 +69,12 @@ class Request(Target, ZooOptions, Judging):
             return
         named = {self.delegate, self.stable_delegate, self.zoo, self.runtime}
         if self.accelerators or not self.run_zoo or named != {None}:
-            raise UsageError("--snapshot: holds its own delegate, zoo and accelerators; nothing is run under it, or left out of it")
+            raise UsageError(
+                "--snapshot: cannot be combined with --delegate, --stable-delegate, --zoo, --runtime, --accelerator or --no-zoo"
+            )
         if self.options() != ZooOptions(delegate_options=self.delegate_options):
             raise UsageError(
-                "--allow-path, --allow-unconfined, --tflite, --bench-time: expected a zoo to run; nothing is run under --snapshot"
+                "--allow-path, --allow-unconfined, --tflite, --bench-time: cannot be combined with --snapshot, under which nothing is run"
             )
 
     @property

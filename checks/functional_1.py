@@ -57,7 +57,7 @@ def driver(facts: Facts, accelerator: Accelerator) -> Iterator[Answer]:
     that the table does not have, and one that needs a module from outside the kernel's own folder. *Contradicted*, and so failed, is a
     driver that lacks `intree`, has a licence that the kernel does not take for open, taints the kernel as out of tree or proprietary or
     needs a module that does, is known to live outside mainline, lies outside the kernel's own folder, or is unsigned or altered where
-    nothing else vouches for it.
+    nothing else authenticates it.
 
     Through VFIO, the driver must be VFIO's module by name and folder (any driver may call itself vfio-pci), every other device of the
     group must be without a driver, a bridge, or VFIO's too, and VFIO's unsafe no-IOMMU mode must be off. What remains: a kernel whose own
@@ -112,9 +112,9 @@ def _contradictions(facts: Facts, accelerator: Accelerator, module: Module) -> I
         yield f"it needs {', '.join(blobs)}", tuple(item for _, bad in _tainted(module) for item in bad.evidence)
     if isinstance(module.path, Ok) and enforced(facts.loading, module.path.value, "kernel-module").cover is Cover.OPEN:
         if "E" in letters:
-            yield "it is unsigned, and nothing else vouches for it", module.taint.evidence
+            yield "it is unsigned, and nothing else authenticates it", module.taint.evidence
         if _is_altered(module):
-            yield "its file was altered after it was signed, and nothing else vouches for it", module.signature.evidence
+            yield "its file was altered after it was signed, and nothing else authenticates it", module.signature.evidence
 
 
 def _tainted(module: Module) -> list[tuple[str, Ok[str]]]:

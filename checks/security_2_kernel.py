@@ -28,8 +28,8 @@ def by_origin(found: Origin, *facts: Fact[str]) -> Answer:
     "security-2.verified-boot",
     level=Level.SHOULD,
     expected="a root that dm-verity verifies, read-only, on a device in normal mode",
-    passes="Verified boot vouches for the root file system.",
-    fails="Nothing vouches for the root file system.",
+    passes="Verified boot covers the root file system.",
+    fails="Verified boot does not cover the root file system.",
     remediation="Boot a signed image with root file system verification, in normal mode.",
     owner=Owner.CHROMEOS,
 )
@@ -94,9 +94,9 @@ def helper(facts: Facts) -> Iterator[Answer]:
 @check(
     "security-2.module-signing",
     level=Level.SHOULD,
-    expected="a kernel that takes no module that nobody vouches for",
+    expected="a kernel that loads authenticated modules only",
     passes="The kernel takes only modules that are signed, or that lie on the verified root.",
-    fails="The kernel takes modules that nobody vouches for, and a module can hold or load any firmware.",
+    fails="The kernel loads unauthenticated modules, and a module can contain or load any firmware.",
     remediation="Enforce module signatures (module.sig_enforce), or LoadPin for kernel-module.",
     owner=Owner.CHROMEOS,
 )

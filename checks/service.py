@@ -104,7 +104,7 @@ def _faults(facts: Facts, definition: SandboxDefinition) -> Iterator[str]:
     expected="no test switch in the command line of the running service",
     passes="The ML service runs without switches that open its sandbox.",
     fails="The ML service runs with a switch that is meant for tests.",
-    not_applicable="The ML service is not there, or does not run.",
+    not_applicable="The ML service does not exist, or does not run.",
     remediation="Start the service as its job does, without switches for tests.",
     owner=Owner.CHROMEOS,
 )
@@ -133,7 +133,7 @@ def switches(facts: Facts) -> Iterator[Answer]:
     expected="the running daemon and each worker have no new privileges, a seccomp filter, and no capability to escape with",
     passes="The ML service and its workers run confined.",
     fails="The ML service, or a worker of it, runs without confinement.",
-    not_applicable="The ML service is not there, or does not run.",
+    not_applicable="The ML service does not exist, or does not run.",
     remediation="Start the service through its job, and look at which minijail option or policy a worker does not enter.",
     owner=Owner.CHROMEOS,
 )
@@ -163,7 +163,7 @@ def running(facts: Facts) -> Iterator[Answer]:
     expected="the models lie on a root that verified boot covers",
     passes="The models are those that the system image was built with.",
     fails="The models can be altered where they lie.",
-    not_applicable="The ML service is not there, or has no models on its root.",
+    not_applicable="The ML service does not exist, or has no models on its root.",
     remediation="Install models on the verified root, and boot with verification on.",
     owner=Owner.CHROMEOS,
 )

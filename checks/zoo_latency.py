@@ -79,7 +79,9 @@ def _judge(facts: Facts, result: ModelResult, runs: tuple[ModelRun, ...], requir
         return
     limit = requirement.limits["latency_ms"]
     own, outside = result.latency.open(), result.bracket.open()
-    observed = f"{own.mean / 1000:.2f} ms (±{own.half_width / 1000:.2f}), {outside.mean / 1000:.2f} ms outside, limit {limit:g} ms"
+    observed = (
+        f"{own.mean / 1000:.2f} ms (±{own.half_width / 1000:.2f}), {outside.mean / 1000:.2f} ms by the auditor's clock, limit {limit:g} ms"
+    )
     observed = ", ".join((observed, f"{own.count} processes", *_drifts(result.drift)))
     verdict = judge(own, outside, limit * 1000, result.drift)
     if verdict is Verdict.MISSED:
@@ -112,7 +114,7 @@ def _undecided(result: ModelResult, own: Interval, outside: Interval, limit: flo
         apart = own.mean <= limit * 1000 < outside.mean
         where = "The limit lies between the process's own figure and the auditor's clock" if apart else "The mean is at the limit"
         because = f"{where}: no number of runs decides it."
-        advice = "Make the model clearly faster than the limit; that it is so now, no longer measurement will show."
+        advice = "Make the model clearly faster than the limit; a longer measurement cannot settle it."
     else:
         observed += f"; about {needed} further processes like these would decide"
         few = own.count < LOOKS[0]

@@ -477,7 +477,7 @@ def test_settings_that_name_no_library(settings, pinned, text, expected):
 
 
 def test_one_delegate_at_a_time(settings, delegate, pinned):
-    with pytest.raises(UsageError, match="--delegate, --stable-delegate: expected one of them"):
+    with pytest.raises(UsageError, match="--delegate, --stable-delegate: mutually exclusive"):
         judge(stable_delegate=settings(), delegate=delegate(), **pinned)
     with pytest.raises(UsageError, match="--delegate-option: expected a --delegate"):
         judge(stable_delegate=settings(), delegate_options=(("a", "b"),), **pinned)

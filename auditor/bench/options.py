@@ -66,7 +66,7 @@ class ZooOptions:
     def check(self) -> None:
         """Raise UsageError for two delegates, or for an option without one to give it to."""
         if self.delegate is not None and self.stable_delegate is not None:
-            raise UsageError("--delegate, --stable-delegate: expected one of them")
+            raise UsageError("--delegate, --stable-delegate: mutually exclusive")
         if self.delegate_options and self.delegate is None:
             raise UsageError("--delegate-option: expected a --delegate to give it to")
 

@@ -231,7 +231,7 @@ def _fields(device: Ssh, content: Any, **kinds: type | tuple[type, ...]) -> dict
 
 
 def _unexpected(device: Ssh) -> AuditError:
-    return AuditError(f"--host {device.host}: the device sent what is no reply of the auditor's")
+    return AuditError(f"--host {device.host}: unexpected reply from the agent")
 
 
 def _machine(device: Ssh, survey: dict[str, Any]) -> Machine:

@@ -203,7 +203,7 @@ def _memory(memory: dict[str, Any]) -> dict[str, int]:
 
 def _figure(value: Any) -> float | None:
     if value is not None and not 0 <= float(value) < math.inf:
-        raise ValueError("an error that is none")
+        raise ValueError("error out of range")
     return None if value is None else float(value)
 
 

@@ -174,7 +174,7 @@ class Ssh:
         except (ValueError, RecursionError):
             document = None
         if not isinstance(document, dict) or len(document) != 1:
-            raise AuditError(f"--host {self.host}: the device sent what is no reply of the auditor's")
+            raise AuditError(f"--host {self.host}: unexpected reply from the agent")
         return next(iter(document.items()))
 
     def _frame(self, limit: int) -> bytes:

@@ -26,7 +26,7 @@ class Cover(enum.Enum):
     UNDECIDED = "undecided"
 
 
-DEVELOPER = "the device is in developer mode, where verified boot vouches for nothing"
+DEVELOPER = "the device is in developer mode, where verified boot covers nothing"
 
 
 @dataclass(frozen=True, slots=True)

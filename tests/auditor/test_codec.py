@@ -57,10 +57,10 @@ def test_waivers_are_read():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b"", "w.toml: waiver: expected, but it is not there"),
+        (b"", "w.toml: waiver: missing"),
         (b"\xff", "w.toml: byte 0: expected UTF-8"),
-        (WAIVER.partition(b"expires")[0], "w.toml: waiver[0].expires: expected, but it is not there"),
-        (WAIVER.replace(b"author", b"autor"), "w.toml: waiver[0].author: expected, but it is not there"),
+        (WAIVER.partition(b"expires")[0], "w.toml: waiver[0].expires: missing"),
+        (WAIVER.replace(b"author", b"autor"), "w.toml: waiver[0].author: missing"),
         (WAIVER + b"until = 3\n", "w.toml: waiver[0].until: unknown, expected one of finding, reason, author, expires"),
         (WAIVER + b"[other]\n", "w.toml: other: unknown, expected one of waiver"),
         (WAIVER.replace(b'"known"', b'" "'), "w.toml: waiver[0].reason: expected text, got an empty string"),
@@ -109,7 +109,7 @@ def test_toml_is_read():
         (b'{"tool": {"name": 1}}', "r.json: tool.name: expected str, got int"),
         (b'{"tool": {"name": "\xff"}}', "r.json: byte 19: expected UTF-8"),
         (b'{"verdict": "fine"}', "r.json: verdict: expected compliant or non-compliant or incomplete, got 'fine'"),
-        (b'{"verdict": "compliant"}', "r.json: tool: expected, but it is not there"),
+        (b'{"verdict": "compliant"}', "r.json: tool: missing"),
         (b'{"model_runs": [{"conditions": []}]}', "r.json: model_runs[0].conditions: expected object, got array"),
         (b'{"model_runs": [{"latency_us": []}]}', "r.json: model_runs[0].latency_us: expected float, got array"),
         (b'{"schema": NaN}', "r.json: line 1, column 1: expected JSON"),

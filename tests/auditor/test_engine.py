@@ -220,7 +220,7 @@ def test_a_missing_fact_is_unknown_with_its_place_and_what_would_collect_it():
     )
     for finding in report.requirements[0].findings:
         assert finding.outcome is Outcome.UNKNOWN
-        assert finding.observed == "/sys/kernel/x may not be read by this user: Permission denied"
+        assert finding.observed == "/sys/kernel/x cannot be read by this user: Permission denied"
         assert (finding.remedy, finding.remediation) == (Remedy.ROOT, "Audit again as root.")
         assert finding.evidence == need.evidence
 
@@ -228,8 +228,8 @@ def test_a_missing_fact_is_unknown_with_its_place_and_what_would_collect_it():
 @pytest.mark.parametrize(
     ("status", "words"),
     [
-        (Status.ABSENT, "is not there"),
-        (Status.DENIED, "may not be read by this user"),
+        (Status.ABSENT, "does not exist"),
+        (Status.DENIED, "cannot be read by this user"),
         (Status.FAILED, "could not be read"),
         (Status.UNASKED, "was not recorded"),
     ],

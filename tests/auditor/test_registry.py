@@ -92,10 +92,10 @@ def test_plug_ins_add_formats(plugged):
 
 def test_a_plug_in_does_not_take_the_place_of_another(plugged):
     plugged(registry.CHECKS, made("security-3.domain"))
-    with pytest.raises(AuditError, match=r"two of the checks that are installed have the name security-3\.domain"):
+    with pytest.raises(AuditError, match=r"duplicate check id: security-3\.domain"):
         registry.checks()
     plugged(registry.FORMATS, Format("json", "text/plain", ".txt", str))
-    with pytest.raises(AuditError, match="two of the formats that are installed have the name json"):
+    with pytest.raises(AuditError, match="duplicate format id: json"):
         registry.formats()
 
 

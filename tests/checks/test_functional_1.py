@@ -219,7 +219,7 @@ def oot(*lines):
         (lambda: oot("intree=Y"), "its licence is ''"),
         (lambda: text(laptop(), TAINT, "OE\n"), "taints the kernel: out of tree"),
         (lambda: text(laptop(), TAINT, "POE\n"), "out of tree, proprietary"),
-        (lambda: text(without_loadpin(laptop()), TAINT, "E\n"), "unsigned, and nothing else vouches"),
+        (lambda: text(without_loadpin(laptop()), TAINT, "E\n"), "unsigned, and nothing else authenticates"),
     ],
 )
 def test_what_a_driver_of_mainline_s_cannot_be(record, says):
@@ -288,14 +288,14 @@ def mate(address, name):
         (lambda: mate("0000:00:0c.0", "vfio-pci"), Outcome.PASS, "viable"),
         (lambda: mate("0000:00:0c.0", "pci-stub"), Outcome.PASS, "viable"),
         (lambda: mate("0000:00:0a.0", "nvme"), Outcome.PASS, "viable"),  # a bridge
-        (lambda: denied(passed_through(), f"{GROUP}/devices/0000:00:0c.0/driver"), Outcome.UNKNOWN, "may not be read"),
-        (lambda: denied(passed_through(), f"{GROUP}/devices"), Outcome.UNKNOWN, "may not be read"),
-        (lambda: denied(passed_through(), NOIOMMU), Outcome.UNKNOWN, "may not be read"),
+        (lambda: denied(passed_through(), f"{GROUP}/devices/0000:00:0c.0/driver"), Outcome.UNKNOWN, "cannot be read"),
+        (lambda: denied(passed_through(), f"{GROUP}/devices"), Outcome.UNKNOWN, "cannot be read"),
+        (lambda: denied(passed_through(), NOIOMMU), Outcome.UNKNOWN, "cannot be read"),
         (lambda: text(passed_through(), NOIOMMU, "Y\n"), Outcome.FAIL, "no-IOMMU mode is on"),
         (lambda: text(passed_through(), f"{GROUP}/name", "vfio-noiommu\n"), Outcome.FAIL, "made up without an IOMMU"),
-        (lambda: absent(passed_through(), f"{SYSFS}/iommu_group"), Outcome.UNKNOWN, "not there"),
+        (lambda: absent(passed_through(), f"{SYSFS}/iommu_group"), Outcome.UNKNOWN, "does not exist"),
         (lambda: text(passed_through(), VFIO_TAINT, "OE\n"), Outcome.FAIL, "out of tree"),
-        (lambda: denied(passed_through(), VFIO_TAINT), Outcome.UNKNOWN, "may not be read"),
+        (lambda: denied(passed_through(), VFIO_TAINT), Outcome.UNKNOWN, "cannot be read"),
     ],
 )
 def test_vfio(record, outcome, says):
@@ -315,8 +315,8 @@ def test_vfio(record, outcome, says):
         (lambda: vfio_probed(devices=[]), Outcome.UNKNOWN, "found no VFIO group of this accelerator"),
         (lambda: vfio_probed(viable="yes"), Outcome.UNKNOWN, "could not be read"),
         (passed_through, Outcome.UNKNOWN, "was not recorded"),
-        (lambda: answered(vfio_probed(), {base.probe("vfio", "dma"): DENIED}), Outcome.UNKNOWN, "may not be read"),
-        (lambda: denied(vfio_probed(), f"{SYSFS}/driver"), Outcome.UNKNOWN, "may not be read"),
+        (lambda: answered(vfio_probed(), {base.probe("vfio", "dma"): DENIED}), Outcome.UNKNOWN, "cannot be read"),
+        (lambda: denied(vfio_probed(), f"{SYSFS}/driver"), Outcome.UNKNOWN, "cannot be read"),
         (laptop, Outcome.NOT_APPLICABLE, "bound to intel_vpu"),
         (lambda: absent(laptop(), f"{SYSFS}/driver"), Outcome.NOT_APPLICABLE, "bound to no driver"),
     ],

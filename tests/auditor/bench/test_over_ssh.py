@@ -422,7 +422,7 @@ def job() -> over_ssh.RemoteJob:
 def test_a_survey_that_is_none_is_one_line(speaker, survey):
     speaker(frame(survey))
     with (
-        pytest.raises(AuditError, match=r"^--host x: the device sent what is no reply of the auditor's$"),
+        pytest.raises(AuditError, match=r"^--host x: unexpected reply from the agent$"),
         Ssh("x", zoo=True) as connection,
     ):
         over_ssh.equip(connection, job(), over_ssh.Upload(), lambda _text: None)
