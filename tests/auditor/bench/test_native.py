@@ -343,3 +343,18 @@ def test_the_peak_is_that_of_the_tools_own_image(tools, delegate):
         delegate("void stand_in_invoke(float *o, int n) { if (!calls++) memset(malloc(64 << 20), 1, 64 << 20); (void)o; (void)n; }"),
     )
     assert grown["memory"]["peak_bytes"] - found["memory"]["peak_bytes"] >= 63 << 20
+
+
+def test_scalars(tools, delegate, write):
+    """An input of no dimensions beside another one has an empty shape; alone, it cannot be named. Outputs may have none."""
+    write_model, tensor, op = write
+    both = write_model([tensor((2,)), tensor(()), tensor(())], (0, 1), (2,), [op(0, (0, 1), (2,))])
+    found = measure(tools(), delegate(), both)
+    assert outcome(found) == ("completed", None), found["status"]
+    (output,) = found["accuracy"]["outputs"]
+    assert output["own_errors"] == [0.0] * native.OWN_INPUTS
+    alone = write_model([tensor(()), tensor(())], (0,), (1,), [op(0, (0, 0), (1,))])
+    found = measure(tools(), delegate(), alone)
+    assert outcome(found) == ("completed", None), found["status"]
+    assert "a scalar alone has none to give" in found["conditions"]["accuracy_note"]
+    assert found["accuracy"]["outputs"][0]["two_input_distance"] is None
