@@ -37,7 +37,7 @@ TAKEN_IN = "Have the driver taken into mainline Linux, or bind the device to vfi
 
 @check(
     "functional-1.driver",
-    each="accelerators",
+    each="cores",
     expected="a driver that is verified to be mainline Linux's, or vfio-pci or vfio-platform with a viable group",
     passes="The accelerator is driven by mainline Linux's driver, or from user space through VFIO.",
     fails="The accelerator's kernel driver is not open source and upstream, or its VFIO set-up is not what VFIO asks for.",
@@ -301,7 +301,7 @@ def _signature(facts: Facts, module: Module) -> Origin:
 @check(
     "functional-1.taint",
     level=Level.SHOULD,
-    each="accelerators",
+    each="cores",
     expected="a driver that does not taint the kernel",
     passes="The driver does not taint the kernel.",
     fails="The driver taints the kernel: the kernel itself says what is wrong with it.",
@@ -335,7 +335,7 @@ def taint(facts: Facts, accelerator: Accelerator) -> Iterator[Answer]:
 @check(
     "functional-1.licence",
     level=Level.SHOULD,
-    each="accelerators",
+    each="cores",
     expected="a licence that the kernel takes for open source",
     passes="The driver says that it is open source.",
     fails="The driver does not say that it is open source.",

@@ -44,7 +44,7 @@ NOTHING = (b"\0", b"\xff")
 
 @check(
     "security-3.domain",
-    each="accelerators",
+    each="cores",
     expected="an IOMMU group whose domain type is DMA or DMA-FQ",
     passes="The IOMMU translates every access of the accelerator to system memory.",
     fails="No IOMMU stands between the accelerator and system memory.",
@@ -88,7 +88,7 @@ def domain(facts: Facts, accelerator: Accelerator) -> Iterator[Answer]:
 @check(
     "security-3.reserved",
     level=Level.SHOULD,
-    each="accelerators",
+    each="cores",
     expected="no reserved region of the type `direct` in the accelerator's IOMMU group",
     passes="No memory is mapped to the accelerator for good.",
     fails="The firmware has memory mapped one to one to the accelerator, whatever its driver asks for.",
@@ -114,7 +114,7 @@ def reserved(facts: Facts, accelerator: Accelerator) -> Iterator[Answer]:
 @check(
     "security-3.group",
     level=Level.SHOULD,
-    each="accelerators",
+    each="cores",
     expected="no other device, save for bridges, in the accelerator's IOMMU group",
     passes="The IOMMU keeps the accelerator apart from every other device.",
     fails="The accelerator shares its IOMMU group: the devices in it can reach each other's memory.",

@@ -124,6 +124,10 @@ class Family:
     """Nodes beside those of the accel class and DRM's render nodes, which every family may have."""
     facades: tuple[str, ...] = ()
     """Devices that own the node and do no work: by the beginning of their name in sysfs, or by their driver."""
+    gathers: bool = False
+    """Whether all its cores are one accelerator, behind one facade."""
+    below_channel: bool = False
+    """Whether its cores are below its channel on the rpmsg bus; else the device above it does the work."""
     upstream: Upstream | None = None
     elsewhere: str = ""
     """Why it is known not to be in mainline."""
