@@ -64,6 +64,11 @@ def driver(facts: Facts, accelerator: Accelerator) -> Iterator[Answer]:
     tree holds a vendor's driver under a name of mainline's.
     Sources: Documentation/driver-api/vfio.rst; Documentation/admin-guide/{module-signing,LSM/LoadPin,tainted-kernels}.rst.
     """
+    if accelerator.bus == "usb" and isinstance(accelerator.driver, Missing) and accelerator.driver.status is Status.ABSENT:
+        nodes = ", ".join(node.path for node in accelerator.nodes)
+        observed = f"a USB device without a kernel driver{f', driven from user space by {nodes} (libusb)' if nodes else ''}"
+        yield Answer(Outcome.FAIL, observed, accelerator.driver.evidence, "libusb is neither an upstream kernel driver nor VFIO.")
+        return
     if isinstance(accelerator.driver, Missing) and accelerator.driver.status is Status.ABSENT:
         note = accelerator.module.note if isinstance(accelerator.module, Missing) else ""
         yield Answer(Outcome.UNKNOWN, note or "no driver is bound", accelerator.driver.evidence, remedy=Remedy.DRIVER)
@@ -131,7 +136,7 @@ def _is_altered(module: Module) -> bool:
 
 def _through_vfio(facts: Facts, accelerator: Accelerator, module: Module) -> Answer:
     """Bound to VFIO: whether VFIO would hand the group over, and an IOMMU stands behind it."""
-    if posing := _unlike_vfio(accelerator, module):
+    if posing := unlike_vfio(accelerator, module):
         return posing
     unsafe = facts.iommu.unsafe_noiommu
     if isinstance(unsafe, Ok) and unsafe.value:
@@ -160,7 +165,7 @@ def _through_vfio(facts: Facts, accelerator: Accelerator, module: Module) -> Ans
     return Answer(Outcome.PASS, observed, (*evidence, *unsafe.evidence, *accelerator.module.evidence, *own))
 
 
-def _unlike_vfio(accelerator: Accelerator, module: Module) -> Answer | None:
+def unlike_vfio(accelerator: Accelerator, module: Module) -> Answer | None:
     """Unknown for a driver that merely calls itself by the name of one of VFIO's: its module has another name, or lies elsewhere."""
     name = accelerator.driver.open()
     if module.name != name.replace("-", "_"):

@@ -321,9 +321,16 @@ class _Reader:
             driver=thing.driver,
             module=read_module(self.device, self.kernel, identity.sysfs, thing.driver),
             group=self._group(identity),
+            paging=self._paging(thing.family),
             parts=(identity.subject,),
             family=thing.family.name if thing.family else "",
         )
+
+    def _paging(self, family: Family | None) -> Fact[bool]:
+        """What the driver's parameter says that has it attach a translating domain."""
+        if family is None or not family.paging:
+            return Missing(Status.ABSENT)
+        return self.device.switch(f"/sys/module/{family.modules[0]}/parameters/{family.paging}")
 
     def _group(self, identity: _Identity) -> Fact[IommuGroup]:
         """The device's group; of a USB device, which does no DMA itself, that of the controller that it hangs on."""

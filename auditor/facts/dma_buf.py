@@ -3,12 +3,13 @@
 The answer to the question `probe dma-buf` is one JSON document:
 
     {"schema": "crosml-audit/probe/1", "probe": "dma-buf", "accelerators": [{
-        "accelerator": "pci:0000:00:05.0", "driver": "edu_accel", "claimed": 3, "note": "",
+        "accelerator": "pci:0000:00:05.0", "driver": "edu_accel", "claimed": 3, "note": "", "address_space": null,
         "exports": [{"exporter": "pci:0000:00:05.0", "importer": "vgem", "error": "", "proof": "same-inode"}],
         "imports": [{"exporter": "dma_heap:system", "importer": "pci:0000:00:05.0", "error": "ENODEV", "proof": ""}]}]}
 
 `accelerator` is a subject; an `exporter` or `importer` that is the accelerator has its subject, another its name; `importer` is empty
-where only a file descriptor was asked for. `claimed` is the value of DRM_CAP_PRIME (1 import, 2 export), null where the node has no
+where only a file descriptor was asked for. `address_space` is the size of each process's own address space on the device, where the
+driver says that there is one (msm does only where it attached page tables for each process). `claimed` is the value of DRM_CAP_PRIME (1 import, 2 export), null where the node has no
 such capability. `error` is the name of an errno, empty where the kernel agreed; `proof` says how it was seen that the importer has the
 exporter's memory: `device-copy` (the device moved data that the other side then read), `same-inode` (the importer's handle exported
 again is the same buffer), `attachment` (the kernel lists the importer's device as attached), or empty.
@@ -69,6 +70,7 @@ def _together(first: DmaBuf, second: DmaBuf) -> DmaBuf:
         exports=(*first.exports, *second.exports),
         imports=(*first.imports, *second.imports),
         note="; ".join(filter(None, (first.note, second.note))),
+        address_space=first.address_space or second.address_space,
     )
 
 
@@ -83,7 +85,14 @@ def _result(entry: dict[str, Any], known: Mapping[str, str]) -> DmaBuf:
         exports=tuple(_trial(each, known) for each in _list(entry["exports"])),
         imports=tuple(_trial(each, known) for each in _list(entry["imports"])),
         note=text(entry["note"]),
+        address_space=_size(entry.get("address_space")),  # not in records of an earlier collector
     )
+
+
+def _size(value: Any) -> int | None:
+    if value is not None and (type(value) is not int or not 0 < value < 1 << 64):
+        raise ValueError("address_space: expected null or a number of bytes")
+    return value
 
 
 def _trial(entry: dict[str, Any], known: Mapping[str, str]) -> BufferTrial:

@@ -314,6 +314,9 @@ class Accelerator:
     group: Fact[IommuGroup]
     cores: tuple[Accelerator, ...] = ()
     """The devices that do the work, where there are several; each of them must pass."""
+    paging: Fact[bool] = Missing(Status.ABSENT)
+    """Whether its driver is told to attach a translating domain, whatever the group's default is; Missing(ABSENT) where it has no such
+    parameter."""
     parts: tuple[str, ...] = ()
     """The subjects of all its parts, those included that own a node and do no work."""
     family: str = ""
@@ -327,6 +330,8 @@ class Iommu:
     units: Fact[tuple[str, ...]]
     groups: Fact[tuple[str, ...]]
     """The names in /sys/kernel/iommu_groups: where they can be listed, a device without a group is one that the kernel put in none."""
+    hypervisor: Fact[str]
+    """/sys/hypervisor/type, asked only where the kernel has no group; a hypervisor may own the IOMMU. Missing(ABSENT) for none."""
     unsafe_noiommu: Fact[bool]
     """/sys/module/vfio/parameters/enable_unsafe_noiommu_mode; false where VFIO is not loaded or was built without that mode."""
 
@@ -681,6 +686,8 @@ class DmaBuf:
     exports: tuple[BufferTrial, ...]
     imports: tuple[BufferTrial, ...]
     note: str
+    address_space: int | None = None
+    """Bytes of each process's own address space on the device, where its driver says that there is one; None where it does not."""
 
 
 @dataclass(frozen=True, slots=True)
