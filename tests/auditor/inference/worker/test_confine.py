@@ -125,7 +125,9 @@ def test_a_refused_path_is_named_and_can_be_allowed(said, tmp_path, monkeypatch)
     snprintf(said, sizeof said, "%d%d%d%d", config < 0, missing < 0, folder < 0, executed < 0);
     """
     # the library itself is in a folder that may be read
-    monkeypatch.setattr(executor, "policy", lambda job: Policy((job.delegate or "/dev/null",), job.access.allow_paths, job.access.allow_paths))
+    monkeypatch.setattr(
+        executor, "policy", lambda job: Policy((job.delegate or "/dev/null",), job.access.allow_paths, job.access.allow_paths)
+    )
     message, run = said(body)
     assert message == "1111"
     assert refused(run) == [
