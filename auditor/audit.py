@@ -106,6 +106,8 @@ def _notes(request: Request, facts: Facts) -> Iterator[str]:
     told = sorted({*plan.not_accelerators, *request.not_accelerators})
     if told:
         yield f"Taken for no accelerators, by --not-an-accelerator: {printable(', '.join(told))}."
+    if isinstance(facts.closure, Ok) and facts.closure.value.named_by:
+        yield f"No delegate was given: the one that {facts.closure.value.named_by} names was read. --delegate names another."
     if plan.zoo_note and plan.runs:
         yield plan.zoo_note
     yield from _confinement_notes(facts)

@@ -25,6 +25,7 @@ from auditor.model import Status, Tool, ZooModelUsed, printable
 from auditor.sources import base, recording
 from auditor.sources.base import Question, Reply, Source
 from auditor.sources.filesystem import Tree
+from auditor.sources.kernel_log import LOG_LIMIT, saved_log
 from auditor.sources.live import Live
 from auditor.sources.recording import Record, Recorder, Replay
 from auditor.sources.ssh import Order, Ssh
@@ -67,12 +68,27 @@ def gather(request: Request, progress: Callable[[str], None]) -> Record:
         return recording.load(request.snapshot)
     if request.host is not None:
         return _over_ssh(request, request.host, progress)
-    answers = _here(request, progress)
+    answers = {**_here(request, progress), **_kernel_log(request.kernel_log)}
     source = _source(request)
     recorder = Recorder(Answered(source, answers, "demo" if request.demo else source.kind))
     progress("reading the device")
     collect(recorder)
     return recorder.record(COLLECTOR, _now())
+
+
+def _kernel_log(path: str | None) -> dict[Question, Reply]:
+    """The answer that a saved log is, where one was given. Raises UsageError for a file that cannot be read, or is none."""
+    if path is None:
+        return {}
+    try:
+        with open(path, "rb") as file:
+            data = file.read(LOG_LIMIT + 1)
+    except OSError as error:
+        raise UsageError(f"--kernel-log: {printable(path)}: {error.strerror}") from None
+    found = saved_log(data)
+    if len(data) > LOG_LIMIT or b"\0" in data or not found:
+        raise UsageError(f"--kernel-log: {printable(path)}: expected the text of a kernel log, of at most {LOG_LIMIT >> 20} MiB")
+    return {base.kernel_log(): Reply(Status.OK, found)}
 
 
 def would_change(request: Request) -> tuple[str, ...]:

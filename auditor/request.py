@@ -19,6 +19,7 @@ class Target:
     host: str | None = option(None, "Audit a device over ssh; it needs python3 >= 3.10.", "[USER@]HOST")
     root: str | None = option(None, "Audit a directory laid out like a device's file system; nothing is run.", "DIR")
     snapshot: str | None = option(None, "Judge a snapshot; nothing is run.", "FILE")
+    kernel_log: str | None = option(None, "With --root: the device's kernel log, as dmesg, journalctl or syslog keeps it.", "FILE")
     demo: bool = option(False, "Audit the recorded virtual device that ships with the program, and run the zoo here.")
     accelerators: tuple[str, ...] = option((), "Audit this accelerator only (pci:…, of:…); may repeat.", "ID", flag="--accelerator")
     not_accelerators: tuple[str, ...] = option(
@@ -61,6 +62,8 @@ class Request(Target, ZooOptions, Judging):
             raise UsageError("--probe-dma: expected a device to try it on: this machine or --host, without --no-probes")
         if self.device_dir is not None and self.host is None:
             raise UsageError("--device-dir: expected with --host: it is a folder of the device for what is copied there")
+        if self.kernel_log is not None and self.root is None:
+            raise UsageError("--kernel-log: expected with --root: a device and a snapshot have their own")
         self.check()
         self._check_snapshot()
 
