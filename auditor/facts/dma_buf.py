@@ -8,11 +8,11 @@ The answer to the question `probe dma-buf` is one JSON document:
         "imports": [{"exporter": "dma_heap:system", "importer": "pci:0000:00:05.0", "error": "ENODEV", "proof": ""}]}]}
 
 `accelerator` is a subject; an `exporter` or `importer` that is the accelerator has its subject, another its name; `importer` is empty
-where only a file descriptor was asked for. `address_space` is the size of each process's own address space on the device, where the
-driver says that there is one (msm does only where it attached page tables for each process). `claimed` is the value of DRM_CAP_PRIME (1 import, 2 export), null where the node has no
-such capability. `error` is the name of an errno, empty where the kernel agreed; `proof` says how it was seen that the importer has the
-exporter's memory: `device-copy` (the device moved data that the other side then read), `same-inode` (the importer's handle exported
-again is the same buffer), `attachment` (the kernel lists the importer's device as attached), or empty.
+where only a file descriptor was asked for. `address_space` is the size of each process's own address space on the device, where the driver
+says that there is one (msm does only where it attached page tables for each process). `claimed` is the value of DRM_CAP_PRIME (1 import, 2
+export), null where the node has no such capability. `error` is the name of an errno, empty where the kernel agreed; `proof` says how it
+was seen that the importer has the exporter's memory: `device-copy` (the device moved data that the other side then read), `same-inode`
+(the importer's handle exported again is the same buffer), `attachment` (the kernel lists the importer's device as attached), or empty.
 """
 
 from __future__ import annotations
