@@ -142,6 +142,8 @@ class Family:
     memory: bool = False
     """Whether its fdinfo says how much memory a client holds."""
     firmware: Loader = Loader.UNKNOWN
+    images: tuple[str, ...] = ()
+    """Images that its modinfo does not name, as patterns below the firmware folder: those of a catalogue inside of the driver."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for an entry that contradicts itself."""

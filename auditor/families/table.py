@@ -129,6 +129,8 @@ FAMILIES = Table((
         work=(Work.ENGINE_TIME, Work.CYCLES, Work.SCHEDULER),
         memory=True,
         firmware=Loader.DRIVER,
+        # adreno/a*_catalog.c: microcode, GMU; the zap shader is the device tree's
+        images=tuple(f"qcom/a[2-8]*_{each}" for each in ("pm4.fw", "pfp.fw", "sqe.fw", "aqe.fw", "gmu.bin", "gpmu.fw2", "zap.m*")),
     ),
     Family(
         "amdgpu",
@@ -170,6 +172,7 @@ FAMILIES = Table((
             (("size", SIZE), ("handle", 0), ("pad", 0)),
         ),
         firmware=Loader.MHI,
+        images=("qcom/aic100/*.bin", "qcom/aic100/*.mbn"),
     ),
     Family(
         "habanalabs",
