@@ -62,14 +62,16 @@ DUMB = Allocation(
 """The structure of display drivers; also of vgem, and of drivers that take DRM's shmem buffers as they are."""
 
 _SIZE_FLAGS_HANDLE = (("size", SIZE), ("flags", 0), ("handle", 0))
+_EDU_CREATE = Allocation("", "DRM_IOCTL_EDU_CREATE", "edu_create", _own(0x01, 16), "=QII", (("size", SIZE), ("handle", 0), ("pad", 0)))
 
 ALLOCATIONS: Mapping[str, Allocation] = {
     "amdxdna_accel_driver": Allocation(
         "drm/amdxdna_accel.h", "DRM_IOCTL_AMDXDNA_CREATE_BO", "amdxdna_drm_create_bo", _own(0x03, 32), "=QQQII",
         (("flags", 0), ("vaddr", 0), ("size", SIZE), ("type", 1), ("handle", 0)),  # AMDXDNA_BO_SHMEM
     ),
-    "edu_accel": DUMB,  # the test driver of the virtual device
-    "edu_accel_intree": DUMB,
+    # the test driver of the virtual devices
+    "edu_accel": _EDU_CREATE,
+    "edu_accel_intree": _EDU_CREATE,
     "ethosu": Allocation(
         "drm/ethosu_accel.h", "DRM_IOCTL_ETHOSU_BO_CREATE", "drm_ethosu_bo_create", _own(0x01, 16), "=QII", _SIZE_FLAGS_HANDLE,
     ),
