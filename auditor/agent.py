@@ -7,7 +7,7 @@ the first reply follows `MARK`, which tells it from whatever a login shell print
     {"do": "collect", "plan": text, "probes": whether to try things, "questions": [[kind, path, argument…]], "collector", "collected_at"}
         with questions, just those are asked, else everything the facts ask; the reply is a snapshot
     {"do": anything else, …} and the frames that follow it, led by `=`
-        are for the zoo (auditor/zoo/remote.py), a process of its own; its replies go back as they are. Where it ends before its time, the
+        are for the zoo (auditor/bench/remote.py), a process of its own; its replies go back as they are. Where it ends before its time, the
         reply is {"ended": how}
 
 An empty frame, now and then, says that the device is still at it. The end of stdin is the end of the connection: then the zoo's
@@ -48,7 +48,7 @@ _SET_CHILD_SUBREAPER = 36
 _ZOO = """\
 import sys
 sys.path[:] = [sys.argv[1], *filter(None, sys.path)]
-from auditor.zoo.remote import main
+from auditor.bench.remote import main
 main(int(sys.argv[2]), int(sys.argv[3]))
 """
 """What measures the zoo has all the packages of the device's python3, where a runtime may be among them."""

@@ -11,6 +11,10 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from auditor import __version__, files, registry, requirements
+from auditor.bench import over_ssh
+from auditor.bench.access import sandbox
+from auditor.bench.delegates import Delegate, shared_library, stable_delegate
+from auditor.bench.schedule import BenchTime, Means, measure_zoo, runner
 from auditor.codec import decode_waivers
 from auditor.engine import Context, Selection, judge
 from auditor.errors import AuditError, UsageError
@@ -27,11 +31,7 @@ from auditor.sources.filesystem import Tree
 from auditor.sources.live import Live
 from auditor.sources.recording import Record, Recorder, Replay
 from auditor.sources.ssh import Order, Ssh
-from auditor.zoo import over_ssh
-from auditor.zoo.delegates import Delegate, shared_library, stable_delegate
-from auditor.zoo.measure import BenchTime, Means, measure_zoo, runner
 from auditor.zoo.models import model_files
-from auditor.zoo.sandbox import sandbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -314,10 +314,10 @@ def zoo_generate(folder: Annotated[str, typer.Argument(metavar="DIR")], requirem
         import hashlib
 
         from auditor import requirements as sets
+        from auditor.bench.cases import NotRecorded, record
         from auditor.inference.executor import Options
-        from auditor.inference.published import GOLDEN, MANIFEST, golden_document
-        from auditor.zoo.cases import NotRecorded, record
         from auditor.zoo.generate import generate, stand_ins
+        from auditor.zoo.published import GOLDEN, MANIFEST, golden_document
 
         lines: list[str] = []
 
@@ -362,9 +362,9 @@ def zoo_run(
 
         from auditor import audit
         from auditor import requirements as sets
-        from auditor.zoo.measure import BenchTime, Means, measure_zoo
+        from auditor.bench.access import sandbox
+        from auditor.bench.schedule import BenchTime, Means, measure_zoo
         from auditor.zoo.models import model_files
-        from auditor.zoo.sandbox import sandbox
 
         audit.no_local(**{"--delegate": delegate, "--zoo": zoo})
         files = model_files(sets.load(requirements).zoo, zoo)

@@ -15,18 +15,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from auditor import requirements
-from auditor.inference.confine import Policy
-from auditor.inference.pictures import decode_all
-from auditor.inference.process import Limits, Worker
+from auditor.bench.pictures import decode_all
+from auditor.bench.tracking import Tracking
+from auditor.inference.process import Worker
+from auditor.inference.watch import Limits
 from auditor.inference.wire import AUTO
+from auditor.inference.worker.confine import Policy
+from auditor.tflite.graph import read_graph
+from auditor.tflite.rewrite import without_custom_deconvolution
+from auditor.tflite.tensors import TensorSpec, compare, make_inputs
 from auditor.zoo import golden
 from auditor.zoo.find import find_images, find_models
 from auditor.zoo.generate import generate
 from auditor.zoo.golden import GoldenSet
-from auditor.zoo.graph import read_graph
-from auditor.zoo.protocol import TensorSpec, compare, make_inputs
-from auditor.zoo.rewrite import without_custom_deconvolution
-from auditor.zoo.tracking import Tracking
 from checks.zoo_accuracy import CORRELATED, OFFSET
 from checks.zoo_golden import AGREED, IDLE_SHARE
 from fixtures import faults

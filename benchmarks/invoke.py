@@ -26,13 +26,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from auditor.inference import process, worker
-from auditor.inference.confine import Policy
-from auditor.inference.embedded import BATCH
-from auditor.inference.process import Limits, Worker
+from auditor.bench.embedded import BATCH
+from auditor.inference import process
+from auditor.inference.process import Worker
+from auditor.inference.watch import Limits
+from auditor.inference.worker import main as worker
+from auditor.inference.worker.confine import Policy
 from auditor.statistics import student_interval
+from auditor.tflite.tensors import make_inputs
 from auditor.zoo.generate import generate
-from auditor.zoo.protocol import make_inputs
 
 MODEL = "selfie_segmentation_landscape_256x256"
 """The fastest stand-in: 1.2 ms on a quiet machine."""
@@ -67,7 +69,7 @@ BOOTSTRAP = """\
 import json, sys
 first, sys.path[:] = json.loads(sys.argv[1])
 import invoke
-from auditor.inference import worker
+from auditor.inference.worker import main as worker
 worker.Session = invoke.Timed
 sys.path[:0] = first
 worker.main(int(sys.argv[2]), int(sys.argv[3]))

@@ -30,11 +30,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from auditor.inference.embedded import measure
-from auditor.inference.run import Job
+from auditor.bench.document import Job
+from auditor.bench.embedded import measure
+from auditor.bench.schedule import PLANS, BenchTime
 from auditor.statistics import LOOKS, Verdict, find_drift, judge, look
 from auditor.zoo.generate import generate, stand_ins
-from auditor.zoo.measure import PLANS, BenchTime
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

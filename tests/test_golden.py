@@ -18,26 +18,27 @@ pytest.importorskip("PIL", reason="Pillow is not installed")
 import numpy as np
 
 from auditor import audit, requirements
+from auditor.bench import document as runs
+from auditor.bench.embedded import measure
+from auditor.bench.pictures import decode_all
+from auditor.bench.schedule import BenchTime, Means, Plan, measure_zoo
+from auditor.bench.tracking import FEWEST
 from auditor.engine import Selection
 from auditor.facts.runs import _golden
 from auditor.inference import process
-from auditor.inference import run as runs
-from auditor.inference.confine import Policy
-from auditor.inference.embedded import measure
-from auditor.inference.pictures import decode_all
-from auditor.inference.process import Limits, Worker
+from auditor.inference.process import Worker
+from auditor.inference.watch import Limits
 from auditor.inference.wire import RUNTIMES
+from auditor.inference.worker.confine import Policy
 from auditor.model import Level, Outcome
+from auditor.tflite.graph import read_graph
+from auditor.tflite.rewrite import without_custom_deconvolution
+from auditor.tflite.tensors import compare
 from auditor.zoo import golden
 from auditor.zoo.find import find_images
 from auditor.zoo.generate import generate
 from auditor.zoo.golden import GoldenSet
-from auditor.zoo.graph import read_graph
-from auditor.zoo.measure import BenchTime, Means, Plan, measure_zoo
 from auditor.zoo.models import model_files
-from auditor.zoo.protocol import compare
-from auditor.zoo.rewrite import without_custom_deconvolution
-from auditor.zoo.tracking import FEWEST
 from checks.zoo_golden import AGREED, IDLE_SHARE, judge_images
 from fixtures.report import run as any_run
 from tests import archive
@@ -160,7 +161,7 @@ def test_the_convolution_models_of_0_0_1_cannot_be_measured(delegate, runtime, t
 def few(monkeypatch):
     """One process for each role, and few inferences."""
     monkeypatch.setattr(runs, "Job", functools.partial(runs.Job, min_runs=6, inputs=6))
-    monkeypatch.setattr("auditor.zoo.measure.PLANS", {BenchTime.QUICK: Plan(1, 1, 0.0, 50)})
+    monkeypatch.setattr("auditor.bench.schedule.PLANS", {BenchTime.QUICK: Plan(1, 1, 0.0, 50)})
 
 
 @pytest.fixture(scope="module")
@@ -247,7 +248,7 @@ def test_an_image_that_is_none_is_a_note(delegate, runtime, zoo, few, tmp_path):
 
 
 def test_without_pillow_a_note_and_no_failure(delegate, runtime, zoo, few, monkeypatch):
-    line = "from auditor.inference.worker import main\n"
+    line = "from auditor.inference.worker.main import main\n"
     assert line in process.BOOTSTRAP
     monkeypatch.setattr(
         process, "_COMMAND", (*process._COMMAND[:-1], process.BOOTSTRAP.replace(line, f"sys.modules['PIL'] = None\n{line}"))

@@ -15,17 +15,19 @@ from unittest import mock
 import pytest
 
 from auditor import audit
+from auditor.bench import document as run
+from auditor.bench import native
+from auditor.bench import schedule as measure
+from auditor.bench.delegates import Delegate
+from auditor.bench.schedule import BenchTime, NoRuntime, Plan, runner
 from auditor.engine import Selection
 from auditor.errors import UsageError
-from auditor.inference import native, process, run
-from auditor.inference.confine import landlock_abi
+from auditor.inference import process
 from auditor.inference.fdinfo import DeviceUse
-from auditor.inference.process import Limits
+from auditor.inference.watch import Limits
+from auditor.inference.worker.confine import landlock_abi
 from auditor.model import Outcome
-from auditor.zoo import measure
-from auditor.zoo.delegates import Delegate
 from auditor.zoo.generate import generate
-from auditor.zoo.measure import BenchTime, NoRuntime, Plan, runner
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SOURCE = os.path.join(ROOT, "fixtures", "tools", "stand_in.c")
@@ -360,8 +362,10 @@ def test_a_device_needs_only_the_standard_library(tools, delegate, monkeypatch):
 def test_where_the_kernel_cannot_confine(tools, delegate, pinned, monkeypatch):
     tools()
     library = delegate()
-    code = "from auditor.inference import confine\nconfine.landlock_abi = lambda: 0\nfrom auditor.inference.worker import main\n"
-    changed = process.BOOTSTRAP.replace("from auditor.inference.worker import main\n", code)
+    code = (
+        "from auditor.inference.worker import confine\nconfine.landlock_abi = lambda: 0\nfrom auditor.inference.worker.main import main\n"
+    )
+    changed = process.BOOTSTRAP.replace("from auditor.inference.worker.main import main\n", code)
     assert changed != process.BOOTSTRAP
     monkeypatch.setattr(process, "_COMMAND", (*process._COMMAND[:-1], changed))
     _report, found = judge(delegate=library, **pinned)

@@ -15,12 +15,13 @@ import pytest
 pytest.importorskip("numpy", reason="numpy is not installed")
 
 from auditor import audit, requirements
+from auditor.bench import document as run
 from auditor.engine import Selection
 from auditor.errors import UsageError
-from auditor.inference import process, run
-from auditor.inference.confine import landlock_abi
-from auditor.inference.process import Limits
+from auditor.inference import process
+from auditor.inference.watch import Limits
 from auditor.inference.wire import RUNTIMES
+from auditor.inference.worker.confine import landlock_abi
 from auditor.model import Level, Outcome
 from auditor.zoo.generate import generate, stand_ins
 
@@ -179,10 +180,12 @@ def test_a_hostile_delegate_gets_nowhere_and_ends_nothing(pinned, runtime, tmp_p
 @pytest.mark.skipif(not landlock_abi(), reason="this kernel has no Landlock, so nothing here can be confined")
 @pytest.mark.parametrize("allowed", [True, False])
 def test_a_kernel_that_cannot_confine(delegate, pinned, runtime, monkeypatch, allowed):
-    code = "from auditor.inference import confine\nconfine.landlock_abi = lambda: 0\nfrom auditor.inference.worker import main\n"
+    code = (
+        "from auditor.inference.worker import confine\nconfine.landlock_abi = lambda: 0\nfrom auditor.inference.worker.main import main\n"
+    )
     real = process.BOOTSTRAP
-    assert "from auditor.inference.worker import main\n" in real
-    changed = real.replace("from auditor.inference.worker import main\n", code)
+    assert "from auditor.inference.worker.main import main\n" in real
+    changed = real.replace("from auditor.inference.worker.main import main\n", code)
     monkeypatch.setattr(process, "_COMMAND", (*process._COMMAND[:-1], changed))
     report, found = judge(delegate=delegate, tflite=runtime, allow_unconfined=allowed, **pinned)
     assert about(found, "accuracy").outcome is (PASS if allowed else UNKNOWN)

@@ -14,15 +14,16 @@ import asyncio
 import collections
 from typing import TYPE_CHECKING
 
-from auditor.inference.service import CreateGraphExecutorResult, ExecuteResult, LoadModelResult
+from auditor.inference.results import CreateGraphExecutorResult, ExecuteResult, LoadModelResult
 
 if TYPE_CHECKING:
     import enum
     from collections.abc import Mapping
 
     from auditor.inference.executor import Options
-    from auditor.inference.published import Tensor
-    from auditor.inference.service import GraphExecutor, InferenceService
+    from auditor.inference.graph_executor import GraphExecutor
+    from auditor.inference.service import InferenceService
+    from auditor.zoo.published import Tensor
 
 
 class PredictionError(Exception):

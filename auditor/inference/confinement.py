@@ -6,9 +6,9 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from auditor.inference.confine import Policy
-from auditor.inference.escapes import REFUSALS
 from auditor.inference.wire import shown
+from auditor.inference.worker.confine import Policy
+from auditor.inference.worker.escapes import REFUSALS
 
 SECCOMP_FILTER = 2
 """`Seccomp:` of /proc/PID/status: 0 off, 1 strict, 2 filter."""

@@ -6,11 +6,12 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from auditor.inference import operators, wire
-from auditor.inference.confine import Policy
-from auditor.inference.process import Limits, Loaded, Status, Worker, WorkerFailure
-from auditor.inference.wire import AUTO, RUNTIMES, Outcome
-from auditor.zoo.graph import BadModel, read_graph
+from auditor.inference import wire
+from auditor.inference.process import Loaded, Worker
+from auditor.inference.wire import AUTO, RUNTIMES, Outcome, Status, WorkerFailure
+from auditor.inference.worker.confine import Policy
+from auditor.tflite import operators
+from auditor.tflite.graph import BadModel, read_graph
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from auditor.inference.confinement import Confinement
+    from auditor.inference.watch import Limits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

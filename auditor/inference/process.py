@@ -8,11 +8,8 @@ WorkerFailure with a Status.
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import itertools
 import json
-import math
 import os
 import re
 import select
@@ -26,13 +23,15 @@ from typing import TYPE_CHECKING, Any
 
 from auditor import files
 from auditor.inference import wire
-from auditor.inference.confine import Policy, base_policy
+from auditor.inference.channel import PIPE_BYTES, Channel, Log, Reply, pipe, read_claims, read_count, read_tensor, read_text, sealed
 from auditor.inference.confinement import Confinement, not_refused, read_kernel_state
 from auditor.inference.fdinfo import Engines, read_device_use
 from auditor.inference.refusals import Refusals, take_descriptor
 from auditor.inference.sealing import KEY_BYTES, covered, digest
-from auditor.inference.wire import Claims, Outcome, Partition, ProtocolError
-from auditor.zoo.protocol import TensorSpec
+from auditor.inference.watch import Limits, cpu_ns, oom_kills, status_bytes
+from auditor.inference.wire import Claims, Outcome, ProtocolError, Status, WorkerFailure
+from auditor.inference.worker.confine import Policy, base_policy
+from auditor.tflite.tensors import TensorSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -43,7 +42,7 @@ if TYPE_CHECKING:
 BOOTSTRAP = """\
 import json, sys
 first, sys.path[:] = json.loads(sys.argv[1])
-from auditor.inference.worker import main
+from auditor.inference.worker.main import main
 sys.path[:0] = first
 main(int(sys.argv[2]), int(sys.argv[3]), apart=len(sys.argv) > 4)
 """
@@ -59,7 +58,6 @@ MAX_TOOL_OUTPUT = 1 << 18
 
 _TICK_SECONDS = 0.1
 _GRACE_SECONDS = 1.0
-_PIPE_BYTES = 1 << 20
 
 _WORKERS_WORDS = frozenset(Outcome) - {
     *(Outcome.COMPLETED, Outcome.DELEGATE_MISSING, Outcome.DIED, Outcome.EXITED, Outcome.TIMED_OUT),
@@ -67,40 +65,6 @@ _WORKERS_WORDS = frozenset(Outcome) - {
     *(Outcome.DELEGATE_NOT_APPLIED, Outcome.OUTPUT_UNREADABLE),
 }
 """The outcomes that a worker itself may report; the others are the controller's to find."""
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """How a run ended. `process` is reference, test, memory or accuracy; None and an empty message where they do not apply."""
-
-    outcome: Outcome
-    process: str | None = None
-    stage: str | None = None
-    signal: int | None = None
-    exit: int | None = None
-    message: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the `status` of a run document."""
-        return asdict(self) | {"outcome": self.outcome.value}
-
-
-class WorkerFailure(Exception):  # noqa: N818 - it is what the auditor looks for, not an error of its own
-    """The worker failed; it is of no further use. `output` is what its process printed."""
-
-    def __init__(self, status: Status, output: str = "") -> None:
-        super().__init__(status.message)
-        self.status, self.output = status, output
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one worker may use: seconds until it has started, for any other request seconds and processor seconds, resident bytes."""
-
-    start_seconds: float = 60.0
-    request_seconds: float = 30.0
-    cpu_seconds: float = math.inf
-    memory_bytes: int = 4 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,13 +112,6 @@ class Batch:
     answers: tuple[tuple[tuple[TensorSpec, ...], bytes], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Reply:
-    header: dict[str, Any]
-    payload: bytes
-    ns: int
-
-
 class Worker:
     """One worker process. A context manager: on leaving, it and its whole process group are gone.
 
@@ -173,33 +130,30 @@ class Worker:
     ) -> None:
         """Start it; `apart` is for one that is to become a tool (`become`)."""
         self._role, self._limits = role, limits
-        self._request_id = 0
-        self._received = bytearray()
-        self._log = _Log(MAX_TOOL_OUTPUT if apart else MAX_OUTPUT)
+        self._log = Log(MAX_TOOL_OUTPUT if apart else MAX_OUTPUT)
         self._peak = 0
         self._device_peak: int | None = None
         self._device_unread = False
         self._engines: dict[tuple[str, str, str], int] = {}
         self._folders: tuple[str, ...] = ()
         self._refusals: Refusals | None = None
-        self._oom_kills = _oom_kills()
+        self._oom_kills = oom_kills()
         self._watched_until = 0.0
         self._cpu_before = 0
         with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
-            self._model = _sealed(model)
+            self._model = sealed(model)
             ours.callback(os.close, self._model)
-            request_read, self._requests = _pipe(theirs, ours)
-            reply_write, self._replies = _pipe(theirs, ours, reverse=True)
-            output_write, self._output = _pipe(theirs, ours, reverse=True)
+            self._channel = Channel(theirs, ours)
+            output_write, self._output = pipe(theirs, ours, reverse=True)
             self._scratch = tempfile.mkdtemp(prefix="crosml-audit-")
             ours.callback(files.remove, self._scratch)
             path = own_import_path()
             self._process = subprocess.Popen(
-                [*_COMMAND, json.dumps([list(import_path), path]), str(request_read), str(reply_write), *(["apart"] if apart else [])],
+                [*_COMMAND, json.dumps([list(import_path), path]), *map(str, self._channel.theirs), *(["apart"] if apart else [])],
                 stdin=subprocess.DEVNULL,
                 stdout=output_write,
                 stderr=output_write,
-                pass_fds=(request_read, reply_write, self._model, *descriptors_of(path)),
+                pass_fds=(*self._channel.theirs, self._model, *descriptors_of(path)),
                 env={"LD_LIBRARY_PATH": ":".join(library_path)} if library_path else {},
                 cwd=self._scratch,
                 start_new_session=True,
@@ -208,7 +162,7 @@ class Worker:
             self._process_fd = os.pidfd_open(self._process.pid)
             ours.callback(os.close, self._process_fd)
             self._poll = select.poll()
-            for descriptor in (self._replies, self._output, self._process_fd):
+            for descriptor in (self._channel.replies, self._output, self._process_fd):
                 self._poll.register(descriptor, select.POLLIN)
             theirs.close()
             self._pid, self._pidfd = self._process.pid, self._process_fd
@@ -264,8 +218,8 @@ class Worker:
         """Have the runtime imported. Returns Python's version, and {name, version} of the runtime."""
         reply = self._request("hello", {"runtime": runtime}).header
         with self._checking("hello"):
-            self._folders = tuple(map(_text, reply["folders"]))
-            return _text(reply["python"]), {key: _text(reply["runtime"][key]) for key in ("name", "version")}
+            self._folders = tuple(map(read_text, reply["folders"]))
+            return read_text(reply["python"]), {key: read_text(reply["runtime"][key]) for key in ("name", "version")}
 
     def confine(self, policy: Policy, *, required: bool) -> Confinement:
         """Have the process confine itself to what `policy` opens beside what every worker needs, and see that it did.
@@ -282,14 +236,14 @@ class Worker:
         )
         reply = self._request("confine", {"policy": asdict(whole), "notify": self._can_listen()}).header
         with self._checking("confine"):
-            abi, problems = _count(reply["landlock_abi"]), tuple(map(_text, reply["problems"]))
-            listener = None if reply["listener"] is None else _count(reply["listener"])
+            abi, problems = read_count(reply["landlock_abi"]), tuple(map(read_text, reply["problems"]))
+            listener = None if reply["listener"] is None else read_count(reply["listener"])
         if listener is not None:
             self._refusals = self._listen(listener, whole)
         tried = self._request("escape", {"scratch": self._scratch}).header
         with self._checking("escape"):
             escapes = tuple(
-                (_text(each["attempt"]), None if each["refused"] is None else _text(each["refused"])) for each in tried["escapes"]
+                (read_text(each["attempt"]), None if each["refused"] is None else read_text(each["refused"])) for each in tried["escapes"]
             )
             kernel = read_kernel_state(self.pid)
         if self._refusals:
@@ -303,7 +257,7 @@ class Worker:
         """Return name and greatest version of each builtin operator that the runtime has (operators.py)."""
         reply = self._request("operators", {}).header
         with self._checking("operators"):
-            return {_text(name): _count(version) for name, version in reply["operators"].items()}
+            return {read_text(name): read_count(version) for name, version in reply["operators"].items()}
 
     def refused(self) -> list[dict[str, Any]] | None:
         """Return what the confinement refused since it holds (refusals.py); None where nobody could see that."""
@@ -323,8 +277,8 @@ class Worker:
         while not self._receive():  # the rest of its output, until the parent's end
             self._watch(deadline, "become")
         with self._checking("become"):
-            code, number = (None if reply.header[key] is None else _count(reply.header[key]) for key in ("exit", "signal"))
-            cpu, peak = _count(reply.header["cpu_ns"]), _count(reply.header["peak_bytes"])
+            code, number = (None if reply.header[key] is None else read_count(reply.header[key]) for key in ("exit", "signal"))
+            cpu, peak = read_count(reply.header["cpu_ns"]), read_count(reply.header["peak_bytes"])
         if number is not None or code is None:
             raise WorkerFailure(self._died("become", number or 0), self.output)
         return Ended(code, reply.ns, max(0, cpu - before), max(peak, self._peak))
@@ -337,10 +291,10 @@ class Worker:
         """Have the model loaded and the delegate applied; `xnnpack` lets the runtime's own delegate take what is left."""
         reply = self._request("model", {"descriptor": self._model, "threads": threads, "xnnpack": xnnpack})
         with self._checking("model"):
-            inputs, outputs = (tuple(map(_tensor, reply.header[key])) for key in ("inputs", "outputs"))
+            inputs, outputs = (tuple(map(read_tensor, reply.header[key])) for key in ("inputs", "outputs"))
             if sum(tensor.nbytes for tensor in inputs) > wire.MAX_PAYLOAD:
                 raise ValueError(f"inputs of more than {wire.MAX_PAYLOAD} bytes together")
-            claims = None if reply.header["claims"] is None else _claims(reply.header["claims"])
+            claims = None if reply.header["claims"] is None else read_claims(reply.header["claims"])
         return Loaded(inputs, outputs, claims, reply.ns)
 
     def set_inputs(self, payload: bytes) -> int:
@@ -353,7 +307,7 @@ class Worker:
         reply = self._request("invoke", {})
         after = self.cpu_ns()
         with self._checking("invoke"):
-            worker_ns = _count(reply.header["ns"])
+            worker_ns = read_count(reply.header["ns"])
             if worker_ns > reply.ns:
                 raise ValueError(f"the worker claims {worker_ns} ns, the controller saw {reply.ns} ns")
         return Inference(reply.ns, worker_ns, after - before)
@@ -362,7 +316,7 @@ class Worker:
         """Read all outputs: their shapes and types, their bytes in the model's order, and the bracket in ns."""
         reply = self._request("output", {}, max_payload=max_bytes)
         with self._checking("output"):
-            tensors = tuple(map(_tensor, reply.header["outputs"]))
+            tensors = tuple(map(read_tensor, reply.header["outputs"]))
             size = sum(tensor.nbytes for tensor in tensors)
             if size != len(reply.payload):
                 raise ValueError(f"{len(reply.payload)} bytes for tensors of {size} bytes")
@@ -380,7 +334,7 @@ class Worker:
         reply = self._request("invoke", {"count": count, "key": key.hex()})
         after = self.cpu_ns()
         with self._checking("invoke"):
-            times, digests = tuple(map(_count, reply.header["ns"])), list(map(_text, reply.header["digests"]))
+            times, digests = tuple(map(read_count, reply.header["ns"])), list(map(read_text, reply.header["digests"]))
             if not len(times) == len(digests) == count or sum(times) > reply.ns:
                 raise ValueError(
                     f"the worker claims {len(times)} inferences in {sum(times)} ns, the controller saw {count} in {reply.ns} ns"
@@ -392,7 +346,7 @@ class Worker:
         """Read the outputs of the batch: those that were there when its inferences had ended."""
         reply = self._request("output", {"count": len(digests)})
         with self._checking("output"):
-            answers = [tuple(map(_tensor, each)) for each in reply.header["outputs"]]
+            answers = [tuple(map(read_tensor, each)) for each in reply.header["outputs"]]
             sizes = [sum(tensor.nbytes for tensor in each) for each in answers]
             if len(answers) != len(digests) or sum(sizes) != len(reply.payload):
                 raise ValueError(
@@ -428,12 +382,12 @@ class Worker:
 
         A process can lower its own VmHWM (/proc/self/clear_refs), so the greatest of all readings counts.
         """
-        self._peak = max(self._peak, _status_bytes(self.pid, "VmHWM"))
+        self._peak = max(self._peak, status_bytes(self.pid, "VmHWM"))
         return self._peak
 
     def memory_bytes(self) -> int:
         """Return VmRSS + VmSwap, as the ML service counts a process's memory; 0 once it has ended."""
-        return _status_bytes(self.pid, "VmRSS") + _status_bytes(self.pid, "VmSwap")
+        return status_bytes(self.pid, "VmRSS") + status_bytes(self.pid, "VmSwap")
 
     def device_bytes(self) -> int | None:
         """Return the most device memory that the process was seen to hold, in bytes; None if a reading failed.
@@ -451,7 +405,7 @@ class Worker:
     def _child(self) -> int:
         reply = self._request("pid", {}, seconds=self._limits.start_seconds)
         with self._checking("pid"):
-            return _count(reply.header["pid"])
+            return read_count(reply.header["pid"])
 
     def _request(
         self,
@@ -460,51 +414,40 @@ class Worker:
         payload: bytes = b"",
         max_payload: int = wire.MAX_PAYLOAD,
         seconds: float | None = None,
-    ) -> _Reply:
+    ) -> Reply:
         self._watch_memory(action)
-        # nobody can have answered in advance
-        self._request_id = int.from_bytes(os.urandom(6), "little")
-        frame = wire.pack({"id": self._request_id, "do": action, **header}, payload)
+        channel = self._channel
         limit = self._limits.start_seconds if action == "hello" else self._limits.request_seconds
         deadline = time.monotonic() + (limit if seconds is None else seconds)
         self._cpu_before = self.cpu_ns()
-        started = time.perf_counter_ns()
-        pending = self._send(memoryview(frame))
-        if pending:
-            self._poll.register(self._requests, select.POLLOUT)
+        channel.begin(action, header, payload)
+        if waiting := channel.is_pending:
+            self._poll.register(channel.requests, select.POLLOUT)
         try:
             while True:
                 ended = self._receive()
-                if pending:
-                    pending = self._send(pending)
-                    if not pending:
-                        self._poll.unregister(self._requests)
+                if waiting:
+                    channel.write()
+                    if not channel.is_pending:
+                        waiting = False
+                        self._poll.unregister(channel.requests)
                 with self._checking(action):
-                    reply = self._take(started, max_payload)
+                    reply = channel.take(max_payload)
                 if reply:
                     return self._accepted(action, reply)
                 if ended:
                     raise WorkerFailure(self._ending(action), self.output)
                 self._watch(deadline, action)
         finally:
-            if pending:
-                self._poll.unregister(self._requests)
-
-    def _send(self, pending: memoryview) -> memoryview:
-        """Write what the pipe takes, and return the rest."""
-        try:
-            return pending[os.write(self._requests, pending) :]
-        except BlockingIOError:
-            return pending
-        except BrokenPipeError:
-            return pending[:0]  # it is ending; the next poll tells how
+            if waiting:
+                self._poll.unregister(channel.requests)
 
     def _receive(self) -> bool:
         """Wait a tick for something to come, and read it. True once the process has ended; then all is read."""
         ready = {descriptor for descriptor, _event in self._poll.poll(_TICK_SECONDS * 1000)}
         ended = self._process_fd in ready
-        if ended or self._replies in ready:
-            self._read(self._replies, self._received.extend)
+        if ended or self._channel.replies in ready:
+            self._read(self._channel.replies, self._channel.received.extend)
         if ended or self._output in ready:
             self._read(self._output, self._log.add)
         return ended
@@ -512,7 +455,7 @@ class Worker:
     def _read(self, descriptor: int, keep: Any) -> None:
         """Read once; at the end of file, look at this descriptor no more."""
         try:
-            part = os.read(descriptor, _PIPE_BYTES)
+            part = os.read(descriptor, PIPE_BYTES)
         except BlockingIOError:
             return
         if part:
@@ -521,31 +464,12 @@ class Worker:
             with contextlib.suppress(KeyError):
                 self._poll.unregister(descriptor)
 
-    def _take(self, started: int, max_payload: int) -> _Reply | None:
-        """Return the reply if it is complete. Raises ProtocolError."""
-        start = wire.LENGTHS.size
-        if len(self._received) < start:
-            return None
-        header_size, payload_size = wire.lengths(self._received, max_payload)
-        end = start + header_size + payload_size
-        if len(self._received) < end:
-            return None
-        elapsed = time.perf_counter_ns() - started
-        if len(self._received) > end:
-            raise ProtocolError("more than one reply to a request")
-        header = wire.parse_header(self._received[start : start + header_size])
-        payload = bytes(self._received[start + header_size :])
-        self._received.clear()
-        return _Reply(header, payload, elapsed)
-
-    def _accepted(self, action: str, reply: _Reply) -> _Reply:
+    def _accepted(self, action: str, reply: Reply) -> Reply:
         with self._checking(action):
-            if reply.header["id"] != self._request_id:
-                raise ValueError("a reply to another request")
             error = reply.header.get("error")
             if error is None:
                 return reply
-            outcome, stage, message = Outcome(error["outcome"]), _text(error["stage"]), _text(error["message"])
+            outcome, stage, message = Outcome(error["outcome"]), read_text(error["stage"]), read_text(error["message"])
             if outcome not in _WORKERS_WORDS:
                 raise ValueError(f"the worker reports {outcome.value}")
         raise self._failure(outcome, stage, message)
@@ -576,7 +500,7 @@ class Worker:
         if now < self._watched_until:
             return
         self._watched_until = now + _TICK_SECONDS
-        resident, limit = _status_bytes(self.pid, "VmRSS"), self._limits.memory_bytes
+        resident, limit = status_bytes(self.pid, "VmRSS"), self._limits.memory_bytes
         if resident > limit:
             message = f"{resident} bytes of resident memory, the limit is {limit}"
             raise self._failure(Outcome.OUT_OF_MEMORY, action, message)
@@ -622,21 +546,14 @@ class Worker:
 
     def _died(self, action: str, number: int) -> Status:
         name = signal.strsignal(number) or "unknown signal"
-        if number == signal.SIGKILL and _oom_kills() > self._oom_kills:
+        if number == signal.SIGKILL and oom_kills() > self._oom_kills:
             message = "killed while the kernel was ending processes for want of memory"
             return Status(Outcome.OUT_OF_MEMORY, self._role, action, signal=number, message=message)
         return Status(Outcome.DIED, self._role, action, signal=number, message=f"the process died of signal {number} ({name})")
 
     def cpu_ns(self) -> int:
-        """Processor time of all threads of the process, ended ones too, in ns; 0 once it is gone.
-
-        A thread that runs at this moment may be behind by a scheduler's tick; nothing is lost in the next reading. The clock's id is
-        the one clock_getcpuclockid(3) makes: ~pid << 3 | CPUCLOCK_SCHED. Processes that it started are not counted.
-        """
-        try:
-            return time.clock_gettime_ns(~self.pid << 3 | 2)
-        except OSError:
-            return 0
+        """Processor time of all threads of the process so far, in ns (watch.py)."""
+        return cpu_ns(self.pid)
 
     def _kill(self) -> None:
         if self._process.returncode is not None:
@@ -653,64 +570,6 @@ class Worker:
         self._process.wait()
 
 
-class _Log:
-    """The two ends of a stream of any length, each of at most `limit` bytes."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._head, self._tail, self._total = b"", b"", 0
-
-    @property
-    def is_whole(self) -> bool:
-        return self._total == len(self._head) + len(self._tail)
-
-    def add(self, part: bytes) -> None:
-        self._total += len(part)
-        room = self._limit - len(self._head)
-        self._head += part[:room]
-        self._tail = (self._tail + part[room:])[-self._limit :]
-
-    def text(self) -> str:
-        dropped = self._total - len(self._head) - len(self._tail)
-        gap = f"\n… {dropped} bytes left out …\n".encode() if dropped else b""
-        return wire.bounded((self._head + gap + self._tail).decode(errors="replace"), 3 * self._limit)
-
-
-def _pipe(theirs: contextlib.ExitStack, ours: contextlib.ExitStack, *, reverse: bool = False) -> tuple[int, int]:
-    """Open a pipe and return the worker's end and ours, which does not block; the worker reads from it unless reversed."""
-    their_end, our_end = reversed(os.pipe()) if reverse else os.pipe()
-    theirs.callback(os.close, their_end)
-    ours.callback(os.close, our_end)
-    os.set_blocking(our_end, False)
-    with contextlib.suppress(OSError):  # the system may allow less; it is only speed
-        fcntl.fcntl(our_end, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-    return their_end, our_end
-
-
-def _seal(descriptor: int, attempts: int = 50) -> None:
-    """Let nobody change a file in memory. While the kernel itself holds one of its pages, it says EBUSY: that passes."""
-    try:
-        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE)
-    except OSError as problem:
-        if problem.errno != errno.EBUSY or attempts == 1:
-            raise
-        time.sleep(_TICK_SECONDS)
-        _seal(descriptor, attempts - 1)
-
-
-def _sealed(data: bytes) -> int:
-    """Return a descriptor of a file in memory that holds `data` and that nobody can change."""
-    descriptor = os.memfd_create("model", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    try:
-        with open(descriptor, "wb", closefd=False) as file:
-            file.write(data)
-        _seal(descriptor)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
 def own_import_path() -> list[str]:
     """Return this process's import path, our own package's place first; relative entries would mean another place there."""
     package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -721,57 +580,3 @@ def descriptors_of(import_path: Sequence[str]) -> list[int]:
     """Return the descriptors that an import path leads through, for a child to inherit: on a device, this program is a file in memory."""
     found = (re.fullmatch("/proc/self/fd/([0-9]+)", entry) for entry in import_path)
     return [int(each[1]) for each in found if each]
-
-
-def _status_bytes(pid: int, name: str) -> int:
-    """Return a `kB` line of /proc/PID/status in bytes; 0 if there is none (the process has ended)."""
-    try:
-        with open(f"/proc/{pid}/status", "rb") as file:
-            lines = file.read(1 << 16).splitlines()
-    except OSError:
-        return 0
-    prefix = name.encode() + b":"
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(prefix)), 0)
-
-
-def _oom_kills() -> int:
-    """Return how many processes this kernel has ended for want of memory (/proc/vmstat, Linux 4.13)."""
-    try:
-        with open("/proc/vmstat", "rb") as file:
-            lines = file.read(1 << 16).splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith(b"oom_kill ")), 0)
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{type(value).__name__} where text was expected")
-    return wire.bounded(value)
-
-
-def _count(value: object) -> int:
-    if type(value) is not int or value < 0:
-        raise TypeError(f"{value!r} where a number of 0 or more was expected")
-    return value
-
-
-def _tensor(item: dict[str, Any]) -> TensorSpec:
-    tensor = TensorSpec(_text(item.get("name", "")), tuple(map(_count, item["shape"])), _text(item["dtype"]))
-    if tensor.nbytes > wire.MAX_PAYLOAD:
-        raise ValueError(f"a tensor of {tensor.nbytes} bytes, expected at most {wire.MAX_PAYLOAD}")
-    return tensor
-
-
-def _claims(item: dict[str, Any]) -> Claims:
-    """Read what the delegate took; each operator exists and is taken once."""
-    operators = tuple(map(_count, item["operators"]))
-    partitions = tuple(
-        Partition(_count(part["subgraph"]), _text(part["name"]), tuple(map(_count, part["nodes"]))) for part in item["partitions"]
-    )
-    taken = [(part.subgraph, node) for part in partitions for node in part.nodes]
-    if len(set(taken)) != len(taken):
-        raise ValueError("an operator is in two partitions")
-    if any(subgraph >= len(operators) or node >= operators[subgraph] for subgraph, node in taken):
-        raise ValueError("a partition holds an operator that the model does not have")
-    return Claims(operators, partitions)

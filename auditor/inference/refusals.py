@@ -18,13 +18,13 @@ import struct
 import threading
 from typing import TYPE_CHECKING, Any
 
-from auditor.inference import seccomp
 from auditor.inference.wire import bounded
+from auditor.inference.worker import seccomp
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from auditor.inference.confine import Policy
+    from auditor.inference.worker.confine import Policy
 
 MAX_REFUSALS = 128
 """Different refusals that are kept of a worker."""

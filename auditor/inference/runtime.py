@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from auditor.errors import UsageError
-from auditor.inference.process import Limits, Worker, WorkerFailure, descriptors_of, own_import_path
-from auditor.inference.wire import AUTO, RUNTIMES
+from auditor.inference.process import Worker, descriptors_of, own_import_path
+from auditor.inference.watch import Limits
+from auditor.inference.wire import AUTO, RUNTIMES, WorkerFailure
 from auditor.model import visible
 
 if TYPE_CHECKING:

@@ -11,119 +11,38 @@ Codes that the ML service does not have say so.
 from __future__ import annotations
 
 import asyncio
-import collections
 import contextlib
-import enum
 import hashlib
-import signal
 import time
-from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from auditor import files
 from auditor.errors import UsageError
-from auditor.inference import metrics, operators
+from auditor.inference import metrics
 from auditor.inference.executor import Executor, Options
-from auditor.inference.metrics import CREATE, EXECUTE, LOAD, Metrics
-from auditor.inference.process import Limits, Status, WorkerFailure
-from auditor.inference.published import MAX_MODEL, Golden, Published, Tensor
-from auditor.inference.wire import Outcome, bounded
+from auditor.inference.graph_executor import MAX_NAME, GraphExecutor
+from auditor.inference.metrics import CREATE, LOAD, Metrics
+from auditor.inference.results import Budget, CreateGraphExecutorResult, ExecuteResult, Loaded, LoadModelResult, Model
+from auditor.inference.wire import Outcome, Status, WorkerFailure, bounded
 from auditor.model import visible
-from auditor.zoo.graph import BadModel, read_graph
-from auditor.zoo.protocol import TensorSpec, compare
+from auditor.tflite import operators
+from auditor.tflite.graph import BadModel, read_graph
+from auditor.tflite.tensors import TensorSpec, compare
+from auditor.zoo.published import MAX_MODEL, Golden, Published, Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import enum
+    from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
 
     from typing_extensions import Self
 
 MAX_WORKERS = 32
 """Workers of a service at one time."""
-MAX_NAME = 100
-"""Characters of a name that metrics are kept under."""
 
 T = TypeVar("T")
-
-
-class LoadModelResult(enum.Enum):
-    """How a model was loaded."""
-
-    OK = "OK"
-    MODEL_SPEC_ERROR = "MODEL_SPEC_ERROR"
-    """No model of that name is published."""
-    LOAD_MODEL_ERROR = "LOAD_MODEL_ERROR"
-    """The file is not there, is not the one that was published, or is no model."""
-
-
-class CreateGraphExecutorResult(enum.Enum):
-    """How a graph executor was created."""
-
-    OK = "OK"
-    MODEL_INTERPRETATION_ERROR = "MODEL_INTERPRETATION_ERROR"
-    """The runtime does not have an operator of the model, or refuses its graph."""
-    MEMORY_ALLOCATION_ERROR = "MEMORY_ALLOCATION_ERROR"
-    DELEGATE_UNAVAILABLE = "DELEGATE_UNAVAILABLE"
-    """The delegate's library is absent, or cannot be loaded; the ML service has this for NNAPI and GPU."""
-    DELEGATE_USE_ERROR = "DELEGATE_USE_ERROR"
-    """The delegate could not be created, or failed on the graph; the ML service has this for NNAPI and GPU."""
-    WORKER_ERROR = "WORKER_ERROR"
-    """Not of the ML service: the worker could not be started or confined, or ended badly."""
-
-
-class ExecuteResult(enum.Enum):
-    """How a request was executed."""
-
-    OK = "OK"
-    INPUT_MISSING_ERROR = "INPUT_MISSING_ERROR"
-    UNKNOWN_INPUT_ERROR = "UNKNOWN_INPUT_ERROR"
-    INPUT_TYPE_ERROR = "INPUT_TYPE_ERROR"
-    INPUT_SHAPE_ERROR = "INPUT_SHAPE_ERROR"
-    INPUT_FORMAT_ERROR = "INPUT_FORMAT_ERROR"
-    """The values are not as many as the shape has."""
-    OUTPUT_MISSING_ERROR = "OUTPUT_MISSING_ERROR"
-    UNKNOWN_OUTPUT_ERROR = "UNKNOWN_OUTPUT_ERROR"
-    DUPLICATE_OUTPUT_ERROR = "DUPLICATE_OUTPUT_ERROR"
-    EXECUTION_ERROR = "EXECUTION_ERROR"
-    BUDGET_ERROR = "BUDGET_ERROR"
-    """Not of the ML service, whose design asks for it: more time, processor time, memory or requests than the budget has."""
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """What requests to one executor may use; what is exceeded ends the worker, but for the rate, which only refuses the request."""
-
-    seconds: float = 30.0
-    cpu_seconds: float = 60.0
-    memory_bytes: int = 1 << 30
-    """Resident memory of the worker."""
-    requests_per_minute: int = 100_000
-
-    def limits(self) -> Limits:
-        """The limits of a worker."""
-        return Limits(request_seconds=self.seconds, cpu_seconds=self.cpu_seconds, memory_bytes=self.memory_bytes)
-
-
-@dataclass(frozen=True, slots=True)
-class Model:
-    """A model that was loaded: its file is what it must be, and a model. `name` is what metrics call it."""
-
-    name: str
-    sha256: str
-    content: bytes = field(repr=False)
-    operators: Mapping[str, int] = field(repr=False)
-    """What it needs of a runtime (operators.py)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """The answer to a request to load a model."""
-
-    result: LoadModelResult
-    model: Model | None = None
-    message: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,16 +51,6 @@ class Created:
 
     result: CreateGraphExecutorResult
     executor: GraphExecutor | None = None
-    message: str = ""
-    status: Status | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Executed:
-    """The answer to a request to execute. `status` says how the worker failed, where it did."""
-
-    result: ExecuteResult
-    outputs: Mapping[str, Tensor] = field(default_factory=dict)
     message: str = ""
     status: Status | None = None
 
@@ -345,168 +254,6 @@ _CREATION = {
     Outcome.DELEGATE_CREATE_FAILED: CreateGraphExecutorResult.DELEGATE_USE_ERROR,
     Outcome.PREPARE_FAILED: CreateGraphExecutorResult.DELEGATE_USE_ERROR,
 }
-_EXCEEDED = frozenset({Outcome.TIMED_OUT, Outcome.CPU_EXCEEDED, Outcome.OUT_OF_MEMORY})
-
-
-class GraphExecutor:
-    """A model in a worker of its own, ready for requests, which wait for each other. `inputs` and `outputs` are its tensors by name.
-
-    Once its worker has ended, for whatever reason, every request is answered with EXECUTION_ERROR: create another one.
-    """
-
-    def __init__(self, service: InferenceService, model: Model, executor: Executor, budget: Budget) -> None:
-        self.model = model
-        self.inputs: Mapping[str, TensorSpec] = {}
-        self.outputs: Mapping[str, TensorSpec] = {}
-        self._service, self._executor, self._budget = service, executor, budget
-        self._turn = asyncio.Lock()
-        self._begun = time.monotonic()
-        self._requests: collections.deque[float] = collections.deque()
-        self._executed = False
-        self._over = ""
-
-    @property
-    def pid(self) -> int:
-        """The worker's process id."""
-        return self._executor.worker.pid
-
-    @property
-    def over(self) -> str:
-        """Why this executor answers no more requests; empty while it does."""
-        return self._over
-
-    async def load(self) -> None:
-        """Load delegate and model. Raises WorkerFailure. The service does this."""
-        async with self._turn:
-            loaded, _ns = await self._observed(CREATE, self._executor.load)
-        self.inputs = {tensor.name: tensor for tensor in loaded.inputs}
-        self.outputs = {tensor.name: tensor for tensor in loaded.outputs}
-        if len(self.inputs) < len(loaded.inputs) or len(self.outputs) < len(loaded.outputs):
-            raise WorkerFailure(Status(Outcome.LOAD_FAILED, self.model.name, "tensors", message="two inputs, or two outputs, of one name"))
-
-    async def execute(self, inputs: Mapping[str, Tensor], output_names: Sequence[str]) -> Executed:
-        """Run the model on named inputs and return its outputs; all of them must be named, as the ML service has it."""
-        started = time.monotonic()
-        async with self._turn:
-            done = self._refused(inputs, output_names) or await self._execute(inputs)
-        self._service.note(self.model.name, EXECUTE, done.result, started)
-        return done
-
-    async def close(self) -> None:
-        """End the worker, and with it the request that it is at. May be called again."""
-        self._over = self._over or "closed"
-        self._executor.worker.kill()
-        async with self._turn:
-            self._end("closed", "ended by the service")
-
-    def _refused(self, inputs: Mapping[str, Tensor], output_names: Sequence[str]) -> Executed | None:
-        """What can be said of a request without running it."""
-        if self._over:
-            return Executed(ExecuteResult.EXECUTION_ERROR, message=self._over)
-        wrong = _wrong_input(self.inputs, inputs) or _wrong_output(self.outputs, output_names)
-        return wrong or self._too_often()
-
-    def _too_often(self) -> Executed | None:
-        now, requests = time.monotonic(), self._requests
-        while requests and requests[0] < now - 60:
-            requests.popleft()
-        if len(requests) >= self._budget.requests_per_minute:
-            return Executed(ExecuteResult.BUDGET_ERROR, message=f"{self._budget.requests_per_minute} requests within a minute already")
-        requests.append(now)
-        return None
-
-    async def _execute(self, inputs: Mapping[str, Tensor]) -> Executed:
-        payload = b"".join(inputs[name].data for name in self.inputs)
-        worker = self._executor.worker
-
-        def request() -> tuple[tuple[TensorSpec, ...], bytes]:
-            worker.set_inputs(payload)
-            worker.invoke()
-            return worker.outputs()[:2]
-
-        try:
-            specs, answer = await self._observed(EXECUTE, request)
-        except WorkerFailure as failure:
-            status = failure.status
-            # a runtime that only says no lives on
-            if status.outcome is not Outcome.INVOKE_FAILED:
-                self._end(f"the worker has ended: {status.message}", _exit_status(status))
-            result = ExecuteResult.BUDGET_ERROR if status.outcome in _EXCEEDED else ExecuteResult.EXECUTION_ERROR
-            return Executed(result, message=status.message, status=status)
-        if not self._executed:
-            self._executed = True
-            self._service.metrics.sample(
-                metrics.of_model(self.model.name, "TimeToFirstExecuteMicrosec"), (time.monotonic() - self._begun) * 1e6
-            )
-        outputs, offset = {}, 0
-        for name, spec in zip(self.outputs, specs, strict=False):
-            outputs[name] = Tensor(spec.dtype, spec.shape, answer[offset : offset + spec.nbytes])
-            offset += spec.nbytes
-        return Executed(ExecuteResult.OK, outputs)
-
-    async def _observed(self, request: str, function: Callable[[], T]) -> T:
-        """Do what blocks, and note the processor time and the memory that it took the worker; cancelled, it takes the worker with it."""
-        worker, figures = self._executor.worker, self._service.metrics
-        cpu, memory = worker.cpu_ns(), worker.memory_bytes()
-        try:
-            done = await self._service.in_thread(function, worker.kill)
-        except asyncio.CancelledError:
-            self._end("a request was cancelled", "cancelled")
-            raise
-        finally:
-            name = self.model.name
-            after = worker.memory_bytes()
-            figures.sample(metrics.of_request(name, request, "CpuTimeMicrosec"), max(0, worker.cpu_ns() - cpu) / 1e3)
-            if after:
-                figures.sample(metrics.of_request(name, request, "TotalMemoryDeltaKb"), (after - memory) / 1024)
-                figures.sample(metrics.of_model(name, "TotalMemoryKb"), after / 1024)
-        return done
-
-    def _end(self, why: str, status: str) -> None:
-        self._over = self._over or why
-        self._executor.worker.close()
-        self._service.ended(self, status)
-
-
-def _wrong_input(known: Mapping[str, TensorSpec], given: Mapping[str, Tensor]) -> Executed | None:
-    for name in known:
-        if name not in given:
-            return Executed(ExecuteResult.INPUT_MISSING_ERROR, message=f"{visible(name)}: not given")
-    for name, tensor in given.items():
-        if name not in known:
-            return Executed(ExecuteResult.UNKNOWN_INPUT_ERROR, message=f"{visible(name)[:MAX_NAME]}: expected {_names(known)}")
-        spec = known[name]
-        for result, found, expected in (
-            (ExecuteResult.INPUT_TYPE_ERROR, tensor.dtype, spec.dtype),
-            (ExecuteResult.INPUT_SHAPE_ERROR, tensor.shape, spec.shape),
-            (ExecuteResult.INPUT_FORMAT_ERROR, f"{len(tensor.data)} bytes", f"{spec.nbytes} bytes"),
-        ):
-            if found != expected:
-                return Executed(result, message=f"{visible(name)}: {visible(str(found))[:MAX_NAME]}, expected {expected}")
-    return None
-
-
-def _wrong_output(known: Mapping[str, TensorSpec], names: Sequence[str]) -> Executed | None:
-    for name in names:
-        if name not in known:
-            return Executed(ExecuteResult.UNKNOWN_OUTPUT_ERROR, message=f"{visible(name)[:MAX_NAME]}: expected {_names(known)}")
-    if len(set(names)) < len(names):
-        return Executed(ExecuteResult.DUPLICATE_OUTPUT_ERROR, message="an output is named twice")
-    for name in known:
-        if name not in names:
-            return Executed(ExecuteResult.OUTPUT_MISSING_ERROR, message=f"{visible(name)}: not named")
-    return None
-
-
-def _names(known: Mapping[str, TensorSpec]) -> str:
-    return bounded(", ".join(map(visible, known)), 200)
-
-
-def _exit_status(status: Status) -> str:
-    if status.signal is not None:
-        with contextlib.suppress(ValueError):
-            return signal.Signals(status.signal).name
-    return status.outcome.value if status.exit is None else f"exit {status.exit}"
 
 
 def _difference(expected: Tensor, found: Tensor, tolerance: float) -> str:

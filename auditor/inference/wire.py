@@ -11,7 +11,7 @@ import enum
 import json
 import os
 import struct
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -70,6 +70,30 @@ class Outcome(str, enum.Enum):
     """Answered something that an honest worker cannot answer."""
     OUTPUT_SHAPE_MISMATCH = "output-shape-mismatch"
     """Output tensors differ from the reference's in number, type or shape."""
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How a run ended. `process` is reference, test, memory or accuracy; None and an empty message where they do not apply."""
+
+    outcome: Outcome
+    process: str | None = None
+    stage: str | None = None
+    signal: int | None = None
+    exit: int | None = None
+    message: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the `status` of a run document."""
+        return asdict(self) | {"outcome": self.outcome.value}
+
+
+class WorkerFailure(Exception):  # noqa: N818 - it is what the auditor looks for, not an error of its own
+    """The worker failed; it is of no further use. `output` is what its process printed."""
+
+    def __init__(self, status: Status, output: str = "") -> None:
+        super().__init__(status.message)
+        self.status, self.output = status, output
 
 
 @dataclass(frozen=True, slots=True)

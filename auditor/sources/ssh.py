@@ -40,11 +40,10 @@ REPLY_LIMIT = recording.MAX_FILE
 MESSAGE_LIMIT = recording.MAX_MEMBER
 WHOLE = 3600.0
 """Seconds that a device has for one reply, however busily it sends."""
-PACKAGES = ("auditor", "elftools")
-LEFT_OUT = ("data", "verify", "cli.py", "audit.py", "codec.py", "engine.py", "registry.py", "requirements.py")
-"""Of this program, what the agent does not need on the device."""
-FOR_THE_ZOO = ("inference", "zoo")
-"""What it needs there only where the zoo is to be run."""
+AGENT = ("__init__.py", "agent.py", "errors.py", "facts", "files.py", "frames.py", "model.py", "probes", "sources", "statistics.py")
+"""Of this program, what the agent needs on the device."""
+FOR_THE_ZOO = ("bench", "inference", "tflite", "zoo")
+"""What it needs there as well where the zoo is to be run."""
 
 _CLOSE_SECONDS, _CLEAN_SECONDS = 5.0, 60.0
 """How long the device may take to end what it was doing; and, where something was copied to it, to remove that."""
@@ -136,7 +135,7 @@ class Ssh:
         return recording.unpack(self._frame(REPLY_LIMIT), f"--host {self.host}")
 
     def call(self, request: Mapping[str, Any], contents: Iterable[bytes] = ()) -> Iterator[tuple[str, Any]]:
-        """Ask something of the device's zoo (auditor/zoo/remote.py); yields its replies by their kinds, the last of which is an `end`.
+        """Ask something of the device's zoo (auditor/bench/remote.py); yields its replies by their kinds, the last of which is an `end`.
 
         Raises UsageError for what was named wrongly, Lost, and AuditError where what answers there has ended, or sends something else.
         """
@@ -290,18 +289,18 @@ def _refuse(constant: str) -> None:
 def agent_zip(*, zoo: bool = False) -> bytes:
     """The program's reading code and pyelftools, with `zoo` also what runs that, as a zip; the same code gives the same bytes."""
     out = io.BytesIO()
-    left_out = LEFT_OUT if zoo else (*LEFT_OUT, *FOR_THE_ZOO)
+    ours = (*AGENT, *FOR_THE_ZOO) if zoo else AGENT
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
-        for package in PACKAGES:
-            for name, content in _sources(resources.files(package), package, left_out if package == "auditor" else ()):
+        for package, wanted in (("auditor", ours), ("elftools", None)):
+            for name, content in _sources(resources.files(package), package, wanted):
                 archive.writestr(zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0)), content, zipfile.ZIP_DEFLATED)
     return out.getvalue()
 
 
-def _sources(folder: Traversable, name: str, left_out: tuple[str, ...] = ()) -> Iterator[tuple[str, bytes]]:
+def _sources(folder: Traversable, name: str, wanted: tuple[str, ...] | None = None) -> Iterator[tuple[str, bytes]]:
     for each in sorted(folder.iterdir(), key=lambda entry: entry.name):
         inner = f"{name}/{each.name}"
-        if each.name in left_out:
+        if wanted is not None and each.name not in wanted:
             continue
         if each.is_dir() and each.name != "__pycache__":
             yield from _sources(each, inner)

@@ -13,14 +13,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from auditor.tflite.graph import MEDIAPIPE_DECONVOLUTION
+from auditor.tflite.shapes import first_inconsistency
 from auditor.zoo.generate import digests
-from auditor.zoo.graph import MEDIAPIPE_DECONVOLUTION
-from auditor.zoo.shapes import first_inconsistency
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from auditor.zoo.graph import Graph, Operator, Subgraph
+    from auditor.tflite.graph import Graph, Operator, Subgraph
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,8 @@ from typing import IO, TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from auditor import files
 from auditor.errors import UsageError
+from auditor.tflite.graph import BadModel, read_graph
 from auditor.zoo.catalogue import Identity, IdentityKind, ZooModel, recognise
-from auditor.zoo.graph import BadModel, read_graph
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

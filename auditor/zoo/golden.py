@@ -15,17 +15,15 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from auditor.zoo.catalogue import Golden, Metric
-from auditor.zoo.graph import BadModel, read_graph
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     import numpy as np
     import numpy.typing as npt
 
-    from auditor.zoo.graph import Graph
-    from auditor.zoo.models import ModelFile
-    from auditor.zoo.protocol import TensorSpec
+    from auditor.tflite.graph import Graph
+    from auditor.tflite.tensors import TensorSpec
 
 MOST_PIXELS_MOVED = 4
 BRIGHTNESS = (0.9, 1.1)
@@ -171,39 +169,3 @@ def _probabilities(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     powers: npt.NDArray[np.float64] = np.exp(values - values.max())
     powers /= powers.sum()
     return powers
-
-
-def golden_sets(
-    files: Sequence[ModelFile], allow_unconfined: bool, import_path: tuple[str, ...], progress: Callable[[str], None]
-) -> dict[str, GoldenSet]:
-    """The golden images of each model that has any, decoded once for all runs."""
-    from auditor.inference.pictures import decode_all  # noqa: PLC0415  # starts processes, only for those who measure
-
-    frames = {file.model.name: frame for file in files if file.images and (frame := _frame(file))}
-    wanted = tuple(dict.fromkeys(frames.values()))
-    images = {image.sha256: image for file in files if file.model.name in frames for image in file.images}
-    if not images:
-        return {}
-    progress(f"zoo: golden images ({len(images)})")
-    pictures, problems = decode_all(tuple(images.values()), wanted, allow_unconfined=allow_unconfined, import_path=import_path)
-    return {
-        file.model.name: _golden_set(file, frames[file.model.name], pictures, "; ".join(problems))
-        for file in files
-        if file.model.name in frames
-    }
-
-
-def _frame(file: ModelFile) -> Frame | None:
-    try:
-        return frame_of(file.model.golden, read_graph(file.content)) if file.model.golden else None
-    except BadModel:
-        return None
-
-
-def _golden_set(file: ModelFile, frame: Frame, pictures: Sequence[Picture], note: str) -> GoldenSet:
-    assert file.model.golden is not None
-    own = {image.sha256 for image in file.images}
-    outputs = read_graph(file.content).outputs
-    scale, zero_point = (outputs[0].scale, outputs[0].zero_point) if outputs else (0.0, 0)
-    chosen = tuple(each for each in pictures if each.frame == frame and each.sha256 in own)
-    return GoldenSet(file.model.golden, chosen, note, scale if math.isfinite(scale) else 0.0, zero_point)

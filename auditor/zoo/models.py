@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from auditor.errors import UsageError
-from auditor.inference.published import MANIFEST, Golden, Published, read_published
 from auditor.model import visible
 from auditor.zoo.catalogue import ZooModel
 from auditor.zoo.find import FoundImage, FoundModel, find_images, find_models
 from auditor.zoo.generate import generate, stand_ins
+from auditor.zoo.published import MANIFEST, Golden, Published, read_published
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from auditor.zoo.flatbuffer import Builder, Field
-from auditor.zoo.graph import OPERATORS, TENSOR_TYPES
+from auditor.tflite.flatbuffer import Builder, Field
+from auditor.tflite.graph import OPERATORS, TENSOR_TYPES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

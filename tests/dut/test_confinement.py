@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.auditor.inference.conftest import chain
+from tests.auditor.conftest import chain
 
 if TYPE_CHECKING:
     import machine
@@ -54,11 +54,13 @@ CONTROLLER = r"""
 import json, sys
 sys.path.insert(0, "/tmp/crosml-auditor.zip")
 from auditor.inference import process
-from auditor.inference.confine import Policy
+from auditor.inference.watch import Limits
+from auditor.inference.worker.confine import Policy
 from auditor.inference.fdinfo import busy_ns
-code = process.BOOTSTRAP.replace("from auditor.inference.worker import main", "from auditor.inference import worker\n" + WORKER)
+real = "from auditor.inference.worker.main import main"
+code = process.BOOTSTRAP.replace(real, "from auditor.inference.worker import main as worker\n" + WORKER)
 process._COMMAND = (*process._COMMAND[:-1], code.replace("main(int", "worker.main(int"))
-with process.Worker("test", b"", process.Limits()) as worker:
+with process.Worker("test", b"", Limits()) as worker:
     worker.hello("auto")
     confinement = worker.confine(Policy(devices=("/dev/accel/accel0",)), required=True)
     worker.load_model(1, xnnpack=False)
@@ -97,8 +99,8 @@ def test_a_confined_worker_drives_the_accelerator_and_nothing_else(dut: machine.
 MEASURE = r"""
 import json, sys
 sys.path[:0] = ["/tmp/crosml-auditor.zip", "/tmp/runtime"]
-from auditor.inference.embedded import measure
-from auditor.inference.run import Job
+from auditor.bench.document import Job
+from auditor.bench.embedded import measure
 with open("/tmp/scene/model", "rb") as file:
     model = file.read()
 job = Job("chain", model, delegate="/tmp/scene/lib/hostile.so", device_nodes=(sys.argv[1],), runtime="ai_edge_litert",
@@ -168,7 +170,7 @@ def program_32(architecture: str) -> bytes:
 UNDER_THE_FILTER = r"""
 import os, sys
 sys.path.insert(0, "/tmp/crosml-auditor.zip")
-from auditor.inference import confine, seccomp
+from auditor.inference.worker import confine, seccomp
 name = seccomp.machine()
 execve = seccomp.REFUSED["execve"][seccomp.MACHINES[name][1]]
 program = seccomp.program(name, os.getpid(), notify=False)

@@ -20,12 +20,12 @@ import record
 from visits import TODAY, state
 
 from auditor.audit import Audited, Request, audit
+from auditor.bench.answers import signature
 from auditor.model import Outcome
 from auditor.sources import base, recording
 from auditor.sources.recording import pack
-from auditor.zoo.answers import signature
+from auditor.tflite.graph import read_graph
 from auditor.zoo.generate import generate
-from auditor.zoo.graph import read_graph
 
 if TYPE_CHECKING:
     from collections.abc import Callable

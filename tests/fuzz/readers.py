@@ -33,8 +33,8 @@ from auditor.facts.types import PublicKey, Settings
 from auditor.model import Status
 from auditor.sources import base, recording
 from auditor.sources.base import Reply
+from auditor.tflite import flatbuffer, graph
 from auditor.verify import verify_image, verify_module
-from auditor.zoo import flatbuffer, graph
 from fixtures import chromebook, images
 from fixtures.elf import Shared
 from fixtures.elf import linker_cache as cache_file

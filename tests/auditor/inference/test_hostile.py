@@ -11,10 +11,10 @@ import tempfile
 
 import pytest
 
+from auditor.bench.document import Job
+from auditor.bench.embedded import measure
 from auditor.inference import process
-from auditor.inference.confine import landlock_abi
-from auditor.inference.embedded import measure
-from auditor.inference.run import Job
+from auditor.inference.worker.confine import landlock_abi
 
 NOBODY = 65534
 QUICK = {"inputs": 2, "min_runs": 2, "min_seconds": 0, "warmup_seconds": 0}
@@ -102,8 +102,8 @@ def test_nothing_comes_of_it_as_nobody(scene, model, runtime):
     code = f"""
 import json, sys
 sys.path += {process.own_import_path()!r}
-from auditor.inference.embedded import measure
-from auditor.inference.run import Job
+from auditor.bench.embedded import measure
+from auditor.bench.document import Job
 with open({os.path.join(scene, "model")!r}, "rb") as file:
     model = file.read()
 run = measure(Job("chain", model, delegate={library(scene)!r}, runtime={runtime!r}, **{QUICK!r}))

@@ -10,11 +10,13 @@ import time
 
 import pytest
 
-from auditor.inference import embedded, executor, process
+from auditor.bench import embedded
+from auditor.bench.document import Job
+from auditor.inference import channel, executor, process
 from auditor.inference.fdinfo import DeviceUse
-from auditor.inference.process import Limits, Worker, WorkerFailure
-from auditor.inference.run import Job
-from auditor.inference.wire import AUTO, Outcome
+from auditor.inference.process import Worker
+from auditor.inference.watch import Limits
+from auditor.inference.wire import AUTO, Outcome, WorkerFailure
 
 LIMITS = Limits(request_seconds=10)
 
@@ -22,8 +24,11 @@ LIMITS = Limits(request_seconds=10)
 def replace_worker(monkeypatch, body):
     """Have workers run another program: the real one with `body` executed before it starts."""
     real = process.BOOTSTRAP
-    assert "from auditor.inference.worker import main\n" in real
-    mended = real.replace("from auditor.inference.worker import main\n", f"from auditor.inference import worker, wire\n{body}\n")
+    assert "from auditor.inference.worker.main import main\n" in real
+    mended = real.replace(
+        "from auditor.inference.worker.main import main\n",
+        f"from auditor.inference import wire\nfrom auditor.inference.worker import main as worker\n{body}\n",
+    )
     code = mended.replace("main(int", "worker.main(int")
     monkeypatch.setattr(process, "_COMMAND", (*process._COMMAND[:-1], code))
 
@@ -248,7 +253,7 @@ def test_the_worker_ends_with_the_controller(tmp_path):
     controller = f"""
 import sys; sys.path.insert(0, {root!r})
 from auditor.inference import process
-process._COMMAND = (*process._COMMAND[:-1], process.BOOTSTRAP.replace("main(int", "import auditor.inference.worker as w\\n"
+process._COMMAND = (*process._COMMAND[:-1], process.BOOTSTRAP.replace("main(int", "import auditor.inference.worker.main as w\\n"
     "import time\\nw.Session.do_model = lambda *_: time.sleep(600)\\nmain(int"))
 worker = process.Worker("test", b"", process.Limits())
 worker.hello("auto")
@@ -405,9 +410,9 @@ def test_a_page_that_the_kernel_holds_for_a_moment_is_sealed_later(monkeypatch):
         if isinstance(answer, OSError):
             raise answer
 
-    monkeypatch.setattr(process.fcntl, "fcntl", seal)
-    process._seal(-1)
+    monkeypatch.setattr(channel.fcntl, "fcntl", seal)
+    channel._seal(-1)
     assert answers == []
     answers = [OSError(9, "Bad file descriptor")]
     with pytest.raises(OSError, match="Bad file"):
-        process._seal(-1)
+        channel._seal(-1)

@@ -4,8 +4,10 @@ import pytest
 
 from auditor.errors import UsageError
 from auditor.inference import runtime as runtimes
-from auditor.inference.process import Limits, Worker, WorkerFailure
+from auditor.inference.process import Worker
 from auditor.inference.runtime import Machine, check_folder, compile_used, this_machine, why_none
+from auditor.inference.watch import Limits
+from auditor.inference.wire import WorkerFailure
 
 BOARD = Machine((3, 11), "aarch64", (2, 35))
 
@@ -91,8 +93,7 @@ def test_why_there_is_none_is_one_line(monkeypatch):
 
 
 def _missing():
-    from auditor.inference.process import Status
-    from auditor.inference.wire import Outcome
+    from auditor.inference.wire import Outcome, Status
 
     return WorkerFailure(Status(Outcome.RUNTIME_MISSING, "reference", "hello", message="tflite: none"))
 

@@ -12,10 +12,9 @@ import struct
 import pytest
 
 from auditor.errors import UsageError
-from auditor.inference import metrics, operators
+from auditor.inference import metrics
 from auditor.inference.client import Client, PredictionError
 from auditor.inference.executor import Options
-from auditor.inference.published import Golden, Published, Tensor, golden_document, read_golden, read_published
 from auditor.inference.service import (
     Budget,
     CreateGraphExecutorResult,
@@ -23,7 +22,9 @@ from auditor.inference.service import (
     InferenceService,
     LoadModelResult,
 )
-from auditor.zoo.graph import read_graph
+from auditor.tflite import operators
+from auditor.tflite.graph import read_graph
+from auditor.zoo.published import Golden, Published, Tensor, golden_document, read_golden, read_published
 
 OPTIONS = Options(xnnpack=False)
 X = Tensor("float32", (2, 4), struct.pack("<8f", *range(8)))

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from auditor.tflite.flatbuffer import Field
+from auditor.tflite.graph import BadModel, read_graph
+from auditor.tflite.rewrite import without_custom_deconvolution
 from auditor.zoo import networks
 from auditor.zoo.catalogue import IdentityKind, ZooModel, ZooVersion, pin, recognise
-from auditor.zoo.flatbuffer import Field
 from auditor.zoo.generate import digests, generate, stand_ins
-from auditor.zoo.graph import BadModel, read_graph
-from auditor.zoo.rewrite import without_custom_deconvolution
 
 HERE = os.path.dirname(__file__)
 DATA = os.path.join(HERE, "..", "..", "..", "auditor", "data", "requirements")

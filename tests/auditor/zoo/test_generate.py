@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
+from auditor.tflite.graph import count_nonfinite, read_graph
 from auditor.zoo import generate as gen
 from auditor.zoo import networks
-from auditor.zoo.graph import count_nonfinite, read_graph
 
 NAMES = gen.stand_ins("0.0.2")
 

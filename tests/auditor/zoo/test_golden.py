@@ -12,12 +12,12 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from auditor.tflite.graph import read_graph
+from auditor.tflite.tensors import TensorSpec
 from auditor.zoo import golden
 from auditor.zoo.catalogue import Golden, Metric
 from auditor.zoo.generate import generate
 from auditor.zoo.golden import Frame, GoldenSet, Picture, Variation
-from auditor.zoo.graph import read_graph
-from auditor.zoo.protocol import TensorSpec
 
 TOP_1, MASK = Golden(Metric.TOP_1, (-1.0, 1.0)), Golden(Metric.MASK)
 PIXELS = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3) * 10

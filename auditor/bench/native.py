@@ -1,0 +1,499 @@
+"""The native runner: measure one model once with TFLite's own tools, benchmark_model and inference_diff_eval, and write it down (run.py).
+
+`measure` runs them in fresh confined processes, one after the other:
+
+* *reference*: benchmark_model without a delegate, twice, each time on another input that nobody could foresee; its outputs are what is
+  right. No vendor code ever enters these processes, and they show that the tool itself works.
+* *test*: benchmark_model through the delegate, timed, on the first of these inputs; *memory*: the same with the tool's own monitor, which
+  disturbs the timing, on the second one. Their outputs are compared with the reference's here.
+* *accuracy*: inference_diff_eval, whose word on errors counts where it is the worse one.
+
+Delegate and measurement share a process, as on every ChromeOS device that is tested with these tools. What is taken from outside it: the
+clock around the whole process (its start, and all that the delegate compiles, are in it, so the bracket can only be worse than the truth),
+its peak of memory, its processor time, the device's engines, and whether the answers to unforeseen inputs are right. What is not, and
+cannot be excluded: that a delegate ends the process itself after fewer inferences than the lines say that it forged in the tool's name,
+or remembers the answer to an input that is always the same. The embedded runner excludes both (`--tflite`).
+
+In the document, what differs from the embedded runner's: one entry each in samples_us (the tool's mean), bracket_us (clock around the
+process over all inferences that the tool says there were) and cpu_us; init_us and first_us are the tool's word; exchange_us is empty;
+memory has before_bytes 0, since the zoo's figure counts the tool itself; nodes, of a graph that the delegate took in part, without the
+nodes' indexes; conditions have `tool` {path, warm_up, timed: numbers of inferences, deviation_us, peak_mb: its own figure},
+`accuracy_note`: why there is no accuracy, or what it rests on, and of a stable delegate `settings` {path, sha256, text}.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import stat
+import statistics
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from auditor.bench.answers import compare, draw, signature
+from auditor.bench.conditions import conditions
+from auditor.bench.document import Job, Run, blank, identify, note_who_worked, noted
+from auditor.bench.native_output import Applied, Benchmark, Delegation, Differences, read_benchmark, read_differences
+from auditor.bench.protocol import WARMUP_RUNS
+from auditor.facts.elf import BadElf, read_interpreter
+from auditor.inference import wire
+from auditor.inference.executor import policy
+from auditor.inference.fdinfo import busy_ns
+from auditor.inference.process import MAX_OUTPUT, Ended, Worker
+from auditor.inference.wire import Outcome, Status, WorkerFailure
+from auditor.inference.worker.confine import Policy
+from auditor.tflite.graph import BadModel, Graph, read_graph
+from auditor.tflite.tensors import OutputError, TensorSpec, split
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+FOLDERS = ("/usr/local/bin", "/usr/bin")
+"""Where ChromeOS test images have the tools, beside PATH."""
+
+EXTERNAL, STABLE = "EXTERNAL", "STABLE_DELEGATE"
+"""The tools' names for the two kinds of delegates (GetName of tools/delegates/*_provider.cc)."""
+_DELEGATE_FLAGS = frozenset({"external_delegate_path", "external_delegate_options", "stable_delegate_settings_file"})
+_ANSWER_FLAGS = frozenset({"input_layer", "input_layer_shape", "input_layer_value_files", "output_filepath"})
+"""Of these, older tools do not know all; only the answers cannot be had without."""
+
+MAX_OPTIONS = 256
+"""Of an external delegate (delegates/external/external_delegate.h)."""
+MEMORY_SECONDS = 0.5
+"""How long inferences go on in the process whose memory is read, at least: what it holds of a device is looked at ten times a second."""
+MAX_SETTINGS = 1 << 16
+"""Bytes of a stable delegate's settings that the document holds."""
+_OUTPUTS = "outputs"
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """Paths of benchmark_model, and of inference_diff_eval where there is one."""
+
+    benchmark: str
+    difference: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Answers:
+    """Two inputs that were drawn for this measurement, by tensor, and the reference's outputs to each."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    drawn: tuple[tuple[bytes, ...], ...]
+    reference: tuple[tuple[bytes, ...], ...] = ()
+
+
+def find_tools(path: str | None = None) -> Tools | None:
+    """The tools on `path` (PATH where it is None) and in the usual folders; None without a benchmark_model that may be executed."""
+    folders = os.pathsep.join(filter(None, (os.environ.get("PATH") if path is None else path, *FOLDERS)))
+    benchmark, difference = (shutil.which(name, path=folders) for name in ("benchmark_model", "inference_diff_eval"))
+    return Tools(os.path.abspath(benchmark), difference and os.path.abspath(difference)) if benchmark else None
+
+
+def unpassable(options: Sequence[tuple[str, str]]) -> str | None:
+    """What of a delegate's options the tools would drop without a word, if anything: they split at ; and : and keep pairs only."""
+    for key, value in options:
+        if not value or {":", ";"} & {*key, *value}:
+            return f"{key}={value}"
+    return f"the option after {MAX_OPTIONS} others" if len(options) > MAX_OPTIONS else None
+
+
+def measure(job: Job, tools: Tools, progress: Callable[[str], None] | None = None) -> Run:
+    """Measure one model once. Nothing that a model, a tool or a vendor's library does makes this raise; the status says what it did."""
+    run = blank(job, "native")
+    tools_own: list[dict[str, Any]] = []
+    run["conditions"]["before"] = conditions()
+    try:
+        identify(job, run)
+        _note_settings(job, run)
+        _measure(job, tools, run, progress or (lambda _text: None), tools_own)
+    except WorkerFailure as failure:
+        run["status"] = failure.status.to_json()
+        run["worker_output"] = _ends(failure.output)
+    # what the tool asks for without the delegate is not what the delegate was refused
+    asked = {(each["call"], each["path"]) for each in tools_own}
+    refused = run["conditions"].get("refused")
+    if refused:
+        run["conditions"]["refused"] = [each for each in refused if (each["call"], each["path"]) not in asked]
+    run["conditions"]["after"] = conditions()
+    return run
+
+
+def _measure(job: Job, tools: Tools, run: Run, tell: Callable[[str], None], tools_own: list[dict[str, Any]]) -> None:
+    run["conditions"]["tool"] = {"path": wire.shown(tools.benchmark)}
+    run["runtime"] = {"name": os.path.basename(tools.benchmark), "version": _version(tools.benchmark)}
+    try:
+        graph = read_graph(job.model)
+    except BadModel as problem:
+        raise _failure(Outcome.LOAD_FAILED, "reference", "model", str(problem)) from problem
+    tell(f"{job.name}: reference")
+    answers = _reference(job, tools, run, graph, tools_own)
+    tell(f"{job.name}: latency")
+    errors = [_test(job, tools, run, graph, answers)]
+    tell(f"{job.name}: memory")
+    errors.append(_memory(job, tools, run, answers))
+    tell(f"{job.name}: accuracy")
+    _accuracy(job, tools, run, answers, [each for each in errors if each])
+
+
+def _reference(job: Job, tools: Tools, run: Run, graph: Graph, tools_own: list[dict[str, Any]]) -> _Answers | None:
+    """Have the tool run the model without the delegate. Its answers; None where this tool, or this model, does not give any.
+
+    What the confinement refuses to the tool itself is added to `tools_own`.
+    """
+    try:
+        inputs, outputs = signature(graph)
+        answers = _Answers(inputs, outputs, tuple(tuple(map(draw, inputs)) for _ in range(2)))
+    except ValueError as problem:
+        run["conditions"]["accuracy_note"] = wire.bounded(f"answers cannot be compared by the auditor: {problem}")
+        answers = None
+    found = []
+    program = _program(tools.benchmark, "reference")
+    for number in range(2 if answers else 1):
+        with Worker("reference", job.reference or job.model, job.limits, apart=True) as worker:
+            worker.confine(Policy(executable=program), required=not job.allow_unconfined)
+            monitor = ["--report_peak_memory_footprint=true"] if number else []
+            flags = ("--num_runs=1", "--min_secs=0", "--warmup_min_secs=0", *monitor, *_answer_flags(worker, answers, number))
+            ended, text = _become(job, worker, "reference", [tools.benchmark, *_graph_flags(job, worker), *flags])
+            if ended.exit:
+                raise _failure(Outcome.LOAD_FAILED, "reference", "run", _last_words(ended, text), text)
+            read = read_benchmark(text, EXTERNAL)
+            _check_flags("reference", read.delegation, text, without=_ANSWER_FLAGS)
+            if read.timed is None:
+                raise _failure(Outcome.OUTPUT_UNREADABLE, "reference", "run", "; ".join(read.problems), text)
+            parts = _read_outputs(worker, answers)
+            tools_own += worker.refused() or []
+        if answers and parts is None:
+            missing = sorted(_ANSWER_FLAGS & set(read.delegation.unconsumed))
+            why = f"does not know --{missing[0]}" if missing else "wrote no outputs"
+            run["conditions"]["accuracy_note"] = f"answers cannot be compared by the auditor: {os.path.basename(tools.benchmark)} {why}"
+            return None
+        found.append(parts)
+    return replace(answers, reference=tuple(part for part in found if part)) if answers else None
+
+
+def _test(job: Job, tools: Tools, run: Run, graph: Graph, answers: _Answers | None) -> tuple[OutputError, ...] | None:
+    """The timed process. Returns how its answers differ from the reference's; None where that is not known."""
+    with _confined(job, run, tools.benchmark, "test") as worker:
+        seconds = (f"--min_secs={job.min_seconds:g}", f"--warmup_min_secs={job.warmup_seconds:g}")
+        flags = (f"--num_runs={job.min_runs}", *seconds, *_answer_flags(worker, answers, 0))
+        ended, text = _become(job, worker, "test", [tools.benchmark, *_graph_flags(job, worker), *flags, *_delegate_flags(job)])
+        run["worker_output"] = _ends(text)
+        read = _applied(job, worker, "test", ended, text)
+        busy_us = busy_ns({}, worker.engines()) / 1e3
+        _note_nodes(job, run, graph, read.delegation)
+        _note_times(job, run, read, ended, text)
+        note_who_worked(run, ended.cpu_ns / 1e3, busy_us, ended.bracket_ns / 1e3)
+        return _errors(worker, answers, 0)
+
+
+def _memory(job: Job, tools: Tools, run: Run, answers: _Answers | None) -> tuple[OutputError, ...] | None:
+    """As many inferences as a timed process has at least, for memory alone; and how its answers differ."""
+    with _confined(job, run, tools.benchmark, "memory") as worker:
+        monitor = (f"--min_secs={MEMORY_SECONDS:g}", "--warmup_min_secs=0", "--report_peak_memory_footprint=true")
+        flags = (f"--num_runs={job.min_runs}", *monitor, *_answer_flags(worker, answers, 1))
+        ended, text = _become(job, worker, "memory", [tools.benchmark, *_graph_flags(job, worker), *flags, *_delegate_flags(job)])
+        read = _applied(job, worker, "memory", ended, text)
+        run["memory"] = {"before_bytes": 0, "peak_bytes": ended.peak_bytes, "device_bytes": worker.device_bytes()}
+        run["conditions"]["tool"]["peak_mb"] = read.peak
+        return _errors(worker, answers, 1)
+
+
+def _accuracy(job: Job, tools: Tools, run: Run, answers: _Answers | None, errors: list[tuple[OutputError, ...]]) -> None:
+    """Have inference_diff_eval compare; write down an accuracy, or why there is none."""
+    note = _difference(job, tools, run, answers, errors)
+    if note:
+        run["accuracy"] = None
+        run["conditions"]["accuracy_note"] = wire.bounded(note)
+
+
+def _difference(job: Job, tools: Tools, run: Run, answers: _Answers | None, errors: list[tuple[OutputError, ...]]) -> str:
+    """Why there is no accuracy; empty where there is."""
+    if tools.difference is None:
+        return "there is no inference_diff_eval on this device"
+    name = os.path.basename(tools.difference)
+    try:
+        with _confined(job, run, tools.difference, "accuracy") as worker:
+            command = [tools.difference, *_difference_flags(job, worker), *_delegate_flags(job)]
+            ended, text = _become(job, worker, "accuracy", command)
+            if ended.exit:
+                raise _failure(Outcome.EXITED, "accuracy", "run", _last_words(ended, text), text, ended.exit)
+            whole = worker.is_output_whole
+    except WorkerFailure as failure:
+        trouble = "" if failure.status.outcome is Outcome.TOOL_UNUSABLE else _trouble_without(job, tools.difference)
+        if trouble or failure.status.outcome is Outcome.TOOL_UNUSABLE:
+            return f"{name} cannot evaluate this model: {trouble or failure.status.message}"
+        raise
+    read = read_differences(text, _provider(job))
+    if not whole:
+        return f"{name} prints too much to be read"
+    if job.delegate and not read.delegation.created:
+        unknown = sorted(_DELEGATE_FLAGS & set(read.delegation.unconsumed))
+        why = f"does not know --{unknown[0]}" if unknown else "does not say that the delegate was created"
+        return f"{name} {why}, so it compared the CPU with itself"
+    if read.outputs is None or read.runs != job.min_runs:
+        return f"{name}: {'; '.join(read.problems) or f'{read.runs} runs, expected {job.min_runs}'}"
+    return _note_accuracy(run, read, answers, errors)
+
+
+def _trouble_without(job: Job, tool: str) -> str:
+    """How a tool fails on a model even without the delegate; empty where it does not: then it is the delegate's."""
+    try:
+        with Worker("accuracy", job.model, job.limits, apart=True) as worker:
+            worker.confine(Policy(executable=_program(tool, "accuracy")), required=not job.allow_unconfined)
+            ended, text = _become(job, worker, "accuracy", [tool, *_difference_flags(job, worker)])
+    except WorkerFailure as failure:
+        return failure.status.message
+    return _last_words(ended, text) if ended.exit else ""
+
+
+def _note_accuracy(run: Run, read: Differences, answers: _Answers | None, errors: list[tuple[OutputError, ...]]) -> str:
+    """Write the accuracy down; of the tool's figures and the auditor's own, the worse. Returns why that cannot be, where it cannot."""
+    assert read.outputs is not None
+    if answers and len(answers.outputs) != len(read.outputs):
+        return f"inference_diff_eval compared {len(read.outputs)} outputs, the model has {len(answers.outputs)}"
+    outputs = []
+    for index, tool in enumerate(read.outputs):
+        own = [each[index] for each in errors]
+        reference_nan, test_nan = (sum(not getattr(each, side) for each in own) for side in ("reference_finite", "test_finite"))
+        finite = tool.average < float("inf") and tool.deviation < float("inf")  # which a NaN is not
+        if not finite and not reference_nan and not test_nan:
+            return "inference_diff_eval met a NaN or an infinity, and does not say on which side"
+        complete = finite and not reference_nan and not test_nan
+        means = [each.mean for each in own if each.mean is not None]
+        maxima = [each.maximum for each in own if each.maximum is not None]
+        elements = sum(each.elements for each in own)
+        outputs.append(
+            {
+                "index": index,
+                "avg_error": max(tool.average, statistics.fmean(means or [0.0])) if complete else None,
+                "std_dev": tool.deviation if complete else None,
+                "max_error": max(maxima) if maxima and complete else None,
+                "exact_share": sum(each.exact for each in own) / elements if elements else None,
+                "reference_nan_runs": reference_nan,
+                "test_nan_runs": test_nan,
+                "two_input_distance": compare(answers.outputs[index], *(each[index] for each in answers.reference)).mean
+                if answers
+                else None,
+            }
+        )
+    run["accuracy"] = {"runs": read.runs, "outputs": outputs}
+    return ""
+
+
+@contextlib.contextmanager
+def _confined(job: Job, run: Run, tool: str, role: str) -> Iterator[Worker]:
+    opened = replace(policy(job), executable=_program(tool, role))
+    with Worker(role, job.model, job.limits, job.library_path, apart=True) as worker:
+        confinement = worker.confine(opened, required=not job.allow_unconfined)
+        with noted(job, run, worker, confinement):
+            yield worker
+
+
+def _become(job: Job, worker: Worker, role: str, command: Sequence[str]) -> tuple[Ended, str]:
+    """Run a tool to its end, for as long as it may take by its own flags, and a little longer: it never interrupts an inference."""
+    limits = job.limits
+    ended = worker.become(command, limits.start_seconds + 2 * _most_seconds(job) + limits.request_seconds)
+    if not worker.is_output_whole and role != "accuracy":
+        raise _failure(Outcome.OUTPUT_UNREADABLE, role, "run", "it prints too much to be read", worker.output)
+    return ended, worker.output
+
+
+def _applied(job: Job, worker: Worker, role: str, ended: Ended, text: str) -> Benchmark:
+    """What benchmark_model printed, of a process that went on to its end, through the delegate where there is one."""
+    read = read_benchmark(text, _provider(job))
+    delegation = read.delegation
+    if job.delegate and delegation.refused:
+        raise _failure(Outcome.PREPARE_FAILED, role, "prepare", _last_words(ended, text), text)
+    _check_flags(role, delegation, text, without=_ANSWER_FLAGS)
+    if ended.exit:
+        raise _failure(Outcome.EXITED, role, "run", _last_words(ended, text), text, ended.exit)
+    if job.delegate and delegation.applied is None:
+        tool = f"{_provider(job)} delegate"
+        why = (
+            "; ".join(read.problems) or f"it does not say what the {tool} took"
+            if delegation.created
+            else f"the {tool} was not created (a library that cannot be loaded, or that refused its options), and it went on on the CPU"
+        )
+        raise _failure(Outcome.DELEGATE_NOT_APPLIED, role, "prepare", why, text)
+    assert worker.is_output_whole
+    return read
+
+
+def _check_flags(role: str, delegation: Delegation, text: str, without: frozenset[str]) -> None:
+    """A flag that the tool does not know is passed over: one that matters makes it another measurement."""
+    unknown = [flag for flag in delegation.unconsumed if flag not in without]
+    if unknown:
+        raise _failure(Outcome.TOOL_UNUSABLE, role, "flags", f"the tool does not know --{unknown[0]}", text)
+
+
+def _note_nodes(job: Job, run: Run, graph: Graph, delegation: Delegation) -> None:
+    """Write down what the tool says that the delegate took. Only the main graph's nodes are offered to it, and named by it."""
+    if run["delegate"] is None:
+        return
+    total, main = sum(len(subgraph.operators) for subgraph in graph.subgraphs), len(graph.subgraphs[0].operators)
+    counts = {(each.nodes, each.total, each.partitions) for each in delegation.taken}
+    names = [each.name for each in delegation.taken if each.name]
+    run["delegate"]["name"] = wire.bounded(names[0], 200) if names else None
+    if delegation.applied is Applied.NOT:
+        run["nodes"] = {"total": total, "delegated": 0, "partitions": []}
+    elif delegation.applied is Applied.COMPLETELY:
+        partition = {"subgraph": 0, "name": run["delegate"]["name"] or _provider(job), "nodes": list(range(main))}
+        run["nodes"] = {"total": total, "delegated": main, "partitions": [partition]}
+    elif len(counts) == 1:
+        nodes, of, partitions = counts.pop()
+        if of == main and partitions <= nodes < main:
+            partition = {"subgraph": 0, "name": run["delegate"]["name"] or _provider(job), "nodes": None}
+            run["nodes"] = {"total": total, "delegated": nodes, "partitions": [partition] * partitions}
+
+
+def _note_times(job: Job, run: Run, read: Benchmark, ended: Ended, text: str) -> None:
+    """Write down the times, where the lines say them once, and the clock does not gainsay them."""
+    if read.timed is None or read.warm_up is None or read.inferences is None:
+        raise _failure(Outcome.OUTPUT_UNREADABLE, "test", "run", "; ".join(read.problems), text)
+    claimed_us = read.warm_up.count * read.warm_up.average + read.timed.count * read.timed.average
+    wall_us = ended.bracket_ns / 1e3
+    if claimed_us > wall_us:
+        message = f"{read.inferences} inferences in {claimed_us / 1e6:.3f} s, but the process was there for {wall_us / 1e6:.3f} s"
+        raise _failure(Outcome.OUTPUT_UNREADABLE, "test", "run", message, text)
+    if read.timed.count < job.min_runs and wall_us < _most_seconds(job) * 1e6:
+        message = f"{read.timed.count} timed inferences, expected at least {job.min_runs}"
+        raise _failure(Outcome.OUTPUT_UNREADABLE, "test", "run", message, text)
+    run["inputs"] = 1
+    run["init_us"], run["first_us"] = read.init, read.warm_up.first
+    run["samples_us"], run["bracket_us"] = [read.timed.average], [wall_us / read.inferences]
+    run["cpu_us"] = [ended.cpu_ns / 1e3 / read.inferences]
+    run["conditions"]["tool"] |= {"warm_up": read.warm_up.count, "timed": read.timed.count, "deviation_us": read.timed.deviation}
+
+
+def _note_settings(job: Job, run: Run) -> None:
+    """Keep a stable delegate's settings beside the figures: they may trade accuracy for speed."""
+    if job.settings is None:
+        return
+    try:
+        with open(job.settings, "rb") as file:
+            data = file.read(MAX_SETTINGS + 1)
+    except OSError as problem:
+        raise _failure(Outcome.DELEGATE_MISSING, "test", "load", f"{job.settings}: {problem.strerror}") from problem
+    text = wire.bounded(data.decode(errors="replace"), MAX_SETTINGS)
+    run["conditions"]["settings"] = {"path": wire.shown(job.settings), "sha256": hashlib.sha256(data).hexdigest(), "text": text}
+
+
+def _graph_flags(job: Job, worker: Worker) -> list[str]:
+    return [
+        f"--graph={worker.model_path}",
+        f"--num_threads={job.threads}",
+        f"--max_secs={_most_seconds(job):g}",
+        f"--warmup_runs={WARMUP_RUNS}",
+        *([] if job.xnnpack else ["--use_xnnpack=false"]),
+    ]
+
+
+def _difference_flags(job: Job, worker: Worker) -> list[str]:
+    return [f"--model_file={worker.model_path}", f"--num_runs={job.min_runs}", f"--num_interpreter_threads={job.threads}"]
+
+
+def _delegate_flags(job: Job) -> list[str]:
+    if job.settings is not None:
+        return [f"--stable_delegate_settings_file={os.path.abspath(job.settings)}"]
+    if job.delegate is None:
+        return []
+    options = ";".join(f"{key}:{value}" for key, value in job.options)
+    return [f"--external_delegate_path={os.path.abspath(job.delegate)}", *([f"--external_delegate_options={options}"] if options else [])]
+
+
+def _answer_flags(worker: Worker, answers: _Answers | None, number: int) -> list[str]:
+    """Have an input taken from files, and the last outputs written to one. The names are ours: the tool goes by their order."""
+    if answers is None:
+        return []
+    names = [f"input{index}" for index in range(len(answers.inputs))]
+    for name, values in zip(names, answers.drawn[number], strict=True):
+        with open(os.path.join(worker.scratch, name), "xb") as file:
+            file.write(values)
+    shapes = ":".join(",".join(map(str, spec.shape)) for spec in answers.inputs)
+    files = ",".join(f"{name}:{worker.scratch}/{name}" for name in names)
+    return [
+        f"--input_layer={','.join(names)}",
+        f"--input_layer_shape={shapes}",
+        f"--input_layer_value_files={files}",
+        f"--output_filepath={worker.scratch}/{_OUTPUTS}",
+    ]
+
+
+def _read_outputs(worker: Worker, answers: _Answers | None) -> tuple[bytes, ...] | None:
+    """The outputs that a tool wrote last, by tensor; None where they are not all there, and no more. The file may be a stranger's."""
+    if answers is None:
+        return None
+    size = sum(spec.nbytes for spec in answers.outputs)
+    try:
+        descriptor = os.open(os.path.join(worker.scratch, _OUTPUTS), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    with open(descriptor, "rb") as file:
+        found = os.fstat(descriptor)
+        data = file.read(size + 1) if stat.S_ISREG(found.st_mode) and found.st_size == size else b""
+    return split(answers.outputs, data) if len(data) == size else None
+
+
+def _errors(worker: Worker, answers: _Answers | None, number: int) -> tuple[OutputError, ...] | None:
+    """How the answers to an input differ from the reference's, which the same tool wrote down in the same way."""
+    if answers is None:
+        return None
+    test = _read_outputs(worker, answers)
+    if test is None:
+        role, message = ("test", "memory")[number], "its outputs are not written down as the reference's were, in as many bytes"
+        raise _failure(Outcome.OUTPUT_SHAPE_MISMATCH, role, "output", message, worker.output)
+    return tuple(map(compare, answers.outputs, answers.reference[number], test))
+
+
+def _program(tool: str, role: str) -> tuple[str, ...]:
+    """What must be executable for a tool to run: itself, and its dynamic linker."""
+    try:
+        with open(tool, "rb") as file:
+            linker = read_interpreter(lambda offset, length: os.pread(file.fileno(), length, offset), os.fstat(file.fileno()).st_size)
+    except OSError as problem:
+        raise _failure(Outcome.TOOL_UNUSABLE, role, "start", f"{tool}: {problem.strerror}") from problem
+    except BadElf as problem:
+        raise _failure(Outcome.TOOL_UNUSABLE, role, "start", f"{tool}: expected an ELF program: {problem}") from problem
+    return (tool, linker) if linker else (tool,)
+
+
+def _version(tool: str) -> str:
+    """Which tool it is: they do not say their version, so the digest of the file."""
+    digest = hashlib.sha256()
+    try:
+        with open(tool, "rb") as file:
+            while part := file.read(1 << 20):
+                digest.update(part)
+    except OSError:
+        return "unreadable"
+    return f"sha256:{digest.hexdigest()[:16]}"
+
+
+def _provider(job: Job) -> str:
+    return EXTERNAL if job.settings is None else STABLE
+
+
+def _most_seconds(job: Job) -> float:
+    """After how long the tool begins no further inference: its loops have one limit each."""
+    return min(job.max_seconds, job.min_seconds + job.limits.request_seconds)
+
+
+def _last_words(ended: Ended, text: str) -> str:
+    """How a tool ended that did not end well, and the last that it said."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return wire.bounded(f"it ended with code {ended.exit}{': ' + lines[-1] if lines else ''}", 400)
+
+
+def _ends(text: str) -> str:
+    """The two ends of a long text."""
+    if len(text) <= 2 * MAX_OUTPUT:
+        return text
+    return f"{text[:MAX_OUTPUT]}\n… {len(text) - 2 * MAX_OUTPUT} characters left out …\n{text[-MAX_OUTPUT:]}"
+
+
+def _failure(outcome: Outcome, role: str, stage: str, message: str, output: str = "", code: int | None = None) -> WorkerFailure:
+    return WorkerFailure(Status(outcome, role, stage, exit=code, message=wire.bounded(message)), output)

@@ -1,0 +1,1 @@
+"""What runs beside vendor code, and nothing else."""

@@ -1,0 +1,352 @@
+"""The worker: a fresh process that holds one model, one runtime and at most one vendor's delegate, and does as it is told.
+
+It is started by `auditor.inference.process`, reads requests from one descriptor and writes replies to another (`wire`); what the
+runtime or the vendor prints goes to the standard descriptors and never mixes with them. Requests, in their order:
+
+    hello     {runtime}                   -> {python, runtime: {name, version}, folders: of the code that runs here}
+    confine   {policy, notify}            -> {landlock_abi, listener, problems}
+    operators                             -> {operators: {name: greatest version}} of the runtime
+    escape    {scratch}                   -> {escapes: [{attempt, refused}]}
+    delegate  {library, options}          -> {}
+    model     {descriptor, threads, xnnpack} -> {inputs, outputs: [{name, shape, dtype}], claims: {operators, partitions} | null}
+    input     payload: all inputs         -> {}
+    invoke                                -> {ns}
+    output                                -> {outputs: [{shape, dtype}]}, payload: all outputs
+    picture   {descriptor, width, height, crop} -> {}, payload: pixels; after a hello for Pillow (decoding.py)
+    quit                                  -> {}
+
+A worker that is to become one of TFLite's own tools stands apart: it is the child of a small process of ours, which outlives it. That one
+answers once the tool has ended, with what the kernel says of it: nothing of the tool's can. It also is the tool's only parent, since the
+greatest resident size in getrusage(2) survives execve, and a tool that a large process started would call that size its own. Then it is
+
+    pid                                   -> {pid}
+    confine, escape                       as above
+    become    {arguments}                 -> {exit, signal, cpu_ns: with the worker's own, peak_bytes}
+
+With a `count`, input, invoke and output are of a batch of so many inferences: `ns` and `outputs` are then lists of what one has. The
+inputs are then covered, and invoke has the `key` to them and gives `digests` of the outputs (sealing.py).
+A request that fails is answered with {error: {outcome, stage, message}}.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import platform
+import select
+import signal
+import threading
+import time
+from dataclasses import asdict
+from importlib import import_module, metadata
+from typing import Any, NoReturn
+
+from auditor.inference import sealing, wire
+from auditor.inference.wire import AUTO, PILLOW, RUNTIMES, Outcome, RequestError
+from auditor.inference.worker import confine, decoding, escapes
+from auditor.inference.worker.delegate import WrappedDelegate
+from auditor.tflite import operators
+from auditor.tflite.tensors import TensorSpec
+
+_SET_PARENT_DEATH_SIGNAL = 1
+
+
+class Session:
+    """The state of one worker: what is loaded so far."""
+
+    def __init__(self, requests: int = -1, parent: int | None = None) -> None:
+        """Answer what comes from `requests`, whose end is the end of this process; `parent` is the pipe to it where that is ours."""
+        self._requests = requests
+        self._parent = parent
+        self._policy = confine.Policy()
+        self._listener: int | None = None
+        self._runtime: Any = None
+        self._interpreter: Any = None
+        self._delegate: WrappedDelegate | None = None
+        self._batch: list[bytes] = []
+        self._answers: list[tuple[list[dict[str, Any]], bytes]] = []
+
+    def answer(self, header: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
+        """Do one request and return its reply; a failure becomes an `error` reply."""
+        action = header["do"]
+        try:
+            return getattr(self, "do_" + action)(header, payload)  # type: ignore[no-any-return]
+        except RequestError as problem:
+            error = problem
+        except MemoryError:
+            error = RequestError(Outcome.OUT_OF_MEMORY, action, "the process could not get more memory")
+        except (ValueError, RuntimeError) as problem:
+            error = RequestError(Outcome.INVOKE_FAILED, action, str(problem))
+        return {"error": {"outcome": error.outcome.value, "stage": error.stage, "message": error.message}}, b""
+
+    def do_hello(self, header: dict[str, Any], _payload: bytes) -> tuple[dict[str, Any], bytes]:
+        """Import the runtime."""
+        name, self._runtime = _import_runtime(header["runtime"])
+        runtime = {"name": name, "version": metadata.version(name)}
+        modules = [os, self._runtime, *([] if name == PILLOW else [import_module("numpy"), import_module("numpy.random")])]
+        folders = [os.path.dirname(str(module.__file__)) for module in modules]
+        return {"python": platform.python_version(), "runtime": runtime, "folders": folders}, b""
+
+    def do_confine(self, header: dict[str, Any], _payload: bytes) -> tuple[dict[str, Any], bytes]:
+        """Confine this process, while it still has one thread."""
+        self._policy = confine.Policy(**{name: tuple(paths) for name, paths in header["policy"].items()})
+        done = confine.confine(self._policy, notify=header["notify"])
+        self._listener = done["listener"]
+        return done, b""
+
+    def do_escape(self, header: dict[str, Any], _payload: bytes) -> tuple[dict[str, Any], bytes]:
+        """Try to get out, now that the controller listens; then start to watch over its end."""
+        if self._listener is not None:
+            # whoever holds it could answer for the controller
+            os.close(self._listener)
+        tried = escapes.attempts(header["scratch"], self._policy)
+        if self._parent is None:
+            threading.Thread(target=_end_with_controller, args=(self._requests,), daemon=True).start()
+        return {"escapes": tried}, b""
+
+    def do_operators(self, _header: dict[str, Any], _payload: bytes) -> tuple[dict[str, Any], bytes]:
+        """List the runtime's operators."""
+        resolver = self._runtime.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+
+        def accepts(model: bytes) -> bool:
+            try:
+                self._runtime.Interpreter(model_content=model, experimental_op_resolver_type=resolver)
+            except (ValueError, RuntimeError):
+                return False
+            return True
+
+        return {"operators": operators.present(accepts)}, b""
+
+    def do_pid(self, _header: dict[str, Any], _payload: bytes) -> tuple[dict[str, Any], bytes]:
+        """Say who this is."""
+        return {"pid": os.getpid()}, b""
+
+    def do_become(self, header: dict[str, Any], _payload: bytes) -> tuple[dict[str, Any], bytes]:
+        """Be another program from now on; the parent answers, also where that cannot be."""
+        assert self._parent is not None
+        arguments = header["arguments"]
+        os.write(self._parent, json.dumps({"id": header["id"]}).encode() + b"\n")
+        try:
+            os.execve(arguments[0], arguments, os.environ)  # noqa: S606 - Landlock and the controller say which, and once
+        except (OSError, ValueError) as problem:
+            os.write(self._parent, json.dumps({"error": str(problem)}).encode() + b"\n")
+        os._exit(1)
+
+    def do_delegate(self, header: dict[str, Any], _payload: bytes) -> tuple[dict[str, Any], bytes]:
+        """Load the vendor's library and create its delegate."""
+        self._delegate = WrappedDelegate(header["library"], header["options"])
+        return {}, b""
+
+    def do_model(self, header: dict[str, Any], _payload: bytes) -> tuple[dict[str, Any], bytes]:
+        """Load the model, apply the delegate, allocate the tensors."""
+        resolvers = self._runtime.OpResolverType
+        try:
+            interpreter = self._runtime.Interpreter(
+                model_path=f"/proc/self/fd/{header['descriptor']}",
+                num_threads=header["threads"],
+                experimental_delegates=[self._delegate] if self._delegate else None,
+                experimental_op_resolver_type=(resolvers.AUTO if header["xnnpack"] else resolvers.BUILTIN_WITHOUT_DEFAULT_DELEGATES),
+            )
+            interpreter.allocate_tensors()
+        except (ValueError, RuntimeError, SystemError) as problem:
+            raise self._load_error(str(problem)) from problem
+        self._interpreter = interpreter
+        return {
+            "inputs": [_described(tensor) for tensor in interpreter.get_input_details()],
+            "outputs": [_described(tensor) for tensor in interpreter.get_output_details()],
+            "claims": self._claims(),
+        }, b""
+
+    def do_input(self, header: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
+        """Set all inputs from their bytes, one after the other; keep those of a batch."""
+        if "count" in header:
+            size = len(payload) // header["count"]
+            self._batch = [payload[size * number : size * (number + 1)] for number in range(header["count"])]
+        else:
+            self._set_inputs(payload)
+        return {}, b""
+
+    def do_invoke(self, header: dict[str, Any], _payload: bytes) -> tuple[dict[str, Any], bytes]:
+        """Run one inference, timed as benchmark_model does: Invoke alone; or a batch."""
+        if "count" in header:
+            return self._run_batch(bytes.fromhex(header["key"])), b""
+        invoke = self._interpreter.invoke
+        started = time.perf_counter_ns()
+        invoke()
+        return {"ns": time.perf_counter_ns() - started}, b""
+
+    def do_output(self, header: dict[str, Any], _payload: bytes) -> tuple[dict[str, Any], bytes]:
+        """Read all outputs, or those of a batch."""
+        if "count" in header:
+            return {"outputs": [described for described, _ in self._answers]}, b"".join(payload for _, payload in self._answers)
+        described, payload = self._outputs()
+        return {"outputs": described}, payload
+
+    def _run_batch(self, key: bytes) -> dict[str, Any]:
+        """Run the batch: each inference right after its inputs are set, timed by itself as benchmark_model does it."""
+        invoke = self._interpreter.invoke
+        times, self._answers = [], []
+        # all of them first: that would leave cold caches to each inference
+        uncovered = [sealing.covered(payload, key, number) for number, payload in enumerate(self._batch)]
+        for payload in uncovered:
+            self._set_inputs(payload)
+            started = time.perf_counter_ns()
+            invoke()
+            times.append(time.perf_counter_ns() - started)
+            self._answers.append(self._outputs())
+        return {"ns": times, "digests": [sealing.digest(payload) for _, payload in self._answers]}
+
+    def _set_inputs(self, payload: bytes) -> None:
+        import numpy as np  # noqa: PLC0415 - the runtime has imported it
+
+        offset = 0
+        for tensor in self._interpreter.get_input_details():
+            shape, dtype = tensor["shape"], np.dtype(tensor["dtype"])
+            count = int(np.prod(shape, dtype=np.int64))
+            value = np.frombuffer(payload, dtype, count, offset).reshape(shape)
+            self._interpreter.set_tensor(tensor["index"], value)
+            offset += value.nbytes
+
+    def _outputs(self) -> tuple[list[dict[str, Any]], bytes]:
+        values = [self._interpreter.get_tensor(tensor["index"]) for tensor in self._interpreter.get_output_details()]
+        return [{"shape": list(value.shape), "dtype": value.dtype.name} for value in values], b"".join(value.tobytes() for value in values)
+
+    def do_picture(self, header: dict[str, Any], _payload: bytes) -> tuple[dict[str, Any], bytes]:
+        """Decode an image file."""
+        return {}, decoding.decode(self._runtime, header["descriptor"], header["width"], header["height"], crop=header["crop"])
+
+    def do_quit(self, _header: dict[str, Any], _payload: bytes) -> tuple[dict[str, Any], bytes]:
+        """Give everything back, in the order that the ABI asks for: the interpreter, then the delegate."""
+        self._interpreter = None
+        if self._delegate:
+            self._delegate.destroy()
+        return {}, b""
+
+    def _load_error(self, message: str) -> RequestError:
+        if self._delegate is None or not self._delegate.claims.operators:
+            return RequestError(Outcome.LOAD_FAILED, "model", message)
+        stage = "prepare" if self._delegate.failed else "kernel-prepare"
+        return RequestError(Outcome.PREPARE_FAILED, stage, "; ".join([*self._delegate.reports, message]))
+
+    def _claims(self) -> dict[str, Any] | None:
+        if self._delegate is None:
+            return None
+        claims = self._delegate.claims
+        return {"operators": claims.operators, "partitions": [asdict(part) for part in claims.partitions]}
+
+
+def _described(tensor: dict[str, Any]) -> dict[str, Any]:
+    import numpy as np  # noqa: PLC0415 - the runtime has imported it
+
+    name, shape = wire.bounded(str(tensor["name"]), 200), tuple(map(int, tensor["shape"]))
+    try:
+        return asdict(TensorSpec(name, shape, np.dtype(tensor["dtype"]).name))
+    except ValueError as problem:
+        raise RequestError(Outcome.LOAD_FAILED, "tensors", f"{name}: {problem}") from problem
+
+
+def _import_runtime(choice: str) -> tuple[str, Any]:
+    if choice == PILLOW:
+        return choice, decoding.import_pillow()
+    wanted = RUNTIMES if choice == AUTO else {choice: RUNTIMES[choice]}
+    problems = []
+    # one thread, because what confines a process confines one; nobody here computes with numpy
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    for name, package in wanted.items():
+        try:
+            module = import_module(f"{package}.interpreter")
+            numpy = metadata.version("numpy")
+        except (ImportError, OSError) as problem:
+            problems.append(f"{name}: {wire.not_imported(problem)}")
+            continue
+        if name == "tflite-runtime" and not numpy.startswith("1."):
+            # it imports, and then every Interpreter() ends in a SystemError
+            problems.append(f"{name} needs numpy < 2, found {numpy}")
+            continue
+        del os.environ["OPENBLAS_NUM_THREADS"]
+        return name, module
+    raise RequestError(Outcome.RUNTIME_MISSING, "hello", "; ".join(problems))
+
+
+def _end_with_controller(requests: int) -> None:
+    """Wait until the controller's end of the pipe is closed, then end the whole session, whatever the main thread does."""
+    poll = select.poll()
+    poll.register(requests, 0)
+    poll.poll()
+    # itself, and what it started where it was allowed to
+    os.kill(0, signal.SIGKILL)
+
+
+def _read(descriptor: int, size: int) -> bytes:
+    parts = []
+    while size:
+        part = os.read(descriptor, min(size, 1 << 20))
+        if not part:
+            raise EOFError
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
+
+
+def _write(descriptor: int, frame: bytes) -> None:
+    view = memoryview(frame)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _stand_apart(requests: int, replies: int) -> int:
+    """Go on in a child, and return its pipe to the parent."""
+    told, telling = os.pipe()
+    child = os.fork()
+    if child:
+        os.close(telling)
+        _answer_for(child, requests, replies, told)
+    os.close(told)
+    # what it becomes gets none of these
+    for descriptor in (requests, replies):
+        os.set_inheritable(descriptor, False)
+    ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
+    return telling
+
+
+def _answer_for(child: int, requests: int, replies: int, told: int) -> NoReturn:
+    """Wait for the end of a child, or of the controller, which ends both; then tell how a child ended that became something else."""
+    process = os.pidfd_open(child)
+    poll = select.poll()
+    poll.register(requests, 0)
+    poll.register(process, select.POLLIN)
+    if process not in dict(poll.poll()):
+        signal.pidfd_send_signal(process, signal.SIGKILL)
+        os.kill(0, signal.SIGKILL)
+    _child, status, used = os.wait4(child, 0)
+    with open(told, "rb") as file:
+        said: dict[str, Any] = {}
+        for line in file.read(1 << 16).splitlines():
+            said |= json.loads(line)
+    if "id" not in said:
+        os._exit(1)
+    code = os.waitstatus_to_exitcode(status)
+    reply: dict[str, Any] = {
+        "exit": code if code >= 0 else None,
+        "signal": -code if code < 0 else None,
+        "cpu_ns": round((used.ru_utime + used.ru_stime) * 1e9),
+        "peak_bytes": used.ru_maxrss * 1024,
+    }
+    if "error" in said:
+        reply = {"error": {"outcome": Outcome.TOOL_UNUSABLE.value, "stage": "become", "message": said["error"]}}
+    _write(replies, wire.pack({"id": said["id"], **reply}))
+    os._exit(0)
+
+
+def main(requests: int, replies: int, *, apart: bool = False) -> NoReturn:
+    """Answer the requests that arrive on one descriptor, on the other, until told to quit."""
+    session = Session(requests, _stand_apart(requests, replies) if apart else None)
+    done = False
+    while not done:
+        header_size, payload_size = wire.lengths(_read(requests, wire.LENGTHS.size))
+        header = wire.parse_header(_read(requests, header_size))
+        reply, payload = session.answer(header, _read(requests, payload_size))
+        done = header["do"] == "quit"
+        _write(replies, wire.pack({"id": header["id"], **reply}, payload))
+    raise SystemExit(0)

@@ -1,0 +1,1 @@
+"""The .tflite file format: read without trust, written by hand, rewritten."""
