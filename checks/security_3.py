@@ -56,8 +56,9 @@ def domain(facts: Facts, accelerator: Accelerator) -> Iterator[Answer]:
     """The accelerator is in an IOMMU group, and the group's default domain translates.
 
     `identity` maps all of memory one to one, so it fails; so does a device that the kernel put in no group at all, where the kernel's
-    groups could be listed, and a group that VFIO made up in its unsafe no-IOMMU mode. Any other type (`blocked`, `auto`, a name that
-    this auditor does not know) is unknown: it is not evidence of translation.
+    groups could be listed, and a group that VFIO made up in its unsafe no-IOMMU mode. Without a driver, no group is unknown: with a
+    device tree, and with ACPI on Arm, the kernel puts a device into its group when a driver is first bound to it. Any other type
+    (`blocked`, `auto`, a name that this auditor does not know) is unknown: it is not evidence of translation.
 
     A memory management unit of the accelerator's own is no IOMMU here: it is a part of what must be kept in check. What the type does
     not say is whether the hardware obeys; a fault on an address that is not mapped proves that. The type can be written while no driver
@@ -67,8 +68,16 @@ def domain(facts: Facts, accelerator: Accelerator) -> Iterator[Answer]:
     group = accelerator.group
     if isinstance(group, Missing) and group.status is Status.ABSENT:
         groups = facts.iommu.groups.open()
-        observed = f"in no IOMMU group; the kernel has {len(groups) or 'none at all'}"
-        yield Answer(Outcome.FAIL, observed, (*group.evidence, *facts.iommu.groups.evidence))
+        units, driver = facts.iommu.units, accelerator.driver
+        evidence = (*group.evidence, *facts.iommu.groups.evidence)
+        if not groups and not (isinstance(units, Ok) and units.value):
+            yield Answer(Outcome.FAIL, "in no IOMMU group; the kernel has none at all", evidence)
+        elif isinstance(driver, Missing) and driver.status is Status.ABSENT:
+            observed = f"in no IOMMU group, and no driver is bound; the kernel has {len(groups) or 'none yet'}"
+            yield Answer(Outcome.UNKNOWN, observed, (*evidence, *driver.evidence), remedy=Remedy.DRIVER)
+        else:
+            driver.open()
+            yield Answer(Outcome.FAIL, f"in no IOMMU group; the kernel has {len(groups) or 'none'}", (*evidence, *driver.evidence))
         return
     found = group.open()
     kind, made_up = found.type.open(), found.no_iommu.open()

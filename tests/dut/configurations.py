@@ -49,13 +49,6 @@ VIRT = Board(
 VTD = "intel-iommu,intremap=on,caching-mode=on"
 EDU = "edu,addr=05.0,dma_mask=0xffffffff"
 GPU = "virtio-gpu-pci,addr=06.0,iommu_platform=on,disable-legacy=on"
-BRIDGED = (
-    "pcie-root-port,id=root-port,slot=1,chassis=1",
-    "pcie-pci-bridge,id=bridge,bus=root-port",
-    "edu,bus=bridge,addr=01.0,dma_mask=0xffffffff",
-    "virtio-rng-pci,bus=bridge,addr=02.0",
-)
-
 VFIO_FILES = {
     "/etc/modprobe.d/vfio.conf": b"options vfio-pci ids=1234:11e8\nsoftdep vfio-pci pre: vfio_iommu_type1\n",
 }
@@ -103,7 +96,13 @@ CONFIGURATIONS = (
         name="not-viable",
         title="edu on vfio-pci behind a conventional PCI bridge, its group shared with a device on virtio-pci",
         accelerator="0000:02:01.0",
-        devices=(VTD, *BRIDGED),
+        devices=(
+            VTD,
+            "pcie-root-port,id=root-port,slot=1,chassis=1",
+            "pcie-pci-bridge,id=bridge,bus=root-port",
+            "edu,bus=bridge,addr=01.0,dma_mask=0xffffffff",
+            "virtio-rng-pci,bus=bridge,addr=02.0",
+        ),
         files=VFIO_FILES,
         setup=("modprobe vfio-pci",),
     ),
@@ -194,9 +193,10 @@ CONFIGURATIONS = (
     ),
     Configuration(
         name="arm64.not-viable",
-        title="aarch64: edu on vfio-pci behind a conventional PCI bridge, its group shared with a device on virtio-pci",
-        accelerator="0000:02:01.0",
-        devices=BRIDGED,
+        # behind a conventional bridge two devices would have one stream, of which Linux's SMMUv3 driver lets one device be driven
+        title="aarch64: edu on vfio-pci, its group shared with another function of its own on virtio-pci",
+        accelerator="0000:00:05.0",
+        devices=(f"{EDU},multifunction=on", "virtio-rng-pci,addr=05.1"),
         files=VFIO_FILES,
         setup=("modprobe vfio-pci",),
         board=VIRT,
@@ -208,6 +208,13 @@ CONFIGURATIONS = (
         devices=(EDU,),
         kernel_parameters=("iommu.passthrough=1",),
         setup=("modprobe edu_accel",),
+        board=VIRT,
+    ),
+    Configuration(
+        name="arm64.no-driver",
+        title="aarch64: no driver is bound, so the kernel has not put the device into an IOMMU group yet",
+        accelerator="0000:00:05.0",
+        devices=(EDU,),
         board=VIRT,
     ),
     Configuration(

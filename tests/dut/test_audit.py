@@ -50,6 +50,7 @@ EXPECTED = {
     "arm64.in-place": ("fail", "pass", "unknown", "unknown", "pass", "unknown", "pass"),
     "arm64.vfio": ("pass", "unknown", "unknown", "unknown", "pass", "unknown", "unknown"),
     "arm64.not-viable": ("fail", "unknown", "unknown", "unknown", "pass", "unknown", "unknown"),
+    "arm64.no-driver": ("unknown", "unknown", "unknown", "unknown", "unknown", "unknown", "unknown"),
     "arm64.passthrough": ("fail", "unknown", "unknown", "unknown", "fail", "unknown", "pass"),
 }
 ALL = pytest.mark.parametrize("dut", list(EXPECTED), indirect=True)

@@ -70,8 +70,9 @@ SHOWS: Mapping[str, Mapping[str, str]] = {
         "cat /proc/sys/kernel/tainted": str(1 << 12 | 1 << 13),
     },
     "arm64.vfio": {DRIVER: "vfio-pci", GROUP_TYPE: "DMA", MATES: "1", "ls $D/vfio-dev": "vfio0", "ls /dev/vfio | wc -w": "2"},
-    "arm64.not-viable": {DRIVER: "vfio-pci", MATES: "3", 'basename "$(readlink $D/../0000:02:02.0/driver)"': "virtio-pci"},
+    "arm64.not-viable": {DRIVER: "vfio-pci", MATES: "2", 'basename "$(readlink $D/../0000:00:05.1/driver)"': "virtio-pci"},
     "arm64.passthrough": {DRIVER: "edu_accel", GROUP_TYPE: "identity"},
+    "arm64.no-driver": {"ls $D/driver $D/iommu_group": "", "ls /sys/class/iommu | wc -w": "1"},
     "arm64.zoo": {"id -un": "tester", DRIVER: "edu_accel", "test -w /dev/dri/renderD128 && echo allowed": "allowed"},
 }
 
