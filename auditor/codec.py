@@ -6,7 +6,9 @@ Decoding is strict, and whatever is wrong with a document becomes one line that 
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import inspect
+import json
 import math
 import re
 import sys
@@ -24,7 +26,7 @@ else:
     import tomli as tomllib
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 T = TypeVar("T")
 
@@ -38,8 +40,8 @@ def decode_json(data: bytes, kind: type[T], label: str, error: type[Exception] =
     """
     try:
         return msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as wrong:
-        raise error(_line(label, kind, wrong)) from wrong
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        raise error(_line(label, kind, lambda: json.loads(data.decode("utf-8"), parse_constant=_refuse_constant))) from None
 
 
 def decode_toml(text: bytes, kind: type[T], label: str, error: type[Exception] = UsageError) -> T:
@@ -50,8 +52,8 @@ def decode_toml(text: bytes, kind: type[T], label: str, error: type[Exception] =
     try:
         raw = tomllib.loads(text.decode("utf-8"))
         value = msgspec.convert(raw, kind)
-    except (ValueError, RecursionError) as wrong:
-        raise error(_line(label, kind, wrong)) from wrong
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        raise error(_line(label, kind, lambda: tomllib.loads(text.decode("utf-8")))) from None
     for remark in _remarks(raw, value, ""):
         raise error(visible(f"{label}: {remark}"))
     return value
@@ -95,45 +97,88 @@ def report_schema() -> dict[str, Any]:
     return {"$schema": SCHEMA_DIALECT, "title": REPORT_SCHEMA, **schema}
 
 
-def _line(label: str, kind: Any, wrong: Exception) -> str:
-    """What msgspec or tomllib says of a document, as one line: file, field, what was expected."""
-    if isinstance(wrong, RecursionError):
-        return visible(f"{label}: nested too deeply")
-    if isinstance(wrong, UnicodeDecodeError):
-        return visible(f"{label}: byte {wrong.start}: expected UTF-8")
-    at = re.search(r" - at `\$\.?([^`]*)`$", str(wrong))
-    where = at[1] if at else ""
-    text = str(wrong)[: at.start() if at else None].replace("`", "")
-    absent = text.removeprefix("Object missing required field ")
-    if absent != text:
-        where, text = _join(where, absent), "expected, but it is not there"
-    elif text.startswith("Invalid enum value"):
-        names = _choices(msgspec.inspect.type_info(kind), re.sub(r"\[.*?\]", "", where).split("."))
-        text = f"expected {' or '.join(names)}, got{text.removeprefix('Invalid enum value')}"
-    elif isinstance(wrong, tomllib.TOMLDecodeError):
-        text = f"expected TOML: {text[:1].lower()}{text[1:]}"
-    elif text == "Input data was truncated":
-        text = "expected JSON: it ends too early"
-    elif text == "Invalid RFC3339 encoded date":
-        text = "expected a date, YYYY-MM-DD"
-    elif not text.startswith("JSON"):
-        text = text[:1].lower() + text[1:]
-    return visible(": ".join(part for part in (label, where, text) if part))
+def _line(label: str, kind: Any, parse: Callable[[], Any]) -> str:
+    """What is wrong with a document that could not be decoded, as one line: file, field, what was expected.
+
+    The words are ours: what msgspec, json and tomllib say changes with their versions.
+    """
+    try:
+        found = next(_misfits(parse(), msgspec.inspect.type_info(kind), ""), ("", f"expected {kind.__name__}"))
+    except RecursionError:
+        found = "", "nested too deeply"
+    except UnicodeDecodeError as wrong:
+        found = f"byte {wrong.start}", "expected UTF-8"
+    except json.JSONDecodeError as wrong:
+        found = f"line {wrong.lineno}, column {wrong.colno}", "expected JSON"
+    except tomllib.TOMLDecodeError as wrong:
+        at = re.search(r"line \d+, column \d+", str(wrong))
+        found = at[0] if at else "", "expected TOML"
+    except ValueError:  # Python's limit on the digits of a number
+        found = "", "a number has too many digits"
+    return visible(": ".join(part for part in (label, *found) if part))
 
 
-def _choices(info: Any, names: list[str]) -> Iterator[str]:
-    """The values of the enum to which the field names of a path lead from a type, through containers and unions."""
-    if isinstance(info, msgspec.inspect.EnumType):
-        yield from (member.value for member in info.cls)
+def _misfits(raw: Any, info: Any, where: str) -> Iterator[tuple[str, str]]:
+    """The places in a parsed document that do not fit a type, and what was expected at each; what is missing comes last."""
+    if isinstance(info, msgspec.inspect.UnionType):
+        if all(any(_misfits(raw, each, where)) for each in info.types):
+            for each in info.types:  # of "this or nothing", this is meant
+                yield from () if isinstance(each, msgspec.inspect.NoneType) else _misfits(raw, each, where)
+    elif isinstance(info, msgspec.inspect.EnumType) and isinstance(raw, str):
+        values = [member.value for member in info.cls]
+        if raw not in values:
+            yield where, f"expected {' or '.join(values)}, got {raw!r}"
+    elif isinstance(info, msgspec.inspect.DateType) and isinstance(raw, str):
+        if not _is_date(raw):
+            yield where, "expected a date, YYYY-MM-DD"
+    elif (wanted := _NAMES.get(type(info), "")) and wanted != _name(raw) and not (wanted == "float" and _name(raw) == "int"):
+        yield where, f"expected {wanted}, got {_name(raw)}"
     elif isinstance(info, msgspec.inspect.DataclassType):
         for field in info.fields:
-            if [field.name] == names[:1]:
-                yield from _choices(field.type, names[1:])
-    else:
-        within = getattr(info, "types", ()) or (getattr(info, "item_type", None), getattr(info, "value_type", None))
-        for each in within:
-            if each:
-                yield from _choices(each, names)
+            if field.name in raw:
+                yield from _misfits(raw[field.name], field.type, _join(where, field.name))
+        yield from (
+            (_join(where, field.name), "expected, but it is not there") for field in info.fields if field.required and field.name not in raw
+        )
+    elif isinstance(info, msgspec.inspect.DictType):
+        for key, each in raw.items():
+            yield from _misfits(each, info.value_type, _join(where, key))
+    elif isinstance(info, msgspec.inspect.CollectionType):
+        for number, each in enumerate(raw):
+            yield from _misfits(each, info.item_type, f"{where}[{number}]")
+    elif isinstance(raw, float) and not math.isfinite(raw):
+        yield where, f"expected a finite number, got {raw}"
+
+
+#: What a value of each type is called.
+_NAMES: dict[type, str] = {
+    msgspec.inspect.DataclassType: "object",
+    msgspec.inspect.DictType: "object",
+    msgspec.inspect.VarTupleType: "array",
+    msgspec.inspect.StrType: "str",
+    msgspec.inspect.EnumType: "str",
+    msgspec.inspect.BoolType: "bool",
+    msgspec.inspect.IntType: "int",
+    msgspec.inspect.FloatType: "float",
+    msgspec.inspect.DateType: "date",
+    msgspec.inspect.NoneType: "null",
+}
+
+
+def _name(raw: Any) -> str:
+    return {dict: "object", list: "array", type(None): "null"}.get(type(raw), type(raw).__name__)
+
+
+def _is_date(text: str) -> bool:
+    try:
+        return bool(datetime.date.fromisoformat(text))
+    except ValueError:
+        return False
+
+
+def _refuse_constant(name: str) -> Any:
+    """JSON has no NaN and no Infinity, Python's reader does."""
+    raise json.JSONDecodeError(name, "", 0)
 
 
 def _remarks(raw: Any, value: Any, where: str) -> Iterator[str]:

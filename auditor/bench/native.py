@@ -35,20 +35,33 @@ from typing import TYPE_CHECKING, Any
 from auditor.bench.answers import compare, draw, signature
 from auditor.bench.conditions import conditions
 from auditor.bench.document import Job, Run, blank, identify, note_who_worked, noted
-from auditor.bench.native_output import Applied, Benchmark, Delegation, Differences, read_benchmark, read_differences
+from auditor.bench.libraries import libraries_beside
+from auditor.bench.native_output import (
+    Benchmark,
+    Delegation,
+    Differences,
+    End,
+    ending,
+    read_benchmark,
+    read_differences,
+    repeated,
+    shares,
+)
 from auditor.bench.protocol import WARMUP_RUNS
 from auditor.facts.elf import BadElf, read_interpreter
+from auditor.facts.stable_delegate import unknown_fields
 from auditor.inference import wire
 from auditor.inference.executor import policy
 from auditor.inference.fdinfo import busy_ns
 from auditor.inference.process import MAX_OUTPUT, Ended, Worker
 from auditor.inference.wire import Outcome, Status, WorkerFailure
-from auditor.inference.worker.confine import Policy
 from auditor.tflite.graph import BadModel, Graph, read_graph
 from auditor.tflite.tensors import OutputError, TensorSpec, split
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+
+    from auditor.inference.worker.confine import Policy
 
 FOLDERS = ("/usr/local/bin", "/usr/bin")
 """Where ChromeOS test images have the tools, beside PATH."""
@@ -57,7 +70,21 @@ EXTERNAL, STABLE = "EXTERNAL", "STABLE_DELEGATE"
 """The tools' names for the two kinds of delegates (GetName of tools/delegates/*_provider.cc)."""
 _DELEGATE_FLAGS = frozenset({"external_delegate_path", "external_delegate_options", "stable_delegate_settings_file"})
 _ANSWER_FLAGS = frozenset({"input_layer", "input_layer_shape", "input_layer_value_files", "output_filepath"})
-"""Of these, older tools do not know all; only the answers cannot be had without."""
+_LISTING_FLAG = "print_preinvoke_state"
+"""Has the tool list which node of the graph is whose, once, before the first inference."""
+_OPTIONAL_FLAGS = _ANSWER_FLAGS | {_LISTING_FLAG}
+"""Older tools do not know all of these; only the answers and the listing cannot be had without."""
+
+_OUTCOMES = {
+    End.OPERATOR: Outcome.OPERATOR_MISSING,
+    End.REFUSED: Outcome.PREPARE_FAILED,
+    End.INVOKE: Outcome.INVOKE_FAILED,
+    End.CODE: Outcome.EXITED,
+    End.NOT_APPLIED: Outcome.DELEGATE_NOT_APPLIED,
+    End.UNREADABLE: Outcome.OUTPUT_UNREADABLE,
+}
+_DELEGATES_FAULTS = frozenset({Outcome.PREPARE_FAILED, Outcome.INVOKE_FAILED, Outcome.EXITED, Outcome.DIED})
+_STAGES = {End.OPERATOR: "operators", End.REFUSED: "prepare", End.INVOKE: "invoke", End.NOT_APPLIED: "prepare"}
 
 MAX_OPTIONS = 256
 """Of an external delegate (delegates/external/external_delegate.h)."""
@@ -65,6 +92,10 @@ MEMORY_SECONDS = 0.5
 """How long inferences go on in the process whose memory is read, at least: what it holds of a device is looked at ten times a second."""
 MAX_SETTINGS = 1 << 16
 """Bytes of a stable delegate's settings that the document holds."""
+MAX_TRIED = 8
+"""Options of a delegate that are tried one by one, where it is not created with all."""
+OWN_SIZE = "/proc/self/statm"
+"""What benchmark_model reads of itself for its report of memory (tools/utils.cc, profiling/memory_info.cc)."""
 _OUTPUTS = "outputs"
 
 
@@ -131,10 +162,13 @@ def _measure(job: Job, tools: Tools, run: Run, tell: Callable[[str], None], tool
         raise _failure(Outcome.LOAD_FAILED, "reference", "model", str(problem)) from problem
     tell(f"{job.name}: reference")
     answers = _reference(job, tools, run, graph, tools_own)
-    tell(f"{job.name}: latency")
-    errors = [_test(job, tools, run, graph, answers)]
-    tell(f"{job.name}: memory")
-    errors.append(_memory(job, tools, run, answers))
+    try:
+        tell(f"{job.name}: latency")
+        errors = [_test(job, tools, run, graph, answers)]
+        tell(f"{job.name}: memory")
+        errors.append(_memory(job, tools, run, answers))
+    except WorkerFailure as failure:
+        raise _whose(job, tools, failure) from failure
     tell(f"{job.name}: accuracy")
     _accuracy(job, tools, run, answers, [each for each in errors if each])
 
@@ -151,19 +185,17 @@ def _reference(job: Job, tools: Tools, run: Run, graph: Graph, tools_own: list[d
         run["conditions"]["accuracy_note"] = wire.bounded(f"answers cannot be compared by the auditor: {problem}")
         answers = None
     found = []
-    program = _program(tools.benchmark, "reference")
     for number in range(2 if answers else 1):
-        with Worker("reference", job.reference or job.model, job.limits, apart=True) as worker:
-            worker.confine(Policy(executable=program), required=not job.allow_unconfined)
-            monitor = ["--report_peak_memory_footprint=true"] if number else []
-            flags = ("--num_runs=1", "--min_secs=0", "--warmup_min_secs=0", *monitor, *_answer_flags(worker, answers, number))
-            ended, text = _become(job, worker, "reference", [tools.benchmark, *_graph_flags(job, worker), *flags])
-            if ended.exit:
-                raise _failure(Outcome.LOAD_FAILED, "reference", "run", _last_words(ended, text), text)
+        with _without(job, tools.benchmark, "reference", job.reference or job.model) as worker:
+            ended, text = _become(job, worker, [tools.benchmark, *_once_flags(job, worker), *_answer_flags(worker, answers, number)])
             read = read_benchmark(text, EXTERNAL)
-            _check_flags("reference", read.delegation, text, without=_ANSWER_FLAGS)
-            if read.timed is None:
-                raise _failure(Outcome.OUTPUT_UNREADABLE, "reference", "run", "; ".join(read.problems), text)
+            how = ending(read, ended.exit, None)
+            if how and ended.exit:
+                outcome = Outcome.OPERATOR_MISSING if how.end is End.OPERATOR else Outcome.LOAD_FAILED
+                raise _failure(outcome, "reference", "run", how.message, text)
+            _check_flags("reference", read.delegation, text)
+            if how:
+                raise _failure(Outcome.OUTPUT_UNREADABLE, "reference", "run", how.message, text)
             parts = _read_outputs(worker, answers)
             tools_own += worker.refused() or []
         if answers and parts is None:
@@ -179,8 +211,8 @@ def _test(job: Job, tools: Tools, run: Run, graph: Graph, answers: _Answers | No
     """The timed process. Returns how its answers differ from the reference's; None where that is not known."""
     with _confined(job, run, tools.benchmark, "test") as worker:
         seconds = (f"--min_secs={job.min_seconds:g}", f"--warmup_min_secs={job.warmup_seconds:g}")
-        flags = (f"--num_runs={job.min_runs}", *seconds, *_answer_flags(worker, answers, 0))
-        ended, text = _become(job, worker, "test", [tools.benchmark, *_graph_flags(job, worker), *flags, *_delegate_flags(job)])
+        flags = (f"--num_runs={job.min_runs}", *seconds, f"--{_LISTING_FLAG}=true", *_answer_flags(worker, answers, 0))
+        ended, text = _become(job, worker, [tools.benchmark, *_graph_flags(job, worker), *flags, *_delegate_flags(job)])
         run["worker_output"] = _ends(text)
         read = _applied(job, worker, "test", ended, text)
         busy_us = busy_ns({}, worker.engines()) / 1e3
@@ -195,7 +227,7 @@ def _memory(job: Job, tools: Tools, run: Run, answers: _Answers | None) -> tuple
     with _confined(job, run, tools.benchmark, "memory") as worker:
         monitor = (f"--min_secs={MEMORY_SECONDS:g}", "--warmup_min_secs=0", "--report_peak_memory_footprint=true")
         flags = (f"--num_runs={job.min_runs}", *monitor, *_answer_flags(worker, answers, 1))
-        ended, text = _become(job, worker, "memory", [tools.benchmark, *_graph_flags(job, worker), *flags, *_delegate_flags(job)])
+        ended, text = _become(job, worker, [tools.benchmark, *_graph_flags(job, worker), *flags, *_delegate_flags(job)])
         read = _applied(job, worker, "memory", ended, text)
         run["memory"] = {"before_bytes": 0, "peak_bytes": ended.peak_bytes, "device_bytes": worker.device_bytes()}
         run["conditions"]["tool"]["peak_mb"] = read.peak
@@ -218,16 +250,17 @@ def _difference(job: Job, tools: Tools, run: Run, answers: _Answers | None, erro
     try:
         with _confined(job, run, tools.difference, "accuracy") as worker:
             command = [tools.difference, *_difference_flags(job, worker), *_delegate_flags(job)]
-            ended, text = _become(job, worker, "accuracy", command)
-            if ended.exit:
-                raise _failure(Outcome.EXITED, "accuracy", "run", _last_words(ended, text), text, ended.exit)
+            ended, text = _become(job, worker, command)
+            read = read_differences(text, _provider(job))
+            how = ending(read, ended.exit, None)
+            if how and ended.exit:
+                raise _failure(_OUTCOMES[how.end], "accuracy", _STAGES.get(how.end, "run"), how.message, text, ended.exit)
             whole = worker.is_output_whole
     except WorkerFailure as failure:
         trouble = "" if failure.status.outcome is Outcome.TOOL_UNUSABLE else _trouble_without(job, tools.difference)
         if trouble or failure.status.outcome is Outcome.TOOL_UNUSABLE:
             return f"{name} cannot evaluate this model: {trouble or failure.status.message}"
         raise
-    read = read_differences(text, _provider(job))
     if not whole:
         return f"{name} prints too much to be read"
     if job.delegate and not read.delegation.created:
@@ -240,14 +273,75 @@ def _difference(job: Job, tools: Tools, run: Run, answers: _Answers | None, erro
 
 
 def _trouble_without(job: Job, tool: str) -> str:
-    """How a tool fails on a model even without the delegate; empty where it does not: then it is the delegate's."""
+    """How inference_diff_eval fails on a model even without the delegate; empty where it does not: then it is the delegate's."""
     try:
-        with Worker("accuracy", job.model, job.limits, apart=True) as worker:
-            worker.confine(Policy(executable=_program(tool, "accuracy")), required=not job.allow_unconfined)
-            ended, text = _become(job, worker, "accuracy", [tool, *_difference_flags(job, worker)])
+        with _without(job, tool, "accuracy", job.model) as worker:
+            ended, text = _become(job, worker, [tool, *_difference_flags(job, worker)])
     except WorkerFailure as failure:
         return failure.status.message
-    return _last_words(ended, text) if ended.exit else ""
+    how = ending(read_differences(text, EXTERNAL), ended.exit, None)
+    return how.message if how and ended.exit else ""
+
+
+def _whose(job: Job, tools: Tools, failure: WorkerFailure) -> WorkerFailure:
+    """The failure of a process with the delegate, as the one that it is: the delegate's, the tool's, or that of what it was given."""
+    status = failure.status
+    if status.outcome is Outcome.DELEGATE_NOT_APPLIED:
+        because = _why_not_created(job)
+        return _again(failure, status.outcome, f"{status.message}; {because}" if because else status.message)
+    operator = status.outcome is Outcome.OPERATOR_MISSING
+    if not operator and (job.reference is None or status.outcome not in _DELEGATES_FAULTS):
+        return failure
+    # the reference ran another file, or with the runtime's own delegate, which takes operators that the tool does not have
+    trouble = _benchmark_without(job, tools.benchmark, xnnpack=job.xnnpack and not operator)
+    if trouble:
+        outcome = Outcome.OPERATOR_MISSING if operator else Outcome.TOOL_UNUSABLE
+        return _again(failure, outcome, f"{status.message} (without the delegate: {trouble})")
+    return _again(failure, Outcome.PREPARE_FAILED, f"{status.message} (without the delegate, the tool runs it)") if operator else failure
+
+
+def _again(failure: WorkerFailure, outcome: Outcome, message: str) -> WorkerFailure:
+    return WorkerFailure(replace(failure.status, outcome=outcome, message=wire.bounded(message)), failure.output)
+
+
+def _benchmark_without(job: Job, tool: str, *, xnnpack: bool) -> str:
+    """How benchmark_model fails on the model itself without the delegate; empty where it does not."""
+    try:
+        with _without(job, tool, "test", job.model) as worker:
+            ended, text = _become(job, worker, [tool, *_once_flags(replace(job, xnnpack=xnnpack), worker)])
+    except WorkerFailure as failure:
+        return failure.status.message
+    how = ending(read_benchmark(text, EXTERNAL), ended.exit, None)
+    return how.message if how and ended.exit else ""
+
+
+def _why_not_created(job: Job) -> str:
+    """Why a tool went on without the delegate, where it does not say it itself: fields, options, or the library.
+
+    It passes no function to a delegate that would report an error, and says nothing of a library that it could not load. The service's
+    worker, confined like the tool, does both.
+    """
+    if job.settings is not None:
+        fields = unknown_fields(_read_settings(job.settings).decode(errors="replace"))
+        return f"TFLiteSettings has no field {', '.join(fields[:4])}" if fields else ""
+    trouble = _created(job, job.options)
+    if not trouble or not job.options or _created(job, ()):
+        return trouble
+    refused = [pair for pair in job.options[:MAX_TRIED] if _created(job, (pair,))]
+    named = ", ".join(f"{key}={value}" for key, value in refused) or "these options together"
+    return f"{trouble}: it is created without options, and not with {wire.shown(named)}"
+
+
+def _created(job: Job, options: tuple[tuple[str, str], ...]) -> str:
+    """Why the library gives no delegate with these options; empty where it does."""
+    assert job.delegate is not None
+    try:
+        with Worker("test", job.model, job.limits, job.library_path) as worker:
+            worker.confine(policy(job), required=not job.allow_unconfined)
+            worker.load_delegate(os.path.abspath(job.delegate), dict(options))
+    except WorkerFailure as failure:
+        return failure.status.message
+    return ""
 
 
 def _note_accuracy(run: Run, read: Differences, answers: _Answers | None, errors: list[tuple[OutputError, ...]]) -> str:
@@ -286,68 +380,82 @@ def _note_accuracy(run: Run, read: Differences, answers: _Answers | None, errors
 
 @contextlib.contextmanager
 def _confined(job: Job, run: Run, tool: str, role: str) -> Iterator[Worker]:
-    opened = replace(policy(job), executable=_program(tool, role))
+    """A worker that is to become a tool with the delegate in it."""
     with Worker(role, job.model, job.limits, job.library_path, apart=True) as worker:
-        confinement = worker.confine(opened, required=not job.allow_unconfined)
+        confinement = worker.confine(_policy(job, tool, role), required=not job.allow_unconfined)
         with noted(job, run, worker, confinement):
             yield worker
 
 
-def _become(job: Job, worker: Worker, role: str, command: Sequence[str]) -> tuple[Ended, str]:
+@contextlib.contextmanager
+def _without(job: Job, tool: str, role: str, model: bytes) -> Iterator[Worker]:
+    """A worker that is to become a tool without the delegate. It may read what was allowed: a library of the tool's may be there."""
+    alone = replace(job, delegate=None, settings=None)
+    opened = _policy(alone, tool, role)
+    with Worker(role, model, job.limits, apart=True) as worker:
+        worker.confine(replace(opened, readable=(*opened.readable, *job.allow_paths)), required=not job.allow_unconfined)
+        yield worker
+
+
+def _policy(job: Job, tool: str, role: str) -> Policy:
+    """What a tool may open: what the delegate may, the tool's own libraries, and its own size."""
+    opened = policy(job)
+    return replace(opened, readable=(*opened.readable, *libraries_beside(tool), OWN_SIZE), executable=_program(tool, role))
+
+
+def _become(job: Job, worker: Worker, command: Sequence[str]) -> tuple[Ended, str]:
     """Run a tool to its end, for as long as it may take by its own flags, and a little longer: it never interrupts an inference."""
     limits = job.limits
     ended = worker.become(command, limits.start_seconds + 2 * _most_seconds(job) + limits.request_seconds)
-    if not worker.is_output_whole and role != "accuracy":
-        raise _failure(Outcome.OUTPUT_UNREADABLE, role, "run", "it prints too much to be read", worker.output)
     return ended, worker.output
 
 
 def _applied(job: Job, worker: Worker, role: str, ended: Ended, text: str) -> Benchmark:
     """What benchmark_model printed, of a process that went on to its end, through the delegate where there is one."""
     read = read_benchmark(text, _provider(job))
-    delegation = read.delegation
-    if job.delegate and delegation.refused:
-        raise _failure(Outcome.PREPARE_FAILED, role, "prepare", _last_words(ended, text), text)
-    _check_flags(role, delegation, text, without=_ANSWER_FLAGS)
-    if ended.exit:
-        raise _failure(Outcome.EXITED, role, "run", _last_words(ended, text), text, ended.exit)
-    if job.delegate and delegation.applied is None:
-        tool = f"{_provider(job)} delegate"
-        why = (
-            "; ".join(read.problems) or f"it does not say what the {tool} took"
-            if delegation.created
-            else f"the {tool} was not created (a library that cannot be loaded, or that refused its options), and it went on on the CPU"
-        )
-        raise _failure(Outcome.DELEGATE_NOT_APPLIED, role, "prepare", why, text)
-    assert worker.is_output_whole
+    how = ending(read, ended.exit, _provider(job) if job.delegate else None)
+    if how is None or how.end not in {End.OPERATOR, End.REFUSED}:
+        _check_flags(role, read.delegation, text)
+    if how and ended.exit:
+        # a failing inference does not end the tool: it prints its error as often as the warm-up goes on, too much to be kept
+        raise _failure(_OUTCOMES[how.end], role, _STAGES.get(how.end, "run"), how.message, text, ended.exit)
+    if not worker.is_output_whole:
+        raise _failure(Outcome.OUTPUT_UNREADABLE, role, "run", "it prints too much to be read", text)
+    if how and how.end is not End.UNREADABLE:
+        raise _failure(_OUTCOMES[how.end], role, _STAGES.get(how.end, "run"), how.message, text)
     return read
 
 
-def _check_flags(role: str, delegation: Delegation, text: str, without: frozenset[str]) -> None:
+def _check_flags(role: str, delegation: Delegation, text: str) -> None:
     """A flag that the tool does not know is passed over: one that matters makes it another measurement."""
-    unknown = [flag for flag in delegation.unconsumed if flag not in without]
+    unknown = [flag for flag in delegation.unconsumed if flag not in _OPTIONAL_FLAGS]
     if unknown:
         raise _failure(Outcome.TOOL_UNUSABLE, role, "flags", f"the tool does not know --{unknown[0]}", text)
 
 
 def _note_nodes(job: Job, run: Run, graph: Graph, delegation: Delegation) -> None:
-    """Write down what the tool says that the delegate took. Only the main graph's nodes are offered to it, and named by it."""
+    """Write down what the tool says that the delegate took. Only the main graph's nodes are offered to it, and named by it.
+
+    Of sources that say different things, the least counts, and all are kept.
+    """
     if run["delegate"] is None:
         return
     total, main = sum(len(subgraph.operators) for subgraph in graph.subgraphs), len(graph.subgraphs[0].operators)
-    counts = {(each.nodes, each.total, each.partitions) for each in delegation.taken}
-    names = [each.name for each in delegation.taken if each.name]
+    said = shares(delegation, main)
+    names = [each.name for each in said if each.name]
     run["delegate"]["name"] = wire.bounded(names[0], 200) if names else None
-    if delegation.applied is Applied.NOT:
-        run["nodes"] = {"total": total, "delegated": 0, "partitions": []}
-    elif delegation.applied is Applied.COMPLETELY:
-        partition = {"subgraph": 0, "name": run["delegate"]["name"] or _provider(job), "nodes": list(range(main))}
-        run["nodes"] = {"total": total, "delegated": main, "partitions": [partition]}
-    elif len(counts) == 1:
-        nodes, of, partitions = counts.pop()
-        if of == main and partitions <= nodes < main:
-            partition = {"subgraph": 0, "name": run["delegate"]["name"] or _provider(job), "nodes": None}
-            run["nodes"] = {"total": total, "delegated": nodes, "partitions": [partition] * partitions}
+    if len(said) > 1:
+        run["conditions"]["delegated"] = [
+            {"source": each.source, "nodes": each.nodes, "total": each.total, "partitions": each.partitions} for each in said
+        ]
+    known = [each for each in said if each.total == main and each.nodes <= main]
+    if not known:
+        return
+    least = min(known, key=lambda each: each.nodes)
+    name = run["delegate"]["name"] or _provider(job)
+    nodes = least.parts if least.parts is not None else [None] * (least.partitions or min(1, least.nodes))
+    partitions = [{"subgraph": 0, "name": name, "nodes": part and list(part)} for part in nodes]
+    run["nodes"] = {"total": total, "delegated": least.nodes, "partitions": partitions}
 
 
 def _note_times(job: Job, run: Run, read: Benchmark, ended: Ended, text: str) -> None:
@@ -369,15 +477,19 @@ def _note_times(job: Job, run: Run, read: Benchmark, ended: Ended, text: str) ->
     run["conditions"]["tool"] |= {"warm_up": read.warm_up.count, "timed": read.timed.count, "deviation_us": read.timed.deviation}
 
 
+def _read_settings(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read(MAX_SETTINGS + 1)
+    except OSError as problem:
+        raise _failure(Outcome.DELEGATE_MISSING, "test", "load", f"{path}: {problem.strerror}") from problem
+
+
 def _note_settings(job: Job, run: Run) -> None:
     """Keep a stable delegate's settings beside the figures: they may trade accuracy for speed."""
     if job.settings is None:
         return
-    try:
-        with open(job.settings, "rb") as file:
-            data = file.read(MAX_SETTINGS + 1)
-    except OSError as problem:
-        raise _failure(Outcome.DELEGATE_MISSING, "test", "load", f"{job.settings}: {problem.strerror}") from problem
+    data = _read_settings(job.settings)
     text = wire.bounded(data.decode(errors="replace"), MAX_SETTINGS)
     run["conditions"]["settings"] = {"path": wire.shown(job.settings), "sha256": hashlib.sha256(data).hexdigest(), "text": text}
 
@@ -390,6 +502,12 @@ def _graph_flags(job: Job, worker: Worker) -> list[str]:
         f"--warmup_runs={WARMUP_RUNS}",
         *([] if job.xnnpack else ["--use_xnnpack=false"]),
     ]
+
+
+def _once_flags(job: Job, worker: Worker) -> list[str]:
+    """For one inference, with all that the tool opens for itself."""
+    once = ("--num_runs=1", "--min_secs=0", "--warmup_min_secs=0", "--report_peak_memory_footprint=true")
+    return [*_graph_flags(job, worker), *once]
 
 
 def _difference_flags(job: Job, worker: Worker) -> list[str]:
@@ -482,14 +600,9 @@ def _most_seconds(job: Job) -> float:
     return min(job.max_seconds, job.min_seconds + job.limits.request_seconds)
 
 
-def _last_words(ended: Ended, text: str) -> str:
-    """How a tool ended that did not end well, and the last that it said."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return wire.bounded(f"it ended with code {ended.exit}{': ' + lines[-1] if lines else ''}", 400)
-
-
 def _ends(text: str) -> str:
-    """The two ends of a long text."""
+    """The two ends of a long text, what repeats itself once."""
+    text = repeated(text)
     if len(text) <= 2 * MAX_OUTPUT:
         return text
     return f"{text[:MAX_OUTPUT]}\n… {len(text) - 2 * MAX_OUTPUT} characters left out …\n{text[-MAX_OUTPUT:]}"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from auditor.bench.access import Sandbox
 from auditor.bench.delegates import Delegate
+from auditor.bench.libraries import libraries_beside
 from auditor.bench.pictures import golden_sets
 from auditor.bench.protocol import RUNS, WARMUP_SECONDS
 from auditor.errors import AuditError, UsageError
@@ -198,6 +199,7 @@ def _job(file: ModelFile, golden: GoldenSet | None, means: Means) -> Job:
         delegate=delegate.path if delegate else None,
         options=delegate.options if delegate else (),
         settings=delegate.settings if delegate else None,
+        libraries=libraries_beside(delegate.path) if delegate else (),
         device_nodes=sandbox.device_nodes,
         allow_paths=sandbox.allow_paths,
         allow_unconfined=sandbox.allow_unconfined,

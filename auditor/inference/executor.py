@@ -36,6 +36,8 @@ class Options:
     settings: str | None = None
     """The settings file of a stable delegate, which only the native tools can load; `delegate` is then the library that it names."""
     library_path: tuple[str, ...] = ()
+    libraries: tuple[str, ...] = ()
+    """More libraries that the delegate's process may read: those that its own search paths name (bench/libraries.py)."""
     device_nodes: tuple[str, ...] = ()
     """The accelerator's nodes: what the delegate may open beside libraries, its own folder and a folder to write to."""
     allow_paths: tuple[str, ...] = ()
@@ -113,5 +115,5 @@ def policy(options: Options) -> Policy:
     # in the root folder, everything lies
     own = [path if folder == "/" else folder for folder in folders]
     settings = [] if options.settings is None else [options.settings]
-    more = map(os.path.abspath, (*settings, *options.library_path))
+    more = map(os.path.abspath, (*settings, *options.library_path, *options.libraries))
     return Policy(tuple(dict.fromkeys((*own, *more))), options.allow_paths, (*options.device_nodes, *options.allow_paths))

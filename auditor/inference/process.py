@@ -281,7 +281,9 @@ class Worker:
             cpu, peak = read_count(reply.header["cpu_ns"]), read_count(reply.header["peak_bytes"])
         if number is not None or code is None:
             raise WorkerFailure(self._died("become", number or 0), self.output)
-        return Ended(code, reply.ns, max(0, cpu - before), max(peak, self._peak))
+        # the greatest resident size that wait4 has survives execve: it is at least the launcher's own
+        at_end = self._refusals.peak_bytes if self._refusals else None
+        return Ended(code, reply.ns, max(0, cpu - before), max(at_end or peak, self._peak))
 
     def load_delegate(self, library: str, options: Mapping[str, str]) -> int:
         """Have the vendor's library loaded and its delegate created. Returns the bracket in ns."""

@@ -59,7 +59,7 @@ def test_a_file_that_is_too_large_is_refused(path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "expected JSON: it ends too early"),
+        ("", "line 1, column 1: expected JSON"),
         ("{}", "schema: expected, but it is not there"),
         ('{"schema": 1}', "schema: expected str, got int"),
         ('{"schema": "crosml-audit/report/9\\u001b"}', "schema: expected crosml-audit/report/1, got 'crosml-audit/report/9\\x1b'"),
@@ -138,7 +138,7 @@ def test_a_waiver_is_a_difference():
     lines = list(diff(report(result("security-3", failed)), report(result("security-3", dataclasses.replace(failed, waiver=waiver)))))
     assert lines[:3] == [
         "verdict: non-compliant, now compliant",
-        "security-3: fail, now pass, waived",
+        "security-3: fail, now fail, waived",
         f"  {DOMAIN}: fail, now fail, waived by A. Reviewer until 2027-01-01: The driver is under review upstream.",
     ]
 
