@@ -230,6 +230,11 @@ def test_a_device_that_was_stopped_is_shown_with_its_fault() -> None:
         ({"faults": [OTHER_FAULT, FAULT]}, Outcome.PASS),
         ({"unmapped": True, "unmapped_read": "0123456789abcdef"}, Outcome.FAIL),
         ({"unmapped": True, "unmapped_read": "0123456789abcdef", "faults": []}, Outcome.FAIL),
+        # the first word of an SMMUv3 event: stream and kind
+        ({"faults": [r"arm-smmu-v3 9050000.smmuv3: \x090x0000005800000010"]}, Outcome.PASS),
+        ({"faults": [r"arm-smmu-v3 9050000.smmuv3: \x090x0000005900000010"]}, Outcome.UNKNOWN),
+        ({"faults": [r"arm-smmu-v3 9050000.smmuv3: \x090x0000005800000004"]}, Outcome.UNKNOWN),
+        ({"faults": [r"other 9050000.smmuv3: \x090x0000005800000010"]}, Outcome.UNKNOWN),
         ({"faults": []}, Outcome.UNKNOWN),
         ({"faults": [OTHER_FAULT]}, Outcome.UNKNOWN),
         ({"faults": [], "log_error": "EPERM"}, Outcome.UNKNOWN),
