@@ -29,7 +29,6 @@ from typing import TYPE_CHECKING, Any
 
 from auditor import files, frames
 from auditor.facts.collect import collect
-from auditor.facts.types import Settings
 from auditor.model import Status
 from auditor.sources import base
 from auditor.sources.live import Live
@@ -81,7 +80,7 @@ def answer(request: Mapping[str, Any], alive: Callable[[], None] = lambda: None)
     for kind, path, *arguments in request["questions"]:
         recorder.ask(base.Question(kind, path, tuple(arguments)))
     if not request["questions"]:
-        collect(recorder, Settings())
+        collect(recorder)
     return pack(recorder.record(request["collector"], request["collected_at"]))
 
 

@@ -289,6 +289,8 @@ def _signature(facts: Facts, module: Module) -> Origin:
     found = verify_module(signature.value, certificates.open())
     if found.state is State.BAD:
         return Origin(Cover.OPEN, "its signature does not verify", (*signature.evidence, *certificates.evidence))
+    if found.state is State.UNKNOWN_FORMAT:
+        return Origin(Cover.UNDECIDED, f"its signature is not understood: {', '.join(found.remarks)}", signature.evidence)
     if found.state is not State.PRODUCTION:
         return Origin(Cover.UNDECIDED, "it is signed by a key that the kernel image does not hold", signature.evidence)
     place = covered(facts.loading, image.open())

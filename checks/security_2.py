@@ -155,7 +155,7 @@ def _foreign(facts: Facts) -> list[str]:
     closure = facts.closure.open()
     for place in closure.unread:
         place.open()
-    return [each.path for each in closure.objects if each.machine != closure.objects[0].machine]
+    return [each.path for each in closure.foreign]
 
 
 @check(

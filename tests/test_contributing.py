@@ -7,7 +7,6 @@ from pathlib import Path
 
 from auditor import manual, registry
 from auditor.facts.collect import collect
-from auditor.facts.types import Settings
 from auditor.model import Check, Outcome
 from auditor.sources.recording import Replay
 from fixtures.devices import recorded
@@ -21,7 +20,7 @@ def test_the_example_is_a_check_that_works():
     namespace: dict[str, object] = {}
     exec("from __future__ import annotations\n" + IMPORTS + code, namespace)
     (check,) = [each for each in namespace.values() if isinstance(each, Check)]
-    (answer,) = check.judge(collect(Replay(recorded()), Settings()))
+    (answer,) = check.judge(collect(Replay(recorded())))
     assert (check.id, answer.outcome, answer.observed) == ("security-3.two-units", Outcome.FAIL, "dmar0")
 
 

@@ -19,7 +19,8 @@ from auditor.bench import document as run
 from auditor.bench import native
 from auditor.bench import schedule as measure
 from auditor.bench.delegates import Delegate
-from auditor.bench.schedule import BenchTime, NoRuntime, Plan, runner
+from auditor.bench.options import BenchTime
+from auditor.bench.schedule import NoRuntime, Schedule, runner
 from auditor.engine import Selection
 from auditor.errors import UsageError
 from auditor.inference import process
@@ -27,6 +28,7 @@ from auditor.inference.fdinfo import DeviceUse
 from auditor.inference.watch import Limits
 from auditor.inference.worker.confine import landlock_abi
 from auditor.model import Outcome
+from auditor.request import Request
 from auditor.zoo.generate import generate
 from fixtures.stand_in import DELEGATE, FORMS, NAMES, build_delegate, build_tools
 
@@ -95,12 +97,12 @@ def busy(monkeypatch):
 
 def judge(turns=1, seconds=0.1, **request):
     """The findings of an audit; one process of each kind shows all but a latency that is decided."""
-    with mock.patch.dict(measure.PLANS, {BenchTime.QUICK: Plan(turns, turns, seconds, 50)}):
+    with mock.patch.dict(measure.SCHEDULES, {BenchTime.QUICK: Schedule(turns, turns, seconds, 50)}):
         return _judge(request)
 
 
 def _judge(request):
-    audited = audit.audit(audit.Request(bench_time="quick", selection=Selection(only=IDS), today=TODAY, **request), lambda _text: None)
+    audited = audit.audit(Request(bench_time="quick", selection=Selection(only=IDS), today=TODAY, **request), lambda _text: None)
     assert audited.report.counts["error"] == 0
     found = {each.check: each for result in audited.report.requirements for each in result.findings}
     return audited.report, {figure: found[f"zoo-{MODEL}-{figure}.baseline"] for figure in FIGURES}

@@ -193,7 +193,7 @@ def identify(job: Job, run: Run) -> None:
 def noted(job: Job, run: Run, worker: Worker, confinement: Confinement) -> Iterator[None]:
     """Write down how a worker is confined before anything of the vendor's is in it, and at the end what it was refused."""
     conditions = run["conditions"]
-    conditions["confinement"] = {**confinement.to_json(), "allowed": list(map(wire.shown, job.allow_paths))}
+    conditions["confinement"] = {**confinement.to_json(), "allowed": list(map(wire.shown, job.access.allow_paths))}
     conditions["escapes"] = [{"attempt": attempt, "refused": error} for attempt, error in confinement.escapes]
     try:
         yield

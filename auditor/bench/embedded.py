@@ -26,7 +26,7 @@ from auditor.bench.document import Job, Run, blank, identify, note_who_worked, n
 from auditor.bench.protocol import WARMUP_RUNS
 from auditor.bench.tracking import Tracking
 from auditor.inference import wire
-from auditor.inference.executor import Executor, Options
+from auditor.inference.executor import Access, Executor, Options
 from auditor.inference.fdinfo import busy_ns
 from auditor.inference.wire import Claims, Outcome, Status, WorkerFailure
 from auditor.statistics import spread
@@ -106,7 +106,9 @@ def _reference(job: Job, run: Run, generator: np.random.Generator) -> tuple[list
     """Make the inputs and have the reference answer each, for at most the time that a run may take. Returns noise, and golden images."""
     pool: list[_Sample] = []
     held = 0
-    options = Options(allow_unconfined=job.allow_unconfined, runtime=job.runtime, import_path=job.import_path, xnnpack=job.xnnpack)
+    options = Options(
+        access=Access(allow_unconfined=job.access.allow_unconfined), runtime=job.runtime, import_path=job.import_path, xnnpack=job.xnnpack
+    )
     with Executor(job.reference or job.model, options, job.limits, "reference") as executor:
         worker = executor.worker
         run["python"], run["runtime"] = executor.python, executor.runtime

@@ -337,7 +337,7 @@ def _created(job: Job, options: tuple[tuple[str, str], ...]) -> str:
     assert job.delegate is not None
     try:
         with Worker("test", job.model, job.limits, job.library_path) as worker:
-            worker.confine(policy(job), required=not job.allow_unconfined)
+            worker.confine(policy(job), required=not job.access.allow_unconfined)
             worker.load_delegate(os.path.abspath(job.delegate), dict(options))
     except WorkerFailure as failure:
         return failure.status.message
@@ -382,7 +382,7 @@ def _note_accuracy(run: Run, read: Differences, answers: _Answers | None, errors
 def _confined(job: Job, run: Run, tool: str, role: str) -> Iterator[Worker]:
     """A worker that is to become a tool with the delegate in it."""
     with Worker(role, job.model, job.limits, job.library_path, apart=True) as worker:
-        confinement = worker.confine(_policy(job, tool, role), required=not job.allow_unconfined)
+        confinement = worker.confine(_policy(job, tool, role), required=not job.access.allow_unconfined)
         with noted(job, run, worker, confinement):
             yield worker
 
@@ -393,7 +393,7 @@ def _without(job: Job, tool: str, role: str, model: bytes) -> Iterator[Worker]:
     alone = replace(job, delegate=None, settings=None)
     opened = _policy(alone, tool, role)
     with Worker(role, model, job.limits, apart=True) as worker:
-        worker.confine(replace(opened, readable=(*opened.readable, *job.allow_paths)), required=not job.allow_unconfined)
+        worker.confine(replace(opened, readable=(*opened.readable, *job.access.allow_paths)), required=not job.access.allow_unconfined)
         yield worker
 
 

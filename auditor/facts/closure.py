@@ -24,6 +24,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from auditor.facts import elf as elves
+from auditor.facts.firmware import elf as sections
+from auditor.facts.indirection import WORDS, Indirections, read_musl_path
 from auditor.facts.linker_cache import MAX_CACHE, BadCache, read_cache
 from auditor.facts.reading import FileStat, parse
 from auditor.facts.stable_delegate import delegate_paths, read_settings
@@ -78,7 +80,10 @@ SETTINGS = (
     "/etc/ml_core/cacher_stable_delegate_settings.json",
     "/etc/camera/npu_stable_delegate_settings.json",
 )
-"""Where a ChromeOS image names its stable delegate."""
+"""Where a ChromeOS image names its stable delegate; the first is what TFLite's own tools are given there."""
+
+SETTINGS_FOLDERS = ("/etc/openvino", "/etc/neuron", "/etc/neuropilot", "/etc/tflite", "/etc/ml_core", "/etc/camera")
+"""Folders of which every JSON file may name one more: those that only boards with an NPU have, and those of SETTINGS."""
 
 PRELOAD = "/etc/ld.so.preload"
 
@@ -108,6 +113,8 @@ _TRIPLETS = {
     elves.RISCV: "riscv64-linux-gnu",
 }
 _PLATFORMS = {elves.X86_64: "x86_64", elves.AARCH64: "aarch64", elves.ARM: "v7l", elves.X86: "i686", elves.RISCV: "riscv64"}
+_MUSL = ("libc.musl-", "ld-musl-")
+_MUSL_MACHINES = {elves.ARM: "armhf", elves.X86: "i386", elves.RISCV: "riscv64"}
 _SHARED = frozenset({"/bin", "/sbin", "/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin", "/usr/local/lib", "/usr/local/lib64"})
 _PACKAGES = ("/opt/", "/run/imageloader/")
 _CONVERSION = re.compile(r"%[-+ #0-9.]{0,8}[hlz]{0,2}[a-zA-Z]")
@@ -122,11 +129,14 @@ def read_closure(device: Device, plan: Plan) -> Fact[Closure]:
     Missing where no delegate is named, or where the delegate itself cannot be read. The evidence is the `stat` of every object, which shows
     what brought it in.
     """
-    if plan.delegate is None and plan.stable_delegate is None:
-        return Missing(Status.UNASKED, note="no delegate was named", remedy=Remedy.DELEGATE)
     walk = _Walk(device)
+    own = next(((path, name) for path, name in walk.settings()), None) if plan.delegate is None and plan.stable_delegate is None else None
+    if plan.delegate is None and plan.stable_delegate is None and own is None:
+        unread = walk.unread[0] if walk.unread else None
+        evidence = unread.evidence if unread else ()
+        return Missing(Status.UNASKED, evidence, "no delegate was named, and the device names none", Remedy.DELEGATE)
     try:
-        walk.root(plan.delegate or _named(device, plan.stable_delegate or "").open(), "root", certain=True)
+        walk.root(own[1] if own else plan.delegate or _named(device, plan.stable_delegate or "").open(), "root", certain=True)
     except MissingFact as error:
         return error.missing
     for path, edge in walk.further_roots():
@@ -139,6 +149,7 @@ def read_closure(device: Device, plan: Plan) -> Fact[Closure]:
         archives=tuple(dict.fromkeys(walk.archives)),
         unread=tuple(dict.fromkeys(walk.unread)),
         nowhere=tuple(dict.fromkeys(walk.nowhere)),
+        named_by=printable(own[0]) if own else "",
     )
     return Ok(found, tuple(walk.evidence[each.inode] for each in objects))
 
@@ -273,8 +284,22 @@ class _Search:
         magic = self._device.piece(stat.real, 0, 4) if stat.kind == "file" else b""
         if magic in _ARCHIVES:
             return Archive(printable(stat.real), stat.size, _ARCHIVES[magic])
+        if magic == elves.MAGIC and self._is_for_debuggers(stat):
+            return None
         file = self.file(path) if magic == elves.MAGIC else None
         return file if file and file.elf and (file.elf.type in elves.LOADABLE or ".ko" not in _last(path)) else None
+
+    def _is_for_debuggers(self, stat: FileStat) -> bool:
+        """Whether a file holds what debuggers read of another, and none of its code (objcopy --only-keep-debug): it cannot be loaded."""
+        if not (_last(stat.real).endswith((".debug", ".dbg", ".dwp", ".dwo")) or "/.debug/" in stat.real or "/debug/" in stat.real):
+            return False
+        read = partial(self._device.piece, stat.real)
+        try:
+            found = {each.name: each for each in sections.read_sections(read, sections.read_header(read))}
+        except ValueError:
+            return False
+        code = [each.size for name, each in found.items() if name in {b".text", b".dynamic", b".dynstr"}]
+        return any(name.startswith((b".debug", b".zdebug")) for name in found) and not any(code)
 
     def folders(self, folder: str) -> dict[str, str]:
         """The folders in a folder, by name, each resolved; nothing whose name is a library's is looked at."""
@@ -293,6 +318,11 @@ class _Search:
         asked = tuple(word for word in words if word.isascii() and len(word) <= MAX_WORD)
         found = parse(self._device.ask(base.holds(path, *asked)), lambda data: data.decode("ascii").split("\0")[:-1]).open()
         return frozenset((*found, *set(words).difference(asked)))
+
+    def words(self, path: str, words: tuple[str, ...]) -> Fact[frozenset[str]]:
+        """Those of some words that are among a file's bytes."""
+        found = parse(self._device.ask(base.holds(path, *words)), lambda data: frozenset(data.decode("ascii").split("\0")[:-1]))
+        return Ok(frozenset()) if found.status is Status.UNASKED else found  # in records of an earlier collector, by its name alone
 
     def sonames(self, path: str) -> tuple[str, ...]:
         """The names of shared objects among a file's bytes."""
@@ -342,6 +372,10 @@ class _Search:
             if not folder.startswith("/"):
                 raise MissingFact(_relative(loaded, folder))
             yield from self._in_folder(folder, name)
+        if any(each.startswith(_MUSL) for each in loaded.elf.needed):
+            for folder in self.musl(loaded.elf):
+                yield from self._in_folder(folder, name)
+            return
         skipped = defaults if loaded.elf.no_default else ()
         yield from (each for each in self._cached(name) if _folder(each[0]) not in skipped)
         for folder in () if loaded.elf.no_default else defaults:
@@ -376,6 +410,10 @@ class _Search:
         if len(found) > MAX_FOLDERS:
             raise MissingFact(_limit(_CACHE, f"more than {MAX_FOLDERS} paths of {printable(name)}"))
         yield from ((path, varies) for path, varies in found if path.startswith("/"))
+
+    def musl(self, elf: elves.Elf) -> tuple[str, ...]:
+        """The folders of musl's linker."""
+        return read_musl_path(self._device, _MUSL_MACHINES.get(elf.machine, _PLATFORMS.get(elf.machine, ""))).open()
 
     def by_name(self, name: str) -> Iterator[str]:
         """Where a name may lie for an object of any kind."""
@@ -466,6 +504,7 @@ class _Walk:
     def __init__(self, device: Device) -> None:
         self._device = device
         self._search = _Search(device)
+        self.indirections = Indirections(device)
         self.roots: dict[str, None] = {}
         self.objects: dict[tuple[int, int], ElfObject] = {}
         self.evidence: dict[tuple[int, int], Evidence] = {}
@@ -481,17 +520,28 @@ class _Walk:
         except MissingFact as error:
             self.unread.append(error.missing)
 
-    def further_roots(self) -> Iterator[tuple[str, str]]:
-        """What the device itself names: its stable delegate, and the libraries that every process loads."""
-        for path in SETTINGS:
+    def settings(self) -> Iterator[tuple[str, str]]:
+        """The settings files that name delegates, each with a library that it names. What cannot be read is noted."""
+        paths = list(SETTINGS)
+        for folder in SETTINGS_FOLDERS:
+            names = self._device.names(folder)
+            if isinstance(names, Ok):
+                paths += [f"{folder}/{name}" for name in names.value[:MAX_FOLDERS] if name.endswith(".json")]
+            elif names.status not in {Status.ABSENT, Status.UNASKED}:
+                self.unread.append(names)
+        for path in dict.fromkeys(paths):
             text = _text(self._device, path)
             if isinstance(text, Ok):
                 found = delegate_paths(text.value)
                 if not found and "delegate_path" in text.value:
                     self.unread.append(Missing(Status.FAILED, text.evidence, "delegate_path: expected a text", Remedy.EVIDENCE))
-                yield from ((name, "settings") for name in found)
+                yield from ((path, name) for name in found)
             elif text.status is not Status.ABSENT:
                 self.unread.append(text)
+
+    def further_roots(self) -> Iterator[tuple[str, str]]:
+        """What the device itself names: its stable delegates, and the libraries that every process loads."""
+        yield from ((name, "settings") for _, name in self.settings())
         text = _text(self._device, PRELOAD)
         if isinstance(text, Ok):
             names = " ".join(line.partition("#")[0] for line in text.value.splitlines()).replace(":", " ").split()
@@ -602,7 +652,7 @@ class _Process:
         if name in self._folders:
             self._sweep(name, edge.loader)
             return
-        if edge.kind == "beside":
+        if edge.kind == "beside" or (edge.kind != "string" and name.startswith("/")):
             found = self._search.beside(name)
             if isinstance(found, str):
                 self._sweep(found, edge.loader)
@@ -677,6 +727,7 @@ class _Process:
                 self._perhaps.append(_Edge(loaded, "beside", (_package(folder),)))
         if item.base or item.runtime:
             return
+        self._indirect(loaded)
         names = [name for name in self._search.sonames(loaded.file.stat.real) if not _last(name).startswith(".so")]
         queue = self._opened if own else self._perhaps
         queue.extend(_Edge(loaded, "string", (name,)) for name in names if "%" not in name)
@@ -688,6 +739,17 @@ class _Process:
             self._perhaps.extend(_Edge(loaded, "string", (path,)) for path in fitting)
         if own and shared:
             self._perhaps.extend(self._below(loaded, names))
+
+    def _indirect(self, loaded: _Loaded) -> None:
+        """What configuration names for the loader that an object is: it may be loaded, wherever it lies."""
+        elf, path = loaded.elf, loaded.file.stat.real
+        held = self._search.words(path, WORDS)
+        if isinstance(held, Missing):
+            self._walk.unread.append(held)
+            return
+        named, unread = self._walk.indirections.of(path, held.value, default_folders(elf.machine, elf.bits))
+        self._walk.unread += unread
+        self._perhaps.extend(_Edge(loaded, each.how, (each.name,)) for each in named)
 
     def _fitting(self, loaded: _Loaded, name: str) -> list[str]:
         """The files that a format may become, in the folder that it begins with or else the object's own."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from auditor.sources.base import Source
 
 
-def collect(source: Source, settings: Settings) -> Facts:
+def collect(source: Source) -> Facts:
     """Ask a source everything that the checks may need."""
     device = Device(source)
     asked = read_plan(device)
@@ -36,7 +36,7 @@ def collect(source: Source, settings: Settings) -> Facts:
     closure = read_closure(device, plan)
     return Facts(
         plan=plan,
-        settings=settings,
+        settings=Settings(),
         accelerators=accelerators,
         kernel=kernel,
         iommu=read_iommu(device),

@@ -156,6 +156,8 @@ class Kernel:
     config: Fact[KernelConfig]
     taint: Fact[int]
     """/proc/sys/kernel/tainted (Documentation/admin-guide/tainted-kernels.rst)."""
+    libraries: str = "/lib"
+    """The folder with the kernel's `modules` and `firmware`: /usr/lib in a tree that has no /lib, which is then a link made at start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -450,6 +452,9 @@ FIRMWARE_MARKS = ("$CPD", "$MN2", "$PS1", "/lib/firmware", "/sys/class/firmware"
 DOWNLOAD_MARKS = ("curl_easy_perform", "libcurl/", "urlretrieve")
 """Texts in a file that fetches others: it calls libcurl, holds a copy of it, or a script for Python's urllib."""
 
+SIBLINGS = {62: 3, 183: 40}
+"""Machines (e_machine) that run another's code as well: x86-64 that of i386, AArch64 that of Arm."""
+
 PACKED_MARK = "UPX!"
 """What UPX leaves in the files that it packs."""
 
@@ -535,6 +540,16 @@ class Closure:
     unread: tuple[Missing, ...]
     nowhere: tuple[str, ...] = ()
     """Names of libraries among the objects' bytes that nothing in the tree bears: what the driver would open, were it there."""
+    named_by: str = ""
+    """The device's own settings file that names the delegate, where whoever audits named none."""
+
+    @property
+    def foreign(self) -> tuple[ElfObject, ...]:
+        """The files for another processor than the delegate's: not its 32-bit sibling, which the same one runs."""
+        if not self.objects:
+            return ()
+        own = self.objects[0].machine
+        return tuple(each for each in self.objects if each.machine not in {own, SIBLINGS.get(own)})
 
 
 @dataclass(frozen=True, slots=True)

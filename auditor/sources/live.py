@@ -10,6 +10,7 @@ import re
 from auditor.model import Status, printable
 from auditor.sources.base import Question, Reply, refused
 from auditor.sources.filesystem import Tree, kernel_properties, udev_document
+from auditor.sources.kernel_log import LOG_LIMIT
 
 MOUNTS = "/proc/self/mountinfo"
 KERNELS = {
@@ -24,9 +25,6 @@ KERNELS = {
 
 LOG_DEVICE = os.makedev(1, 11)
 """Of /dev/kmsg (Documentation/admin-guide/devices.txt): what else lies there, a terminal for one, says what its owner wants."""
-
-LOG_LIMIT = 8 << 20
-"""Bytes of the kernel's log that are kept."""
 
 
 _OCTAL = re.compile(rb"\\([0-7]{3})")

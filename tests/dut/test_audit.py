@@ -18,10 +18,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 import machine  # noqa: TC002  # pytest reads the annotations
 from visits import TODAY, Visit, state
 
-from auditor.audit import Request, audit
+from auditor.audit import audit
 from auditor.facts.plan import plan_document
 from auditor.facts.types import Plan
 from auditor.model import Outcome, Status
+from auditor.request import Request
 from auditor.sources import base
 from auditor.sources.ssh import Order, Ssh, agent_zip
 

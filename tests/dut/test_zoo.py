@@ -19,9 +19,10 @@ import machine  # noqa: TC002  # pytest reads the annotations
 import record
 from visits import TODAY, state
 
-from auditor.audit import Audited, Request, audit
+from auditor.audit import Audited, audit
 from auditor.bench.answers import signature
 from auditor.model import Outcome
+from auditor.request import Request
 from auditor.sources import base, recording
 from auditor.sources.recording import pack
 from auditor.tflite.graph import read_graph
