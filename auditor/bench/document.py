@@ -30,10 +30,11 @@ spoil is null. Whatever happens to a worker, there is a document; what was measu
     reference     {kernels: default|builtin, threads, rewritten}: what the answers are compared with. The default kernels are XNNPACK's
                   where the runtime has it and it takes the operator; rewritten, where a custom operator was replaced (zoo/rewrite.py)
     accuracy      {runs, outputs: [{index, avg_error, std_dev, max_error, exact_share, reference_nan_runs, test_nan_runs,
-                  two_input_distance, idle_error, correlation, offset}]} | null, on noise. Raw output units; avg_error and std_dev as
-                  inference_diff has them, null if any run held a NaN or an infinity; exact_share of all elements; two_input_distance is
-                  what avg_error would be between the reference's answers to two different inputs, idle_error the least that it would be
-                  for a delegate that computes nothing (zoo/golden.py); correlation and offset: see zoo/tracking.py
+                  two_input_distance, idle_error, correlation, offset, own_errors}]} | null, on noise. Raw output units; avg_error and
+                  std_dev as inference_diff has them, null if any run held a NaN or an infinity; exact_share of all elements;
+                  two_input_distance is what avg_error would be between the reference's answers to two different inputs, idle_error the
+                  least that it would be for a delegate that computes nothing (zoo/golden.py); correlation and offset: see
+                  bench/tracking.py; own_errors: on each input of the auditor's own, where the device's own tools measured the rest
     golden        {metric: top-1|mask, note: what could not be used, idle_error: as above, of the images,
                   pictures: [{name, sha256: of the image's file, output, runs, variation, reference, test: {class, probability, margin} or
                   {share} | null where not all is finite, agreement: 0 to 1, avg_error | null}]} | null where there is no golden image.

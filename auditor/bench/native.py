@@ -2,11 +2,12 @@
 
 `measure` runs them in fresh confined processes, one after the other:
 
-* *reference*: benchmark_model without a delegate, twice, each time on another input that nobody could foresee; its outputs are what is
-  right. No vendor code ever enters these processes, and they show that the tool itself works.
+* *reference*: benchmark_model without a delegate, four times, each time on another input that nobody could foresee; its outputs are what
+  is right. No vendor code ever enters these processes, and they show that the tool itself works.
 * *test*: benchmark_model through the delegate, timed, on the first of these inputs; *memory*: the same with the tool's own monitor, which
-  disturbs the timing, on the second one. Their outputs are compared with the reference's here.
-* *accuracy*: inference_diff_eval, whose word on errors counts where it is the worse one.
+  disturbs the timing, on the second one; *accuracy*: the others. Their outputs are compared with the reference's here.
+* *accuracy*, too: inference_diff_eval, whose figure over its own runs is the one that the page's limit is for. Its inputs are the same in
+  every audit. The auditor's own, distributed like them, show that the delegate does not compute for the tool alone.
 
 Delegate and measurement share a process, as on every ChromeOS device that is tested with these tools. What is taken from outside it: the
 clock around the whole process (its start, and all that the delegate compiles, are in it, so the bracket can only be worse than the truth),
@@ -28,7 +29,6 @@ import hashlib
 import os
 import shutil
 import stat
-import statistics
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -92,6 +92,8 @@ MEMORY_SECONDS = 0.5
 """How long inferences go on in the process whose memory is read, at least: what it holds of a device is looked at ten times a second."""
 MAX_SETTINGS = 1 << 16
 """Bytes of a stable delegate's settings that the document holds."""
+OWN_INPUTS = 4
+"""Inputs of the auditor's own in each measurement: three have as many as are ever asked for (statistics.MOST_INPUTS)."""
 MAX_TRIED = 8
 """Options of a delegate that are tried one by one, where it is not created with all."""
 OWN_SIZE = "/proc/self/statm"
@@ -109,7 +111,7 @@ class Tools:
 
 @dataclass(frozen=True, slots=True)
 class _Answers:
-    """Two inputs that were drawn for this measurement, by tensor, and the reference's outputs to each."""
+    """Inputs that were drawn for this measurement, by tensor, and the reference's outputs to each."""
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
@@ -167,6 +169,8 @@ def _measure(job: Job, tools: Tools, run: Run, tell: Callable[[str], None], tool
         errors = [_test(job, tools, run, graph, answers)]
         tell(f"{job.name}: memory")
         errors.append(_memory(job, tools, run, answers))
+        tell(f"{job.name}: answers")
+        errors += [_answer(job, tools, run, answers, number) for number in range(2, len(answers.drawn) if answers else 0)]
     except WorkerFailure as failure:
         raise _whose(job, tools, failure) from failure
     tell(f"{job.name}: accuracy")
@@ -179,13 +183,13 @@ def _reference(job: Job, tools: Tools, run: Run, graph: Graph, tools_own: list[d
     What the confinement refuses to the tool itself is added to `tools_own`.
     """
     try:
-        inputs, outputs = signature(graph)
-        answers = _Answers(inputs, outputs, tuple(tuple(map(draw, inputs)) for _ in range(2)))
+        inputs, outputs = _feedable(graph)
+        answers = _Answers(inputs, outputs, tuple(tuple(map(draw, inputs)) for _ in range(OWN_INPUTS if tools.difference else 2)))
     except ValueError as problem:
         run["conditions"]["accuracy_note"] = wire.bounded(f"answers cannot be compared by the auditor: {problem}")
         answers = None
     found = []
-    for number in range(2 if answers else 1):
+    for number in range(len(answers.drawn) if answers else 1):
         with _without(job, tools.benchmark, "reference", job.reference or job.model) as worker:
             ended, text = _become(job, worker, [tools.benchmark, *_once_flags(job, worker), *_answer_flags(worker, answers, number)])
             read = read_benchmark(text, EXTERNAL)
@@ -207,6 +211,14 @@ def _reference(job: Job, tools: Tools, run: Run, graph: Graph, tools_own: list[d
     return replace(answers, reference=tuple(part for part in found if part)) if answers else None
 
 
+def _feedable(graph: Graph) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """The inputs and outputs of a model. Raises ValueError for those that benchmark_model's flags cannot name."""
+    inputs, outputs = signature(graph)
+    if [spec.shape for spec in inputs] == [()]:
+        raise ValueError("benchmark_model wants a shape for each input, and a scalar alone has none to give")
+    return inputs, outputs
+
+
 def _test(job: Job, tools: Tools, run: Run, graph: Graph, answers: _Answers | None) -> tuple[OutputError, ...] | None:
     """The timed process. Returns how its answers differ from the reference's; None where that is not known."""
     with _confined(job, run, tools.benchmark, "test") as worker:
@@ -219,7 +231,7 @@ def _test(job: Job, tools: Tools, run: Run, graph: Graph, answers: _Answers | No
         _note_nodes(job, run, graph, read.delegation)
         _note_times(job, run, read, ended, text)
         note_who_worked(run, ended.cpu_ns / 1e3, busy_us, ended.bracket_ns / 1e3)
-        return _errors(worker, answers, 0)
+        return _errors(worker, answers, 0, "test")
 
 
 def _memory(job: Job, tools: Tools, run: Run, answers: _Answers | None) -> tuple[OutputError, ...] | None:
@@ -231,7 +243,16 @@ def _memory(job: Job, tools: Tools, run: Run, answers: _Answers | None) -> tuple
         read = _applied(job, worker, "memory", ended, text)
         run["memory"] = {"before_bytes": 0, "peak_bytes": ended.peak_bytes, "device_bytes": worker.device_bytes()}
         run["conditions"]["tool"]["peak_mb"] = read.peak
-        return _errors(worker, answers, 1)
+        return _errors(worker, answers, 1, "memory")
+
+
+def _answer(job: Job, tools: Tools, run: Run, answers: _Answers | None, number: int) -> tuple[OutputError, ...] | None:
+    """One more process, for its answer to another input alone."""
+    with _confined(job, run, tools.benchmark, "accuracy") as worker:
+        flags = (*_once_flags(job, worker), *_answer_flags(worker, answers, number), *_delegate_flags(job))
+        ended, text = _become(job, worker, [tools.benchmark, *flags])
+        _applied(job, worker, "accuracy", ended, text)
+        return _errors(worker, answers, number, "accuracy")
 
 
 def _accuracy(job: Job, tools: Tools, run: Run, answers: _Answers | None, errors: list[tuple[OutputError, ...]]) -> None:
@@ -345,7 +366,7 @@ def _created(job: Job, options: tuple[tuple[str, str], ...]) -> str:
 
 
 def _note_accuracy(run: Run, read: Differences, answers: _Answers | None, errors: list[tuple[OutputError, ...]]) -> str:
-    """Write the accuracy down; of the tool's figures and the auditor's own, the worse. Returns why that cannot be, where it cannot."""
+    """Write the tool's figures down, and the errors on the auditor's own inputs. Returns why that cannot be, where it cannot."""
     assert read.outputs is not None
     if answers and len(answers.outputs) != len(read.outputs):
         return f"inference_diff_eval compared {len(read.outputs)} outputs, the model has {len(answers.outputs)}"
@@ -363,13 +384,14 @@ def _note_accuracy(run: Run, read: Differences, answers: _Answers | None, errors
         outputs.append(
             {
                 "index": index,
-                "avg_error": max(tool.average, statistics.fmean(means or [0.0])) if complete else None,
+                "avg_error": tool.average if complete else None,
                 "std_dev": tool.deviation if complete else None,
+                "own_errors": means,
                 "max_error": max(maxima) if maxima and complete else None,
                 "exact_share": sum(each.exact for each in own) / elements if elements else None,
                 "reference_nan_runs": reference_nan,
                 "test_nan_runs": test_nan,
-                "two_input_distance": compare(answers.outputs[index], *(each[index] for each in answers.reference)).mean
+                "two_input_distance": compare(answers.outputs[index], *(each[index] for each in answers.reference[:2])).mean
                 if answers
                 else None,
             }
@@ -524,7 +546,10 @@ def _delegate_flags(job: Job) -> list[str]:
 
 
 def _answer_flags(worker: Worker, answers: _Answers | None, number: int) -> list[str]:
-    """Have an input taken from files, and the last outputs written to one. The names are ours: the tool goes by their order."""
+    """Have an input taken from files, and the last outputs written to one. The names are ours: the tool goes by their order.
+
+    Of several inputs, the shape of a scalar is empty between its colons.
+    """
     if answers is None:
         return []
     names = [f"input{index}" for index in range(len(answers.inputs))]
@@ -556,13 +581,13 @@ def _read_outputs(worker: Worker, answers: _Answers | None) -> tuple[bytes, ...]
     return split(answers.outputs, data) if len(data) == size else None
 
 
-def _errors(worker: Worker, answers: _Answers | None, number: int) -> tuple[OutputError, ...] | None:
+def _errors(worker: Worker, answers: _Answers | None, number: int, role: str) -> tuple[OutputError, ...] | None:
     """How the answers to an input differ from the reference's, which the same tool wrote down in the same way."""
     if answers is None:
         return None
     test = _read_outputs(worker, answers)
     if test is None:
-        role, message = ("test", "memory")[number], "its outputs are not written down as the reference's were, in as many bytes"
+        message = "its outputs are not written down as the reference's were, in as many bytes"
         raise _failure(Outcome.OUTPUT_SHAPE_MISMATCH, role, "output", message, worker.output)
     return tuple(map(compare, answers.outputs, answers.reference[number], test))
 

@@ -29,7 +29,7 @@ from configurations import CONFIGURATIONS
 from tests import archive
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
 BY_NAME = {configuration.name: configuration for configuration in CONFIGURATIONS}
 
@@ -53,6 +53,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for report in terminalreporter.getreports("passed"):
         for name, value in report.user_properties:
             terminalreporter.write_line(f"{name}: {value}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show beside a test that failed what its machine said last."""
+    report = yield
+    running = getattr(item, "funcargs", {}).get("dut")
+    if report.failed and running:
+        report.sections.append(("the virtual device", running.last_words()))
+    return report
 
 
 @pytest.fixture(scope="session", params=list(BY_NAME))
