@@ -7,14 +7,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from auditor.facts.types import Missing, Ok
+from auditor.families import FAMILIES
 from auditor.model import Answer, Level, Outcome, Owner, Remedy, Status, check, printable
-from checks.functional_1 import refusal_remedy, unless_vfio
+from checks.functional_1 import bound_to_vfio, refusal_remedy, unless_vfio, unlike_vfio
 from checks.wording import some
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from auditor.facts.types import Accelerator, DmaTrial, Facts, GroupMate
+    from auditor.model import Evidence
 
 TRANSLATING = frozenset({"DMA", "DMA-FQ"})
 """Domain types in which every access is translated; DMA-FQ flushes lazily, which the page allows."""
@@ -27,6 +29,8 @@ WEAKENING: Mapping[str, bool | frozenset[str]] = {
     "amd_iommu": frozenset({"off"}),
     "intremap": frozenset({"off", "nosid"}),
     "arm_smmu.disable_bypass": False,
+    "arm_smmu_v3.disable_bypass": False,
+    "iommufd.allow_unsafe_interrupts": True,
     "vfio.enable_unsafe_noiommu_mode": True,
     "vfio_iommu_type1.allow_unsafe_interrupts": True,
 }
@@ -35,6 +39,9 @@ WEAKENING: Mapping[str, bool | frozenset[str]] = {
 _YES = ("1", "y", "t", "on")
 _NO = ("0", "n", "f", "of")
 """How a switch's value begins (lib/kstrtox.c, kstrtobool)."""
+
+PCI_OPTIONS = ("config_acs=", "disable_acs_redir=", "noats")
+"""Beginnings of options of the parameter `pci` that let devices reach each other past the IOMMU."""
 
 ACS_OVERRIDE = "pcie_acs_override"
 """Not a parameter of the mainline kernel: with the patch that adds it, groups are reported that the hardware does not keep apart."""
@@ -49,8 +56,8 @@ NOTHING = (b"\0", b"\xff")
 
 @check(
     "security-3.domain",
-    each="accelerators",
-    expected="an IOMMU group whose domain type is DMA or DMA-FQ",
+    each="cores",
+    expected="an IOMMU group whose domain type is DMA or DMA-FQ, or another translating domain that is proven to be in force",
     passes="The IOMMU translates every access of the accelerator to system memory.",
     fails="No IOMMU stands between the accelerator and system memory.",
     remediation="Put the accelerator behind an IOMMU and leave its group in a translating domain: no iommu=pt, no intel_iommu=off, no "
@@ -65,6 +72,11 @@ def domain(facts: Facts, accelerator: Accelerator) -> Iterator[Answer]:
     device tree, and with ACPI on Arm, the kernel puts a device into its group when a driver is first bound to it. Any other type
     (`blocked`, `auto`, a name that this auditor does not know) is unknown: it is not evidence of translation.
 
+    A driver can attach another domain than the default. What is in force decides: VFIO attaches one of its own whenever the device is
+    open (what the default is, security-3.default-domain looks at); amdxdna does with its parameter `force_iova`; msm says that it has
+    page tables for each process by giving their size (MSM_PARAM_VA_SIZE), which the dma-buf probe asks. Below a hypervisor that owns the
+    IOMMU, as Xen's, the kernel sees none, and nothing can be said.
+
     A memory management unit of the accelerator's own is no IOMMU here: it is a part of what must be kept in check. What the type does
     not say is whether the hardware obeys; a fault on an address that is not mapped proves that. The type can be written while no driver
     is bound, so it holds for the boot that was looked at. Source: Documentation/ABI/testing/sysfs-kernel-iommu_groups;
@@ -72,17 +84,7 @@ def domain(facts: Facts, accelerator: Accelerator) -> Iterator[Answer]:
     """
     group = accelerator.group
     if isinstance(group, Missing) and group.status is Status.ABSENT:
-        groups = facts.iommu.groups.open()
-        units, driver = facts.iommu.units, accelerator.driver
-        evidence = (*group.evidence, *facts.iommu.groups.evidence)
-        if not groups and not (isinstance(units, Ok) and units.value):
-            yield Answer(Outcome.FAIL, "in no IOMMU group; the kernel has none at all", evidence)
-        elif isinstance(driver, Missing) and driver.status is Status.ABSENT:
-            observed = f"in no IOMMU group, and no driver is bound; the kernel has {len(groups) or 'none yet'}"
-            yield Answer(Outcome.UNKNOWN, observed, (*evidence, *driver.evidence), remedy=Remedy.DRIVER)
-        else:
-            driver.open()
-            yield Answer(Outcome.FAIL, f"in no IOMMU group; the kernel has {len(groups) or 'none'}", (*evidence, *driver.evidence))
+        yield _in_no_group(facts, accelerator)
         return
     found = group.open()
     kind, made_up = found.type.open(), found.no_iommu.open()
@@ -90,7 +92,7 @@ def domain(facts: Facts, accelerator: Accelerator) -> Iterator[Answer]:
     if made_up:
         yield Answer(Outcome.FAIL, "in a group that VFIO made up without an IOMMU (vfio-noiommu)", evidence)
     elif kind == "identity":
-        yield Answer(Outcome.FAIL, "domain type identity", evidence)
+        yield _behind_identity(facts, accelerator, evidence)
     elif kind in TRANSLATING:
         yield Answer(Outcome.PASS, f"domain type {kind}", evidence)
     elif any(node.path.startswith("/dev/vfio/noiommu-") for node in accelerator.nodes):
@@ -99,10 +101,85 @@ def domain(facts: Facts, accelerator: Accelerator) -> Iterator[Answer]:
         yield Answer(Outcome.UNKNOWN, f"domain type {kind!r}", evidence, remedy=Remedy.DRIVER)
 
 
+def _in_no_group(facts: Facts, accelerator: Accelerator) -> Answer:
+    """A device that the kernel put in no group: no IOMMU, or one that a hypervisor keeps to itself."""
+    hypervisor = facts.iommu.hypervisor
+    if isinstance(hypervisor, Ok) or hypervisor.status is not Status.ABSENT:
+        name = hypervisor.open()
+        observed = f"in no IOMMU group; the hypervisor {printable(name)} may own the IOMMU, which the kernel below it does not see"
+        advice = "Show the hypervisor's own account of its IOMMU (`xl dmesg`), or audit the device without it."
+        return Answer(
+            Outcome.UNKNOWN, observed, (*accelerator.group.evidence, *hypervisor.evidence), remediation=advice, remedy=Remedy.LIVE
+        )
+    groups, units, driver = facts.iommu.groups.open(), facts.iommu.units, accelerator.driver
+    evidence = (*accelerator.group.evidence, *facts.iommu.groups.evidence)
+    if not groups and not (isinstance(units, Ok) and units.value):
+        return Answer(Outcome.FAIL, "in no IOMMU group; the kernel has none at all", evidence)
+    if isinstance(driver, Missing) and driver.status is Status.ABSENT:
+        observed = f"in no IOMMU group, and no driver is bound; the kernel has {len(groups) or 'none yet'}"
+        return Answer(Outcome.UNKNOWN, observed, (*evidence, *driver.evidence), remedy=Remedy.DRIVER)
+    driver.open()
+    return Answer(Outcome.FAIL, f"in no IOMMU group; the kernel has {len(groups) or 'none'}", (*evidence, *driver.evidence))
+
+
+def _behind_identity(facts: Facts, accelerator: Accelerator, evidence: tuple[Evidence, ...]) -> Answer:
+    """A device whose group's default domain translates nothing: whether another one is in force."""
+    observed = "domain type identity"
+    if bound_to_vfio(accelerator.driver):
+        if posing := unlike_vfio(accelerator, accelerator.module.open()):
+            return posing
+        observed += "; VFIO attaches a domain of its own whenever the device is open"
+        module = accelerator.module.open()
+        own = (*accelerator.driver.evidence, *accelerator.module.evidence, *module.built_in.evidence, *module.path.evidence)
+        return Answer(Outcome.PASS, observed, (*evidence, *own))
+    family = FAMILIES.by_name(accelerator.family)
+    paging = accelerator.paging
+    if isinstance(paging, Ok) and paging.value:
+        return Answer(Outcome.PASS, f"{observed}; the driver is told to attach a translating one", (*evidence, *paging.evidence))
+    if isinstance(paging, Missing) and paging.status is not Status.ABSENT:
+        paging.open()
+    if family and family.own_tables:
+        tried = next((each for each in facts.dma_buf.open() if each.accelerator == accelerator.subject), None)
+        if tried and tried.address_space:
+            observed += f"; the driver gives each process page tables of its own, of {tried.address_space:#x} bytes"
+            return Answer(Outcome.PASS, observed, (*evidence, *facts.dma_buf.evidence))
+        if tried is None:
+            return Answer(Outcome.UNKNOWN, f"{observed}; the driver was not asked for page tables", evidence, remedy=Remedy.PROBES)
+        observed += "; the driver has no page tables for each process"
+        evidence = (*evidence, *facts.dma_buf.evidence)
+    return Answer(Outcome.FAIL, observed, evidence, remediation=family.identity if family and family.identity else None)
+
+
+@check(
+    "security-3.default-domain",
+    level=Level.SHOULD,
+    each="cores",
+    expected="an IOMMU group whose default domain translates too",
+    passes="The IOMMU also translates while no user-space driver has the device open.",
+    fails="While no user-space driver has the device open, the IOMMU translates nothing for it.",
+    not_applicable="Only of a device that is bound to VFIO is the default domain another than the one in force.",
+    remediation="Leave devices in a translating domain: no iommu=pt, no iommu.passthrough=1.",
+    owner=Owner.FIRMWARE,
+)
+def default_domain(facts: Facts, accelerator: Accelerator) -> Iterator[Answer]:
+    """The group's default domain, of a device that VFIO drives.
+
+    It says nothing of what user space reaches through VFIO; it does say what the device reaches while it is not open, and what it would
+    reach with a kernel driver. Source: Documentation/ABI/testing/sysfs-kernel-iommu_groups; drivers/vfio/vfio_iommu_type1.c.
+    """
+    if elsewhere := unless_vfio(accelerator):
+        yield elsewhere
+        return
+    group = accelerator.group.open()
+    kind = group.type.open()
+    outcome = Outcome.FAIL if kind == "identity" else Outcome.PASS if kind in TRANSLATING else Outcome.UNKNOWN
+    yield Answer(outcome, f"default domain type {kind}", (*accelerator.driver.evidence, *accelerator.group.evidence, *group.type.evidence))
+
+
 @check(
     "security-3.reserved",
     level=Level.SHOULD,
-    each="accelerators",
+    each="cores",
     expected="no reserved region of the type `direct` in the accelerator's IOMMU group",
     passes="No memory is mapped to the accelerator for good.",
     fails="The firmware has memory mapped one to one to the accelerator, whatever its driver asks for.",
@@ -128,7 +205,7 @@ def reserved(facts: Facts, accelerator: Accelerator) -> Iterator[Answer]:
 @check(
     "security-3.group",
     level=Level.SHOULD,
-    each="accelerators",
+    each="cores",
     expected="no other device, save for bridges, in the accelerator's IOMMU group",
     passes="The IOMMU keeps the accelerator apart from every other device.",
     fails="The accelerator shares its IOMMU group: the devices in it can reach each other's memory.",
@@ -189,6 +266,8 @@ def command_line(facts: Facts) -> Iterator[Answer]:
 def _weakens(parameter: str) -> bool:
     name, _, value = parameter.partition("=")
     name = name.replace("-", "_")
+    if name == "pci":
+        return any(each.startswith(PCI_OPTIONS) for each in value.split(","))
     bad = WEAKENING.get(name, frozenset())
     if isinstance(bad, bool):
         return value.lower().startswith(_YES if bad else _NO)

@@ -61,7 +61,9 @@ def test_a_device_in_no_group_fails_only_where_the_groups_could_be_listed() -> N
     assert outcome(alone, security_3.domain) is Outcome.FAIL
     known = recorded().answers[base.names(GROUPS)].data.count(b"\0")
     assert judged(alone, security_3.domain)[NPU].observed == f"in no IOMMU group; the kernel has {known}"
-    none = judged(names(names(alone, GROUPS), "/sys/class/iommu"), security_3.domain)[NPU]
+    assert outcome(names(alone, GROUPS), security_3.domain) is Outcome.UNKNOWN  # whether a hypervisor is below was not asked
+    bare = answered(alone, {base.read("/sys/hypervisor/type"): ABSENT})
+    none = judged(names(names(bare, GROUPS), "/sys/class/iommu"), security_3.domain)[NPU]
     assert (none.outcome, none.observed) == (Outcome.FAIL, "in no IOMMU group; the kernel has none at all")
     for unreadable in (denied(alone, GROUPS), absent(alone, GROUPS)):
         assert outcome(unreadable, security_3.domain) is Outcome.UNKNOWN
@@ -70,6 +72,7 @@ def test_a_device_in_no_group_fails_only_where_the_groups_could_be_listed() -> N
 def test_a_device_in_no_group_is_unknown_before_a_driver_is_bound() -> None:
     """On Arm a device is in no group until then (the virtual device arm64.no-driver); without any IOMMU it never will be."""
     alone = absent(absent(recorded(), f"{SYSFS}/iommu_group"), f"{SYSFS}/driver")
+    alone = answered(alone, {base.read("/sys/hypervisor/type"): ABSENT})
     found = judged(alone, security_3.domain)[NPU]
     assert (found.outcome, found.remedy) == (Outcome.UNKNOWN, Remedy.DRIVER)
     assert found.observed.startswith("in no IOMMU group, and no driver is bound; the kernel has ")
