@@ -428,7 +428,9 @@ FAMILIES = Table((
         "tests/dut: QEMU's edu device (docs/specs/edu.rst) with a driver of the tests",
         modules=("edu_accel", "edu_accel_intree"),
         drivers=("edu_accel", "edu_accel_intree"),
-        allocation=DUMB,
+        allocation=Allocation(
+            "", "DRM_IOCTL_EDU_CREATE", "edu_create", _OWN + 0x01, "=QII", (("size", SIZE), ("handle", 0), ("pad", 0)),
+        ),
         copies=3 << 30 | 24 << 16 | ord("d") << 8 | _OWN,  # handle, length, source and destination in the buffer
         firmware=Loader.DRIVER,
     ),
