@@ -48,7 +48,7 @@ def audit(request: Request, progress: Callable[[str], None]) -> Audited:
     selection, checks = request.selection, registry.checks()
     _known(selection, judged_by, checks)
     record = gather(request, progress)
-    facts = replace(collect(Replay(record)), settings=settings)
+    facts = _told_apart(replace(collect(Replay(record)), settings=settings), request.not_accelerators)
     _wanted(request, facts)
     summary = _summary(record, facts)
     zoo, notes = ZooUsed(judged_by.zoo.version, facts.plan.models), tuple(_notes(request, facts))
@@ -68,11 +68,21 @@ def _known(selection: Selection, judged_by: RequirementSet, checks: tuple[Check,
 def _wanted(request: Request, facts: Facts) -> None:
     """Say so where an accelerator that was asked for is not there: an audit of nothing would help nobody."""
     if isinstance(facts.accelerators, Ok) and not facts.accelerators.value.unread:
-        missing = sorted(set(facts.plan.accelerators) - {each.subject for each in facts.accelerators.value.items})
+        known = {part for each in facts.accelerators.value.items for part in (each.subject, *each.parts)}
+        missing = sorted(set(facts.plan.accelerators) - known)
         if missing and request.snapshot is not None:
             raise AuditError(f"{request.snapshot}: plan: {missing[0]}: expected one of the accelerators of the recorded device")
         if missing:
             raise UsageError(f"--accelerator: {missing[0]}: expected one of this device's accelerators")
+
+
+def _told_apart(facts: Facts, none: tuple[str, ...]) -> Facts:
+    """The facts without the unrecognised devices that the user now says are no accelerators; a record knows what was said then."""
+    found = facts.accelerators
+    if not none or not isinstance(found, Ok):
+        return facts
+    left = tuple(each for each in found.value.unrecognised if each.subject not in none)
+    return replace(facts, accelerators=replace(found, value=replace(found.value, unrecognised=left)))
 
 
 def _summary(record: Record, facts: Facts) -> DeviceSummary:
@@ -120,6 +130,9 @@ def _notes(request: Request, facts: Facts) -> Iterator[str]:
         yield "Judged from a snapshot: what it holds is the word of whoever made it."
     if plan.accelerators:
         yield f"Of this device, only what --accelerator named was judged: {printable(', '.join(plan.accelerators))}."
+    told = sorted({*plan.not_accelerators, *request.not_accelerators})
+    if told:
+        yield f"Taken for no accelerators, by --not-an-accelerator: {printable(', '.join(told))}."
     if isinstance(facts.closure, Ok) and facts.closure.value.named_by:
         yield f"No delegate was given: the one that {facts.closure.value.named_by} names was read. --delegate names another."
     if plan.zoo_note and plan.runs:

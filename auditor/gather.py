@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from auditor import __version__, requirements
+from auditor import __version__, registry, requirements
 from auditor.bench import over_ssh
 from auditor.bench.access import access
 from auditor.bench.delegates import Delegate, shared_library, stable_delegate
@@ -22,6 +22,8 @@ from auditor.facts.reading import Device
 from auditor.facts.types import Plan
 from auditor.inference.runtime import check_folder, this_machine, why_none
 from auditor.model import Status, Tool, ZooModelUsed, printable
+from auditor.probes import answer as answer_probe
+from auditor.probes import would_change as changes_of
 from auditor.sources import base, recording
 from auditor.sources.base import Question, Reply, Source
 from auditor.sources.filesystem import Tree
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 
     from auditor.bench.options import ZooOptions
     from auditor.request import Request
+    from auditor.zoo.catalogue import ZooVersion
 
 TOOL = Tool("crosml-audit", __version__)
 COLLECTOR = f"{TOOL.name} {TOOL.version}"
@@ -93,15 +96,13 @@ def _kernel_log(path: str | None) -> dict[Question, Reply]:
 
 def would_change(request: Request) -> tuple[str, ...]:
     """What the probes of an audit change on the device while they run, a line each; nothing is asked of the device."""
-    from auditor.probes import would_change as changes  # noqa: PLC0415  # most audits do not ask
-
     if not request.may_try:
         return ()
     plan = Reply(Status.OK, plan_document(Plan(probe_dma=request.probe_dma)))
     recorder = Recorder(Replay(Record("", "", COLLECTOR, "", {base.plan(): plan})))
     collect(recorder)
     probes = [each for each in recorder.unasked() if each.kind == "probe"]
-    return tuple(f"{each.path}: {change}" for each in probes for change in changes(each.path, *each.args))
+    return tuple(f"{each.path}: {change}" for each in probes for change in changes_of(each.path, *each.args))
 
 
 def _over_ssh(request: Request, host: str, progress: Callable[[str], None]) -> Record:
@@ -141,8 +142,7 @@ def _remote_job(request: Request) -> over_ssh.RemoteJob | None:
     put = request.delegate is not None and request.delegate.startswith(over_ssh.LOCAL)
     if _why_no_run(request) and not put:
         return None
-    zoo = requirements.load(request.requirements).zoo
-    return over_ssh.RemoteJob(zoo, request.options(), request.accelerators, run=not _why_no_run(request))
+    return over_ssh.RemoteJob(_asked_zoo(request), request.options(), request.accelerators, run=not _why_no_run(request))
 
 
 def _now() -> str:
@@ -161,7 +161,7 @@ def _source(request: Request) -> Source:
     if request.demo:
         return Replay(demo_record())
     if request.root is None:
-        return Live(probes=request.probes)
+        return Live(answer_probe) if request.probes else Live()
     if not os.path.isdir(request.root):
         raise UsageError(f"--root: {printable(request.root)}: expected a directory laid out like a device's file system")
     return Tree(request.root)
@@ -202,7 +202,7 @@ def _plan(request: Request) -> Plan:
     """What an audit is asked to look at, before anything was measured."""
     here = request.root is None and request.host is None
     return replace(
-        read_plan(Device(Replay(demo_record()))).open() if request.demo else Plan(request.accelerators),
+        read_plan(Device(Replay(demo_record()))).open() if request.demo else Plan(request.accelerators, request.not_accelerators),
         delegate=os.path.abspath(request.delegate) if here and request.delegate else request.delegate,
         delegate_options=request.delegate_options,
         stable_delegate=os.path.abspath(request.stable_delegate) if here and request.stable_delegate else request.stable_delegate,
@@ -216,7 +216,7 @@ def _plan(request: Request) -> Plan:
 
 def _here(request: Request, progress: Callable[[str], None]) -> dict[Question, Reply]:
     """The plan, and the runs of the zoo where they can be had on this machine: through the delegate, or as a demonstration."""
-    plan, zoo = _plan(request), requirements.load(request.requirements).zoo
+    plan, zoo = _plan(request), _asked_zoo(request)
     here = request.root is None
     library = delegate(request) if here else None
     models = model_files(zoo, request.zoo) if not plan.zoo_note or (here and request.zoo is not None) else ()
@@ -227,6 +227,24 @@ def _here(request: Request, progress: Callable[[str], None]) -> dict[Question, R
     runs = _measured(measure_zoo(models, measure_options(options, library, request.accelerators), progress))
     used = tuple(ZooModelUsed(file.model.name, file.sha256, file.origin) for file in models)
     return _noted(replace(plan, models=used), runs)
+
+
+def _asked_zoo(request: Request) -> ZooVersion:
+    """The zoo, of its models those that `--only` asks for; all, where it asks for anything that is not about one model."""
+    known = requirements.load(request.requirements)
+    only = request.selection.only
+    asked = [
+        (requirement.model, check.id)
+        for requirement in known.requirements
+        for check in registry.checks()
+        if check.requirement == requirement.family and request.selection.asks(requirement, check)
+    ]
+    if not only or not asked or not all(model for model, _check in asked):
+        return known.zoo
+    # a finding's id names its model, too
+    named = {name.partition("@model:")[2] for name in only if "@model:" in name}
+    wanted = named if named and all("@model:" in name for name in only) else {model for model, _check in asked}
+    return replace(known.zoo, models=tuple(model for model in known.zoo.models if model.name in wanted))
 
 
 def measure_options(options: ZooOptions, library: Delegate | None, accelerators: tuple[str, ...] = ()) -> MeasureOptions:
