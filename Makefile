@@ -42,6 +42,7 @@ bench: $(VENV)/.dev
 
 docs: $(VENV)/.dev
 	$(BIN)/python -m auditor.manual docs/checks
+	$(BIN)/python -m fixtures.device_table docs/devices.md
 
 # For every Python at once, by markers.
 constraints: $(VENV)/.dev

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from auditor import files, registry, requirements
 from auditor.codec import decode_waivers
+from auditor.details import details
 from auditor.engine import Context, Selection, judge, names
 from auditor.errors import AuditError, UsageError
 from auditor.facts.collect import collect
@@ -47,10 +48,11 @@ def audit(request: Request, progress: Callable[[str], None]) -> Audited:
     selection, checks = request.selection, registry.checks()
     _known(selection, judged_by, checks)
     record = gather(request, progress)
-    facts = replace(collect(Replay(record)), settings=settings)
+    facts = _told_apart(replace(collect(Replay(record)), settings=settings), request.not_accelerators)
     _wanted(request, facts)
     summary = _summary(record, facts)
-    context = Context(TOOL, judged_by.name, summary, ZooUsed(judged_by.zoo.version, facts.plan.models), tuple(_notes(request, facts)))
+    zoo, notes = ZooUsed(judged_by.zoo.version, facts.plan.models), tuple(_notes(request, facts))
+    context = Context(TOOL, judged_by.name, summary, zoo, notes, tuple(_judged_with(request)), details(facts))
     report = judge(facts, checks, judged_by.requirements, waivers, request.today, selection, context)
     return Audited(report, record)
 
@@ -66,11 +68,21 @@ def _known(selection: Selection, judged_by: RequirementSet, checks: tuple[Check,
 def _wanted(request: Request, facts: Facts) -> None:
     """Say so where an accelerator that was asked for is not there: an audit of nothing would help nobody."""
     if isinstance(facts.accelerators, Ok) and not facts.accelerators.value.unread:
-        missing = sorted(set(facts.plan.accelerators) - {each.subject for each in facts.accelerators.value.items})
+        known = {part for each in facts.accelerators.value.items for part in (each.subject, *each.parts)}
+        missing = sorted(set(facts.plan.accelerators) - known)
         if missing and request.snapshot is not None:
             raise AuditError(f"{request.snapshot}: plan: {missing[0]}: expected one of the accelerators of the recorded device")
         if missing:
             raise UsageError(f"--accelerator: {missing[0]}: expected one of this device's accelerators")
+
+
+def _told_apart(facts: Facts, none: tuple[str, ...]) -> Facts:
+    """The facts without the unrecognised devices that the user now says are no accelerators; a record knows what was said then."""
+    found = facts.accelerators
+    if not none or not isinstance(found, Ok):
+        return facts
+    left = tuple(each for each in found.value.unrecognised if each.subject not in none)
+    return replace(facts, accelerators=replace(found, value=replace(found.value, unrecognised=left)))
 
 
 def _summary(record: Record, facts: Facts) -> DeviceSummary:
@@ -83,7 +95,32 @@ def _summary(record: Record, facts: Facts) -> DeviceSummary:
         kernel=facts.kernel.release.value if isinstance(facts.kernel.release, Ok) else None,
         looked_in=tuple(f"{item.path} ({item.status.value})" for item in looked),
         demonstration=facts.plan.demonstration,
+        board=facts.identity.board or "",
+        build=facts.identity.build or "",
+        firmware_version=facts.identity.firmware or "",
+        collector=printable(record.collector),
+        collected_by=printable(facts.plan.user),
+        collected_uid=facts.plan.uid,
+        command=tuple(map(printable, facts.plan.command)),
     )
+
+
+def _judged_with(request: Request) -> Iterator[str]:
+    """The options that decide how a record is judged, where they are not the default."""
+    if request.requirements != requirements.DEFAULT:
+        yield from ("--requirements", printable(request.requirements))
+    if request.waivers is not None:
+        yield from ("--waivers", printable(request.waivers), "--today", request.today.isoformat())
+    for option, values in (
+        ("--trust-root", request.trust_roots),
+        ("--only", request.selection.only),
+        ("--skip", request.selection.skip),
+    ):
+        for value in values:
+            yield from (option, printable(value))
+    for option, path in (("--zoo-manifest", request.manifest), ("--base-image", request.base_image)):
+        if path is not None:
+            yield from (option, printable(path))
 
 
 def _notes(request: Request, facts: Facts) -> Iterator[str]:
@@ -93,6 +130,9 @@ def _notes(request: Request, facts: Facts) -> Iterator[str]:
         yield "Judged from a snapshot: what it holds is the word of whoever made it."
     if plan.accelerators:
         yield f"Of this device, only what --accelerator named was judged: {printable(', '.join(plan.accelerators))}."
+    told = sorted({*plan.not_accelerators, *request.not_accelerators})
+    if told:
+        yield f"Taken for no accelerators, by --not-an-accelerator: {printable(', '.join(told))}."
     if isinstance(facts.closure, Ok) and facts.closure.value.named_by:
         yield f"No delegate was given: the one that {facts.closure.value.named_by} names was read. --delegate names another."
     if plan.zoo_note and plan.runs:

@@ -202,7 +202,7 @@ def _plan(request: Request) -> Plan:
     """What an audit is asked to look at, before anything was measured."""
     here = request.root is None and request.host is None
     return replace(
-        read_plan(Device(Replay(demo_record()))).open() if request.demo else Plan(request.accelerators),
+        read_plan(Device(Replay(demo_record()))).open() if request.demo else Plan(request.accelerators, request.not_accelerators),
         delegate=os.path.abspath(request.delegate) if here and request.delegate else request.delegate,
         delegate_options=request.delegate_options,
         stable_delegate=os.path.abspath(request.stable_delegate) if here and request.stable_delegate else request.stable_delegate,

@@ -86,6 +86,7 @@ class Remedy(enum.Enum):
     DRIVER = "with a driver bound"
     SELECTED = "without --only, --skip and --no-…"
     VENDOR = "by the vendor"
+    WHAT_IT_IS = "with --accelerator or --not-an-accelerator"
     EVIDENCE = "with readable evidence"
 
 
@@ -527,4 +528,6 @@ def printable(text: str | bytes) -> str:
 
 def visible(text: str | bytes) -> str:
     """Any text as one line that a terminal, a log or an XML file may show: controls, line ends, bidi marks … become escapes."""
+    if isinstance(text, str) and text.isprintable():
+        return text
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in printable(text))

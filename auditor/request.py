@@ -22,6 +22,9 @@ class Target:
     kernel_log: str | None = option(None, "With --root: the device's kernel log, as dmesg, journalctl or syslog keeps it.", "FILE")
     demo: bool = option(False, "Audit the recorded virtual device that ships with the program, and run the zoo here.")
     accelerators: tuple[str, ...] = option((), "Audit this accelerator only (pci:…, of:…); may repeat.", "ID", flag="--accelerator")
+    not_accelerators: tuple[str, ...] = option(
+        (), "Take this device, which a report does not recognise, for no accelerator; may repeat.", "ID", flag="--not-an-accelerator"
+    )
     probes: bool = option(True, "Only read; try nothing (no dma-buf, VFIO or tracing probe).", flag="--no-probes", negated=True)
     probe_dma: bool = option(False, "Make a VFIO-bound device read an unmapped address, to prove that the IOMMU blocks it.")
     run_zoo: bool = option(True, "Do not run the zoo; its requirements are unknown.", flag="--no-zoo", negated=True)

@@ -31,7 +31,7 @@ def collect(source: Source) -> Facts:
     asked = read_plan(device)
     plan = asked.value if isinstance(asked, Ok) else Plan()
     kernel = read_kernel(device)
-    accelerators = asked if isinstance(asked, Missing) else read_accelerators(device, kernel, plan.accelerators)
+    accelerators = asked if isinstance(asked, Missing) else read_accelerators(device, kernel, plan.accelerators, plan.not_accelerators)
     loading = read_loading(device, kernel)
     closure = read_closure(device, plan)
     return Facts(

@@ -302,7 +302,7 @@ class Tree:
 
 _UEVENT_KEYS = frozenset({
     "DEVNAME", "DEVTYPE", "DRIVER", "MAJOR", "MINOR", "MODALIAS", "OF_FULLNAME", "OF_NAME",
-    "PCI_CLASS", "PCI_ID", "PCI_SLOT_NAME", "PCI_SUBSYS_ID",
+    "PCI_CLASS", "PCI_ID", "PCI_SLOT_NAME", "PCI_SUBSYS_ID", "PRODUCT",
 })  # fmt: skip
 
 
