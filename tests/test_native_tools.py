@@ -115,7 +115,9 @@ def few_inferences(monkeypatch):
 def busy(monkeypatch):
     """An accelerator that the kernel shows at work."""
     clock = iter(range(10**9, 10**12, 10**9))
-    monkeypatch.setattr(process, "read_device_use", lambda _pid: DeviceUse(1 << 20, {("0000:01:00.0", "1", "npu"): next(clock)}))
+    monkeypatch.setattr(
+        process, "read_device_use", lambda _pid, _accelerator: DeviceUse(1 << 20, {("0000:01:00.0", "1", "npu"): next(clock)})
+    )
 
 
 def judge(turns=1, **request):

@@ -1,20 +1,20 @@
 """What a process's descriptors say of the devices behind them: memory of DRM clients and dma-bufs, and time on a device's engines.
 
-Read from outside the process, in /proc/PID/fdinfo. Sources: Documentation/gpu/drm-usage-stats.rst (`drm-*`),
-drivers/dma-buf/dma-buf.c (`size`, `exp_name`), fs/proc/fd.c (`ino`, Linux 5.14). A buffer that is only mapped, its descriptor closed and
-no DRM client holding it, is not seen; nor is memory that a driver without these keys holds.
+Read from outside the process, in /proc/PID/task/*/fdinfo: a thread may have descriptors of its own, and go on after the first thread has
+ended. Sources: Documentation/gpu/drm-usage-stats.rst (`drm-*`), drivers/dma-buf/dma-buf.c (`size`, `exp_name`), fs/proc/fd.c (`ino`,
+Linux 5.14). A buffer that is only mapped, its descriptor closed and no DRM client holding it, is not seen.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+import stat
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-MAX_DESCRIPTORS = 4096
-"""Open files of a worker (its RLIMIT_NOFILE); of a process with more, nothing is said."""
+from auditor.inference import watch
 
 _MAX_BYTES = 1 << 16
 _UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20}
@@ -29,10 +29,14 @@ Engines: TypeAlias = Mapping[tuple[str, str, str], int]
 
 @dataclass(frozen=True, slots=True)
 class DeviceUse:
-    """`bytes` of device memory, and how long engines have worked."""
+    """`bytes` of device memory, and how long engines of the accelerator have worked.
+
+    `is_complete` is whether every descriptor of the accelerator says how much memory it holds.
+    """
 
     bytes: int = 0
     engines: Engines = field(default_factory=dict)
+    is_complete: bool = True
 
 
 def busy_ns(before: Engines, after: Engines) -> int:
@@ -40,51 +44,71 @@ def busy_ns(before: Engines, after: Engines) -> int:
     return sum(max(0, ns - before.get(key, 0)) for key, ns in after.items())
 
 
-def read_device_use(pid: int) -> DeviceUse:
-    """Read all descriptors of a process. Raises ProcessLookupError once it has ended, another OSError where this cannot be read."""
-    folder = f"/proc/{pid}/fdinfo"
+def device_numbers(nodes: Iterable[str]) -> frozenset[int]:
+    """The device numbers of character device nodes; of what is no node, none."""
+    found = set()
+    for node in nodes:
+        with contextlib.suppress(OSError):
+            status = os.stat(node)
+            if stat.S_ISCHR(status.st_mode):
+                found.add(status.st_rdev)
+    return frozenset(found)
+
+
+def read_device_use(pid: int, accelerator: frozenset[int] = frozenset()) -> DeviceUse:
+    """Read all descriptors of a process; `accelerator` are the device numbers whose engines count.
+
+    Raises ProcessLookupError once it has ended, another OSError where this cannot be read.
+    """
+    texts: dict[str, str] = {}
+    own: set[str] = set()
+    for folder in watch.descriptor_tables(pid):
+        for name in watch.descriptors(f"{folder}/fdinfo"):
+            # one that is not there was closed since it was listed
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                with open(f"{folder}/fdinfo/{name}", "rb") as file:
+                    texts[f"{folder}/{name}"] = file.read(_MAX_BYTES).decode("ascii", "replace")
+                if accelerator and os.stat(f"{folder}/fd/{name}").st_rdev in accelerator:
+                    own.add(f"{folder}/{name}")
     try:
-        names = os.listdir(folder)
-    except FileNotFoundError:
-        raise ProcessLookupError from None
-    if len(names) > MAX_DESCRIPTORS:
-        raise OSError(f"{folder}: {len(names)} descriptors, expected at most {MAX_DESCRIPTORS}")
-    texts = {}
-    for name in names:
-        # one that is not there was closed since it was listed
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError), open(f"{folder}/{name}", "rb") as file:
-            texts[name] = file.read(_MAX_BYTES).decode("ascii", "replace")
-    try:
-        return device_use(texts)
+        return device_use(texts, frozenset(own))
     except ValueError as problem:
-        raise OSError(f"{folder}: {problem}") from problem
+        raise OSError(f"/proc/{pid}: {problem}") from problem
 
 
-def device_use(texts: Mapping[str, str]) -> DeviceUse:
-    """Add up fdinfo's texts, by descriptor. Raises ValueError for a figure that is not understood.
+def device_use(texts: Mapping[str, str], own: frozenset[str] = frozenset()) -> DeviceUse:
+    """Add up fdinfo's texts, by descriptor; `own` are those of the accelerator. Raises ValueError for a figure that is not understood.
 
     Each client and each dma-buf counts once. A buffer of a client that is `shared` may be one of the dma-bufs that are held, or one whose
     descriptor was closed after sharing: of the two sums, the greater counts.
     """
     clients: dict[tuple[str, str], dict[str, str]] = {}
+    workers: set[tuple[str, str]] = set()
     buffers: dict[str, int] = {}
+    is_complete = True
     for descriptor, text in texts.items():
         keys = _keys(text)
         # the rest of a dma-buf's text is a name that the process itself chose, newlines and all
         if "exp_name" in keys:
             buffers[keys.get("ino", f"descriptor {descriptor}")] = _figure(keys.get("size", ""))
-        elif "drm-driver" in keys:
-            clients[keys.get("drm-pdev", ""), keys.get("drm-client-id", f"descriptor {descriptor}")] = keys
+            continue
+        client = keys.get("drm-pdev", ""), keys.get("drm-client-id", f"descriptor {descriptor}")
+        if "drm-driver" in keys:
+            clients[client] = keys
+        if descriptor in own:
+            workers.add(client)
+            is_complete = is_complete and any(name.startswith(_SIZES) for name in keys)
     held = [(_total(keys, _SIZES), _total(keys, (_SHARED,))) for keys in clients.values()]
-    own = sum(max(0, size - shared) for size, shared in held)
+    alone = sum(max(0, size - shared) for size, shared in held)
     shared = sum(min(size, shared) for size, shared in held)
     engines = {
         (*client, name.removeprefix(_ENGINE)): _figure(value, "ns")
         for client, keys in clients.items()
+        if client in workers
         for name, value in keys.items()
         if name.startswith(_ENGINE) and not name.startswith(_CAPACITY)
     }
-    return DeviceUse(own + max(shared, sum(buffers.values())), engines)
+    return DeviceUse(alone + max(shared, sum(buffers.values())), engines, is_complete)
 
 
 def _keys(text: str) -> dict[str, str]:

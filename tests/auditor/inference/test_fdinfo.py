@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import os
+import pathlib
+import subprocess
+import sys
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from auditor.inference import fdinfo
+from auditor.inference import watch
 from auditor.inference.fdinfo import DeviceUse, busy_ns, device_use, read_device_use
 
 PIPE = "pos:\t0\nflags:\t02\nmnt_id:\t15\nino:\t77\n"
@@ -32,7 +36,7 @@ def test_nothing_of_a_device():
 
 
 def test_a_client_counts_once_and_by_what_is_resident():
-    use = device_use({"3": CLIENT, "4": CLIENT})
+    use = device_use({"3": CLIENT, "4": CLIENT}, frozenset({"3"}))
     assert use == DeviceUse(3 * MIB, {("0000:00:0b.0", "7", "compute"): 2_000_000})
 
 
@@ -65,7 +69,7 @@ def test_a_figure_that_is_not_understood(line):
     name = line.partition(":")[0]
     text = "\n".join(line if each.startswith(name + ":") else each for each in CLIENT.split("\n"))
     with pytest.raises(ValueError, match="expected a number"):
-        device_use({"3": text})
+        device_use({"3": text}, frozenset({"3"}))
 
 
 @given(st.dictionaries(st.text(max_size=2), st.text(max_size=60).map(lambda text: CLIENT[:200] + text)))
@@ -97,6 +101,45 @@ def test_a_process_that_has_ended():
 
 
 def test_too_many_descriptors(monkeypatch):
-    monkeypatch.setattr(fdinfo, "MAX_DESCRIPTORS", 1)
+    monkeypatch.setattr(watch, "MAX_DESCRIPTORS", 1)
     with pytest.raises(OSError, match="expected at most 1"):
         read_device_use(os.getpid())
+
+
+def test_only_engines_of_the_accelerator_count():
+    """A display's engines work for everybody; a driver without a memory key has memory that nobody sees."""
+    assert device_use({"3": CLIENT}).engines == {}
+    display = CLIENT.replace("0b.0", "02.0")
+    assert set(device_use({"3": display, "4": CLIENT}, frozenset({"4"})).engines) == {("0000:00:0b.0", "7", "compute")}
+    mute = "drm-driver:\trocket\ndrm-client-id:\t1\n"
+    assert device_use({"3": mute}).is_complete
+    assert not device_use({"3": mute}, frozenset({"3"})).is_complete
+    assert not device_use({"3": PIPE}, frozenset({"3"})).is_complete
+
+
+def test_a_thread_with_descriptors_of_its_own_after_the_first_has_ended(tmp_path):
+    """Its leader is a zombie, and has none: all threads are read."""
+    code = """
+import ctypes, os, threading, time
+def rest():
+    ctypes.CDLL(None).unshare(0x400)
+    descriptor = os.open("held", os.O_RDONLY)
+    print(descriptor, flush=True)
+    time.sleep(60)
+threading.Thread(target=rest).start()
+time.sleep(0.2)
+ctypes.CDLL(None).syscall({"x86_64": 60, "aarch64": 93}[os.uname().machine], 0)
+"""
+    (tmp_path / "held").write_text("")
+    child = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE)
+    try:
+        descriptor = child.stdout.readline().decode().strip()
+        while b"Z (zombie)" not in pathlib.Path(f"/proc/{child.pid}/status").read_bytes():
+            time.sleep(0.01)
+        links = [f"{folder}/fd/{name}" for folder in watch.descriptor_tables(child.pid) for name in watch.descriptors(f"{folder}/fd")]
+        assert str(tmp_path / "held") in [os.readlink(link) for link in links if link.endswith(f"/{descriptor}")]
+        assert read_device_use(child.pid) == DeviceUse(0, {})
+    finally:
+        child.kill()
+        child.wait()
+        child.stdout.close()
