@@ -55,13 +55,13 @@ main(int(sys.argv[2]), int(sys.argv[3]))
 
 
 class Planned:
-    """The machine it runs on, and the plan it was given. `alive` is called before each question."""
+    """The machine it runs on, and the plan it was given, to which it adds as whom it reads. `alive` is called before each question."""
 
     kind = "ssh"
 
     def __init__(self, plan: str, alive: Callable[[], None], *, probes: bool) -> None:
         self._alive = alive
-        self._plan = base.Reply(Status.OK, plan.encode())
+        self._plan = base.Reply(Status.OK, json.dumps({**json.loads(plan), "uid": os.geteuid()}, sort_keys=True).encode())
         self._live = Live(probes=probes)
 
     @property

@@ -16,7 +16,7 @@ from auditor.bench.access import sandbox
 from auditor.bench.delegates import Delegate, shared_library, stable_delegate
 from auditor.bench.schedule import BenchTime, Means, measure_zoo, runner
 from auditor.codec import decode_waivers
-from auditor.engine import Context, Selection, judge
+from auditor.engine import Context, Selection, judge, names
 from auditor.errors import AuditError, UsageError
 from auditor.facts.collect import collect
 from auditor.facts.plan import plan_document, read_plan
@@ -373,10 +373,9 @@ def _json(document: Mapping[str, Any]) -> bytes:
 
 def _known(selection: Selection, judged_by: RequirementSet, checks: tuple[Check, ...]) -> None:
     """A name in --only or --skip that names nothing would silently leave out everything, or nothing."""
-    known = {each.id for each in judged_by.requirements}
-    known |= {f"{each.id}.{check.word}" for each in judged_by.requirements for check in checks if check.requirement == each.family}
+    pairs = [(each, check) for each in judged_by.requirements for check in checks if check.requirement == each.family]
     for name in (*selection.only, *selection.skip):
-        if name not in known:
+        if not any(names(name.partition("@")[0], *pair) for pair in pairs):
             raise UsageError(f"--only, --skip: {printable(name)}: no such requirement or check; `crosml-audit checks` lists them")
 
 

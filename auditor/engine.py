@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from auditor.facts.types import Listing, Missing, MissingFact, Ok
@@ -10,6 +10,7 @@ from auditor.model import (
     AcceleratorSummary,
     Answer,
     Check,
+    Details,
     DeviceSummary,
     Finding,
     Level,
@@ -26,6 +27,7 @@ from auditor.model import (
     Waiver,
     ZooUsed,
     printable,
+    worst,
 )
 
 if TYPE_CHECKING:
@@ -33,8 +35,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from auditor.facts.types import Facts
-
-_WORST_FIRST = (Outcome.FAIL, Outcome.ERROR, Outcome.UNKNOWN, Outcome.PASS, Outcome.NOT_APPLICABLE)
 
 _WAIVABLE = frozenset({Outcome.FAIL, Outcome.UNKNOWN})
 
@@ -52,6 +52,8 @@ _HOW_TO = {
     Remedy.EVIDENCE: "Make the named file readable and well-formed, and audit again.",
 }
 
+_LEFT_OUT = Answer(Outcome.UNKNOWN, "left out by --skip", because="Excluded by --skip.", remedy=Remedy.SELECTED)
+
 _HOW_MISSING = {
     Status.ABSENT: "is not there",
     Status.DENIED: "may not be read by this user",
@@ -62,17 +64,31 @@ _HOW_MISSING = {
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What `--only` and `--skip` name: requirement ids or check ids. What is left out is `unknown`, never silently absent."""
+    """What `--only` and `--skip` name: requirements, checks, findings, or how the ids of several begin (`zoo`, `security-3`).
+
+    What `--skip` leaves out is `unknown`, never silently absent. What `--only` leaves out is not asked: the report is partial and says so.
+    """
 
     only: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
 
-    def leaves_out(self, requirement: str, check: str) -> str | None:
-        """The option that leaves a check out, or None."""
-        names = {requirement, check}
-        if self.only and names.isdisjoint(self.only):
-            return "--only"
-        return None if names.isdisjoint(self.skip) else "--skip"
+    def asks(self, requirement: Requirement, check: Check) -> bool:
+        """Whether `--only` leaves a check in for a requirement."""
+        return not self.only or any(names(name.partition("@")[0], requirement, check) for name in self.only)
+
+    def skips(self, requirement: Requirement, check: Check) -> bool:
+        """Whether `--skip` leaves out a check for a requirement as a whole."""
+        return any("@" not in name and names(name, requirement, check) for name in self.skip)
+
+    def keeps(self, finding: Finding, requirement: Requirement, check: Check) -> bool:
+        """Whether a finding of a check that is asked was selected."""
+        return not self.only or any(name == finding.id or ("@" not in name and names(name, requirement, check)) for name in self.only)
+
+
+def names(name: str, requirement: Requirement, check: Check) -> bool:
+    """Whether a name is that of a requirement or a check, of its family, or how one of these begins, up to a separator."""
+    ids = (f"{requirement.id}.{check.word}", check.id)
+    return any(each == name or (each.startswith(name) and each[len(name)] in "-._") for each in ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +100,8 @@ class Context:
     device: DeviceSummary
     zoo: ZooUsed
     notes: tuple[str, ...] = ()
+    judged_with: tuple[str, ...] = ()
+    details: Details = field(default_factory=Details)
 
 
 def judge(
@@ -97,7 +115,7 @@ def judge(
 ) -> Report:
     """The report on a device. `today` (UTC) decides which waivers are in force."""
     in_force = {waiver.finding: waiver for waiver in waivers if today <= waiver.expires}
-    results = tuple(_result(requirement, _findings(facts, checks, requirement, selection), in_force) for requirement in requirements)
+    results = tuple(_result(facts, checks, requirement, selection, in_force) for requirement in requirements)
     accelerators = facts.accelerators
     found = accelerators.value.items if isinstance(accelerators, Ok) else ()
     return Report(
@@ -115,11 +133,15 @@ def judge(
             )
             for each in found
         ),
-        verdict=verdict(results),
+        verdict=verdict(results, partial=bool(selection.only)),
         counts=counts(results),
         requirements=results,
         model_runs=_model_runs(facts),
         notes=(*context.notes, *_waiver_notes(waivers, results, today)),
+        partial=bool(selection.only),
+        selection=selection.only,
+        judged_with=context.judged_with,
+        details=context.details,
     )
 
 
@@ -128,9 +150,11 @@ def _model_runs(facts: Facts) -> tuple[ModelRun, ...]:
     return tuple(run.value for each in models for run in each.runs if isinstance(run, Ok))
 
 
-def verdict(results: Iterable[RequirementResult]) -> Verdict:
-    """The verdict over the `must` requirements."""
-    outcomes = {result.outcome for result in results if result.level is Level.MUST}
+def verdict(results: Iterable[RequirementResult], *, partial: bool = False) -> Verdict:
+    """The verdict over the `must` requirements; of a partial report, over those selected, and over `should` ones where only they are."""
+    selected = [result for result in results if result.selected]
+    decisive = [result for result in selected if result.level is Level.MUST] or (selected if partial else [])
+    outcomes = {result.standing for result in decisive}
     if Outcome.FAIL in outcomes:
         return Verdict.NON_COMPLIANT
     if outcomes <= {Outcome.NOT_APPLICABLE} or outcomes & {Outcome.ERROR, Outcome.UNKNOWN}:
@@ -138,25 +162,37 @@ def verdict(results: Iterable[RequirementResult]) -> Verdict:
     return Verdict.COMPLIANT
 
 
-def worst(outcomes: Iterable[Outcome]) -> Outcome:
-    """The worst of some outcomes; `unknown` where there are none."""
-    return min(outcomes, key=_WORST_FIRST.index, default=Outcome.UNKNOWN)
+def outcome(findings: Sequence[Finding], *, partial: bool = False) -> tuple[Outcome, bool]:
+    """What a requirement's findings add up to, and whether it is waived (see RequirementResult).
+
+    The `must` findings count; of a partial report, where --only names `should` checks alone, these do.
+    """
+    must = [finding for finding in findings if finding.level is Level.MUST] or (findings if partial else [])
+    still = worst(Outcome.PASS if finding.waiver else finding.outcome for finding in must)
+    waived = still is Outcome.PASS and any(finding.waiver for finding in must)
+    return (worst(finding.outcome for finding in must) if waived else still), waived
 
 
-def outcome(findings: Iterable[Finding]) -> Outcome:
-    """What a requirement's findings add up to: the worst of the `must` ones, of which a waived one counts as a pass."""
-    return worst(Outcome.PASS if finding.waiver else finding.outcome for finding in findings if finding.level is Level.MUST)
-
-
-def _result(requirement: Requirement, findings: Sequence[Finding], waivers: dict[str, Waiver]) -> RequirementResult:
+def _result(
+    facts: Facts, checks: Sequence[Check], requirement: Requirement, selection: Selection, waivers: dict[str, Waiver]
+) -> RequirementResult:
+    asked = [check for check in checks if check.requirement == requirement.family and selection.asks(requirement, check)]
+    findings = _findings(facts, asked, requirement, selection)
     shown = tuple(replace(finding, waiver=waivers.get(finding.id)) if finding.outcome in _WAIVABLE else finding for finding in findings)
+    found, waived = outcome(shown, partial=bool(selection.only))
     return RequirementResult(
         id=requirement.id,
         title=requirement.title,
         level=requirement.level,
-        outcome=outcome(shown),
-        waived=any(finding.waiver for finding in shown if finding.level is Level.MUST),
+        outcome=found,
+        waived=waived,
         findings=shown,
+        text=requirement.text,
+        source=requirement.source,
+        interpretation=requirement.interpretation,
+        model=requirement.model,
+        limits=requirement.limits,
+        selected=bool(asked) or not selection.only,
     )
 
 
@@ -167,8 +203,6 @@ def _findings(facts: Facts, checks: Iterable[Check], requirement: Requirement, s
     """
     found: dict[tuple[str, bool], Finding] = {}
     for check in checks:
-        if check.requirement != requirement.family:
-            continue
         for finding in _ask(facts, check, requirement, selection):
             at = finding.id, finding.outcome is Outcome.ERROR
             found[at] = _joined(found[at], finding) if at in found else finding
@@ -192,7 +226,11 @@ def _ask(facts: Facts, check: Check, requirement: Requirement, selection: Select
     whole = f"model:{requirement.model}" if requirement.model else "device"
     try:
         for answer, subject in _asked(facts, check, requirement, selection, whole):
-            yield _finding(check, requirement, answer, subject)
+            finding = _finding(check, requirement, answer, subject)
+            if finding.id in selection.skip:
+                finding = _finding(check, requirement, _LEFT_OUT, finding.subject)
+            if selection.keeps(finding, requirement, check):
+                yield finding
     except Exception as error:  # noqa: BLE001  # a plug-in may name facts that are none, or give what is no answer
         yield _finding(check, requirement, _broken(error), whole)
 
@@ -227,9 +265,8 @@ def _owner(check: Check, answer: Answer) -> Owner:
 
 def _asked(facts: Facts, check: Check, requirement: Requirement, selection: Selection, whole: str) -> Iterator[tuple[Answer, str]]:
     """The answers of one check for one requirement, each with the subject it was asked about."""
-    option = selection.leaves_out(requirement.id, f"{requirement.id}.{check.word}")
-    if option:
-        yield Answer(Outcome.UNKNOWN, f"left out by {option}", because="It was not asked.", remedy=Remedy.SELECTED), whole
+    if selection.skips(requirement, check):
+        yield _LEFT_OUT, whole
         return
     for need in check.needs:
         fact = getattr(facts, need)

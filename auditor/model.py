@@ -41,6 +41,14 @@ class Outcome(enum.Enum):
     """The check itself broke."""
 
 
+_WORST_FIRST = (Outcome.FAIL, Outcome.ERROR, Outcome.UNKNOWN, Outcome.PASS, Outcome.NOT_APPLICABLE)
+
+
+def worst(outcomes: Iterable[Outcome]) -> Outcome:
+    """The worst of some outcomes; `unknown` where there are none."""
+    return min(outcomes, key=_WORST_FIRST.index, default=Outcome.UNKNOWN)
+
+
 class Level(enum.Enum):
     """Whether a requirement or a check bears on the verdict (`must`) or is shown beside it (`should`)."""
 
@@ -98,6 +106,7 @@ class Requirement:
 
     `family` is what checks name: the id itself for a clause, `zoo-latency`, `zoo-accuracy` or `zoo-memory` for a cell of the table,
     which also has its `model` and its `limits` by name in the unit of the name (`latency_ms`, `avg_error`, `std_dev`, `memory_bytes`).
+    `interpretation` says how the auditor reads the text where it leaves room; empty where it leaves none.
     """
 
     id: str
@@ -108,6 +117,7 @@ class Requirement:
     family: str
     model: str | None = None
     limits: Mapping[str, float] = field(default_factory=dict)
+    interpretation: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +236,13 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class RequirementResult:
-    """A requirement with its findings and the outcome that they add up to; `waived` where a waiver in force covers a finding of it."""
+    """A requirement with its findings and the outcome that they add up to.
+
+    `waived` says that waivers in force cover everything that keeps it from passing; the verdict then counts a pass, and `outcome` is the
+    one that they cover. Else `outcome` is the worst of the `must` findings that no waiver covers. `selected` is false where --only left
+    the whole requirement out: it has no finding and does not count. `text`, `source`, `interpretation`, `model` and `limits` are the
+    requirement's own.
+    """
 
     id: str
     title: str
@@ -234,6 +250,17 @@ class RequirementResult:
     outcome: Outcome
     waived: bool
     findings: tuple[Finding, ...]
+    text: str = ""
+    source: str = ""
+    interpretation: str = ""
+    model: str | None = None
+    limits: Mapping[str, float] = field(default_factory=dict)
+    selected: bool = True
+
+    @property
+    def standing(self) -> Outcome:
+        """The outcome that counts towards the verdict."""
+        return Outcome.PASS if self.waived else self.outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +290,10 @@ class ZooUsed:
 
 @dataclass(frozen=True, slots=True)
 class DeviceSummary:
-    """The device of a report. `snapshot_sha256` is the digest of the record (its `record.json`) that was judged."""
+    """The device of a report, and who recorded it. Texts are empty, and `collected_uid` is None, where the record does not say.
+
+    `snapshot_sha256` is the sha256 of the snapshot file that holds the record which was judged.
+    """
 
     source: str
     name: str
@@ -272,6 +302,20 @@ class DeviceSummary:
     kernel: str | None = None
     looked_in: tuple[str, ...] = ()
     demonstration: bool = False
+    board: str = ""
+    """The board or product, as the image or the firmware names it."""
+    build: str = ""
+    """The build of the system image."""
+    firmware_version: str = ""
+    """The version of the system firmware (BIOS, ChromeOS firmware), not of the accelerator's."""
+    collector: str = ""
+    """Name and version of the program that recorded it."""
+    collected_by: str = ""
+    """The user who ran the collector, on the machine where the command was typed."""
+    collected_uid: int | None = None
+    """The user id as which the device was read; 0 is root."""
+    command: tuple[str, ...] = ()
+    """The command line that recorded it, an argument each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,8 +373,113 @@ class ModelRun:
 
 
 @dataclass(frozen=True, slots=True)
+class ClosureFile:
+    """A file that the driver's user space loads, or may load; `size` in bytes.
+
+    `counted` files are the vendor's and count towards the limit of misc-1. `certain` says that the file is loaded, not that it may be.
+    `why` says why it is not counted, or else how it was found.
+    """
+
+    path: str
+    size: int
+    counted: bool
+    certain: bool
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ClosureSummary:
+    """All that the driver's user space loads, and the limit in bytes that its counted files are held against."""
+
+    files: tuple[ClosureFile, ...]
+    limit_bytes: int
+    missing: tuple[str, ...] = ()
+    """Libraries that are needed and were not found."""
+    unread: tuple[str, ...] = ()
+    """Places that could not be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupDevice:
+    """A device in an IOMMU group; `accelerator` says that it is one of those that were audited."""
+
+    id: str
+    driver: str | None
+    accelerator: bool
+    bridge: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class IommuGroupSummary:
+    """An IOMMU group with an accelerator in it. `domain` is its domain type, empty where it is not known."""
+
+    domain: str
+    devices: tuple[GroupDevice, ...]
+    reserved: tuple[str, ...] = ()
+    """Its reserved regions, as `kind start-end`."""
+    no_iommu: bool = False
+    """Whether VFIO made the group up: no IOMMU is in front of it."""
+    complete: bool = True
+    """Whether all of its devices could be listed."""
+
+
+@dataclass(frozen=True, slots=True)
+class FirmwareSummary:
+    """A firmware image that an accelerator's driver names.
+
+    `state` is what its own signature is worth: `bad`, `unsigned`, `verified-test`, `unknown-format`, `unknown-key`,
+    `verified-unknown-root`, `verified-production`; empty where it was not read. `root` is the sha256 of the root certificate or key.
+    """
+
+    accelerator: str
+    name: str
+    path: str
+    """Where it lies; empty where it is not installed."""
+    size: int | None
+    sha256: str
+    format: str
+    state: str
+    signer: str = ""
+    root: str = ""
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A mean over processes and the ends of its interval (microseconds); the ends are None where too few processes give one."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSummary:
+    """The latency of a model over its processes, by the auditor's clock (`wall`) and as the processes say themselves (`own`)."""
+
+    model: str
+    wall: Span | None
+    own: Span | None
+
+
+@dataclass(frozen=True, slots=True)
+class Details:
+    """What a report shows of the device in addition to its findings; nothing here decides anything."""
+
+    closure: ClosureSummary | None = None
+    iommu_groups: tuple[IommuGroupSummary, ...] = ()
+    firmware: tuple[FirmwareSummary, ...] = ()
+    models: tuple[ModelSummary, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
-    """Everything that a format may show. `notes` are remarks on the audit itself (unused waivers, an unconfined run)."""
+    """Everything that a format may show. `notes` are remarks on the audit itself (unused waivers, an unconfined run).
+
+    `partial` says that --only left requirements out: the verdict is then over the `selected` ones alone and is no verdict on the device.
+    `selection` is what --only named.
+    """
 
     tool: Tool
     requirements_set: str
@@ -342,6 +491,11 @@ class Report:
     requirements: tuple[RequirementResult, ...]
     model_runs: tuple[ModelRun, ...] = ()
     notes: tuple[str, ...] = ()
+    partial: bool = False
+    selection: tuple[str, ...] = ()
+    judged_with: tuple[str, ...] = ()
+    """The options that decided how the record was judged: requirement set, waivers, roots, date. An argument each."""
+    details: Details = field(default_factory=Details)
     schema: str = REPORT_SCHEMA
 
 

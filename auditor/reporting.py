@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from auditor import engine, files
@@ -31,10 +31,23 @@ def load_report(path: str) -> Report:
     schema = decode_json(data, _Header, path).schema
     if schema != REPORT_SCHEMA:
         raise AuditError(visible(f"{path}: schema: expected {REPORT_SCHEMA}, got {schema[:80]!r}"))
-    report = decode_json(data, Report, path)
+    report = _current(decode_json(data, Report, path))
     for contradiction in _contradictions(report):
         raise AuditError(visible(f"{path}: {contradiction}"))
     return report
+
+
+def _current(report: Report) -> Report:
+    """The report with what its waivers cover told apart: earlier versions gave a requirement that is waived the outcome `pass`."""
+    results = tuple(map(_apart, report.requirements))
+    return replace(report, requirements=results)
+
+
+def _apart(result: RequirementResult) -> RequirementResult:
+    found, waived = engine.outcome(result.findings)
+    earlier = Outcome.PASS if waived else found
+    covered = any(finding.waiver for finding in result.findings if finding.level is Level.MUST)
+    return replace(result, outcome=found, waived=waived) if covered and (result.outcome, result.waived) == (earlier, True) else result
 
 
 def diff(old: Report, new: Report) -> Iterator[str]:
@@ -53,10 +66,12 @@ def _contradictions(report: Report) -> Iterator[str]:
         for finding in result.findings:
             if finding.waiver and finding.outcome not in {Outcome.FAIL, Outcome.UNKNOWN}:
                 yield f"requirements[{number}]: {finding.id} is {finding.outcome.value} and waived; only fail and unknown can be"
-        outcome = engine.outcome(result.findings)
+        outcome, waived = engine.outcome(result.findings, partial=report.partial)
         if result.outcome is not outcome:
             yield f"requirements[{number}].outcome: expected {outcome.value}, which its findings add up to, got {result.outcome.value}"
-    verdict, counts = engine.verdict(report.requirements), engine.counts(report.requirements)
+        if result.waived is not waived:
+            yield f"requirements[{number}].waived: expected {str(waived).lower()}, which its findings add up to"
+    verdict, counts = engine.verdict(report.requirements, partial=report.partial), engine.counts(report.requirements)
     if report.verdict is not verdict:
         yield f"verdict: expected {verdict.value}, which the requirements add up to, got {report.verdict.value}"
     if report.counts != counts:

@@ -25,6 +25,14 @@ DEFAULT = "r113-zoo-0.0.2"
 SIZE_LIMIT = 1 << 20
 """Bytes of a requirement file."""
 
+_READ_AS = {
+    "latency": "The mean time of an inference over 3 to 9 fresh processes, by the auditor's clock; the upper end of its 95 % interval "
+    "counts. Loading and the first inference are outside the limit.",
+    "accuracy": "Errors against the same runtime without the delegate, in raw output units, for each output; both limits must hold.",
+    "memory": "The peak of the process with the device memory that it holds. 1 MB is 10^6 bytes to pass and 2^20 bytes to fail.",
+}
+"""How the auditor reads the cells of the zoo's table."""
+
 
 @dataclass(frozen=True, slots=True)
 class RequirementSet:
@@ -52,6 +60,7 @@ class _Clause:
     text: str
     source: str
     level: Level
+    interpretation: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +85,10 @@ def load(name: str = DEFAULT) -> RequirementSet:
     texts += (_read(found.clauses, folder), _read(found.zoo, folder))
     clauses, zoo = decode_toml(texts[1], _Clauses, found.clauses), decode_toml(texts[2], ZooVersion, found.zoo)
     requirements = (
-        *(Requirement(each.id, each.title, each.text, each.source, each.level, family=each.id) for each in clauses.requirements),
+        *(
+            Requirement(each.id, each.title, each.text, each.source, each.level, family=each.id, interpretation=each.interpretation)
+            for each in clauses.requirements
+        ),
         *(requirement for model in zoo.models for requirement in _of_model(model, zoo)),
     )
     repeated = sorted(each for each, count in Counter(requirement.id for requirement in requirements).items() if count > 1)
@@ -117,4 +129,5 @@ def _of_model(model: ZooModel, zoo: ZooVersion) -> Iterator[Requirement]:
             family=f"zoo-{cell}",
             model=model.name,
             limits=numbers,
+            interpretation=_READ_AS[cell],
         )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from auditor.facts.mainline import MAINLINE, OPEN_LICENSES, OUT_OF_TREE, takes
 from auditor.facts.types import Missing, Ok
+from auditor.families import FAMILIES, is_vfio
 from auditor.model import Answer, Level, Outcome, Owner, Remedy, Status, check, printable
 from auditor.verify import State, verify_module
 from auditor.verify.origin import Cover, Origin, covered, enforced, pinned, verified_root
@@ -14,15 +14,17 @@ from auditor.verify.origin import Cover, Origin, covered, enforced, pinned, veri
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from auditor.facts.mainline import Driver
     from auditor.facts.types import Accelerator, Fact, Facts, Module
+    from auditor.families import Upstream
     from auditor.model import Evidence
 
-VFIO_DRIVERS = frozenset({"vfio-pci", "vfio-platform", "vfio-amba", "vfio-fsl-mc", "vfio-cdx"})
-"""The drivers that hand a device to user space (drivers/vfio)."""
+HARMLESS_MATES = frozenset({"pci-stub", "pcieport", "shpchp"})
+"""Drivers beside VFIO's that leave DMA alone, so that VFIO takes a group for viable (struct pci_driver, driver_managed_dma)."""
 
-HARMLESS_MATES = VFIO_DRIVERS | {"pci-stub", "pcieport", "shpchp"}
-"""Drivers that leave DMA alone, so that VFIO takes a group for viable (struct pci_driver, driver_managed_dma)."""
+OPEN_LICENSES = frozenset({
+    "GPL", "GPL v2", "GPL and additional rights", "Dual BSD/GPL", "Dual MIT/GPL", "Dual MPL/GPL", "GPL v2 or later",
+})  # fmt: skip
+"""The licences that the kernel takes for compatible (include/linux/license.h)."""
 
 FOREIGN = frozenset("PO")
 """Taint letters of a module that its own maker calls proprietary or does not call in-tree."""
@@ -72,24 +74,31 @@ def driver(facts: Facts, accelerator: Accelerator) -> Iterator[Answer]:
     if against:
         observed = f"{printable(name)}: contradicted: {'; '.join(reason for reason, _ in against)}"
         yield Answer(Outcome.FAIL, observed, tuple(item for _, evidence in against for item in evidence))
-    elif name in VFIO_DRIVERS:
+    elif is_vfio(name):
         yield _through_vfio(facts, accelerator, module)
-    elif module.name not in MAINLINE:
+    elif not (known := _upstream(module)):
         observed = f"{module.name}: claimed: mainline Linux is not known to have this driver"
         yield Answer(Outcome.UNKNOWN, observed, accelerator.module.evidence, remedy=Remedy.VENDOR)
-    elif not takes(MAINLINE[module.name], accelerator.modalias):
+    elif not known.takes(accelerator.modalias):
         observed = f"{module.name}: claimed: mainline's driver of this name is for other devices than {accelerator.modalias or 'this one'}"
         yield Answer(Outcome.UNKNOWN, observed, accelerator.module.evidence, remedy=Remedy.VENDOR)
     elif module.built_in.open():
-        yield _built_in(facts, accelerator, module, MAINLINE[module.name])
+        yield _built_in(facts, accelerator, module, known)
     else:
-        yield _loaded(facts, accelerator, module, MAINLINE[module.name])
+        yield _loaded(facts, accelerator, module, known)
+
+
+def _upstream(module: Module) -> Upstream | None:
+    """Mainline's driver of a module's name."""
+    family = FAMILIES.by_module(module.name)
+    return family.upstream if family else None
 
 
 def _contradictions(facts: Facts, accelerator: Accelerator, module: Module) -> Iterator[tuple[str, tuple[Evidence, ...]]]:
     """What was read that a driver of mainline's cannot have, each with where."""
-    if module.name in OUT_OF_TREE:
-        yield OUT_OF_TREE[module.name], accelerator.module.evidence
+    family = FAMILIES.by_module(module.name)
+    if family and family.elsewhere:
+        yield family.elsewhere, accelerator.module.evidence
     if isinstance(module.info, Ok):
         if not module.info.value.intree:
             yield "its modinfo does not say intree", module.info.evidence
@@ -166,10 +175,10 @@ def _unlike_vfio(accelerator: Accelerator, module: Module) -> Answer | None:
 def _leaves_dma_alone(name: Fact[str]) -> bool:
     if isinstance(name, Missing):
         return name.status is Status.ABSENT
-    return name.value in HARMLESS_MATES
+    return is_vfio(name.value) or name.value in HARMLESS_MATES
 
 
-def _built_in(facts: Facts, accelerator: Accelerator, module: Module, known: Driver) -> Answer:
+def _built_in(facts: Facts, accelerator: Accelerator, module: Module, known: Upstream) -> Answer:
     """A driver in the kernel image: verified with the kernel."""
     info = module.info.open()
     if info.file and info.file.rpartition("/")[0] not in known.folders:
@@ -183,7 +192,7 @@ def _built_in(facts: Facts, accelerator: Accelerator, module: Module, known: Dri
     return Answer(Outcome.PASS, f"{module.name}: in-tree verified: built into the kernel, which firmware verified", evidence)
 
 
-def _loaded(facts: Facts, accelerator: Accelerator, module: Module, known: Driver) -> Answer:
+def _loaded(facts: Facts, accelerator: Accelerator, module: Module, known: Upstream) -> Answer:
     """A driver in a module: in mainline's folder, the file that was loaded, and authenticated."""
     info, path, taint = module.info.open(), module.path.open(), module.taint.open()
     folder = path.rpartition("/")[0]
@@ -381,7 +390,7 @@ def viability(facts: Facts, accelerator: Accelerator) -> Iterator[Answer]:
 def unless_vfio(accelerator: Accelerator) -> Answer | None:
     """`not-applicable` for an accelerator that is not bound to VFIO, None for one that is; raises MissingFact where that was not read."""
     name = accelerator.driver
-    if is_vfio(name):
+    if bound_to_vfio(name):
         return None
     bound = "no driver" if isinstance(name, Missing) and name.status is Status.ABSENT else printable(name.open())
     return Answer(Outcome.NOT_APPLICABLE, f"bound to {bound}", name.evidence)
@@ -392,6 +401,6 @@ def refusal_remedy(error: str) -> Remedy:
     return Remedy.ROOT if error in {"EACCES", "EPERM"} else Remedy.PROBES
 
 
-def is_vfio(name: Fact[str]) -> bool:
+def bound_to_vfio(name: Fact[str]) -> bool:
     """Whether the driver that is bound is one of VFIO's."""
-    return isinstance(name, Ok) and name.value in VFIO_DRIVERS
+    return isinstance(name, Ok) and is_vfio(name.value)

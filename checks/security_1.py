@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from auditor.facts.types import Missing, Ok
+from auditor.families import FAMILIES
 from auditor.model import Answer, Level, Outcome, Owner, Remedy, check, visible
 from checks.confinement import filter_in_doubt, is_restrained, lets_every_ioctl_through, restrained, shows_all_devices
 from checks.wording import some
@@ -26,18 +27,9 @@ REFUSALS = frozenset({"EACCES", "EPERM", "ENOSYS"})
 OTHERS_READ, OTHERS_WRITE = 0o004, 0o002
 """The mode bits that let everyone read and write."""
 
-DEVICES = (
-    "/dev/accel",
-    "/dev/apex",
-    "/dev/apusys",
-    "/dev/dri",
-    "/dev/fastrpc",
-    "/dev/galcore",
-    "/dev/kfd",
-    "/dev/mali",
-    "/dev/rknpu",
-    "/dev/vfio",
-)
+DEVICES = tuple(sorted({
+    "/dev/accel", "/dev/dri", "/dev/vfio", *(f"/dev/{node.begins}" for family in FAMILIES.families for node in family.nodes),
+}))  # fmt: skip
 """Where accelerators' nodes are, as paths begin."""
 
 

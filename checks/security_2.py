@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from auditor.facts.mainline import MAINLINE
 from auditor.facts.types import FIRMWARE_MARKS, Missing, Ok
+from auditor.families import FAMILIES, Loader
 from auditor.model import Answer, Level, Outcome, Owner, Remedy, Status, check, printable
 from auditor.verify import State, verify_image
 from auditor.verify.origin import Cover, Origin, covered, enforced, pinned, verified_root
-from checks.functional_1 import is_vfio
+from checks.functional_1 import bound_to_vfio
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,7 +65,7 @@ def loading(facts: Facts, accelerator: Accelerator) -> Iterator[Answer]:
         yield Answer(Outcome.UNKNOWN, "no driver is bound", accelerator.driver.evidence, remedy=Remedy.DRIVER)
         return
     accelerator.driver.open()
-    if is_vfio(accelerator.driver):
+    if bound_to_vfio(accelerator.driver):
         observed = "the driver in user space may load firmware through VFIO; its images were not shown"
         yield Answer(Outcome.UNKNOWN, observed, accelerator.driver.evidence, remedy=Remedy.VENDOR)
         return
@@ -77,12 +77,18 @@ def loading(facts: Facts, accelerator: Accelerator) -> Iterator[Answer]:
         yield Answer(Outcome.UNKNOWN, observed, module.info.evidence, remedy=Remedy.VENDOR)
     elif wanted:
         yield _images(facts, accelerator, module, wanted)
-    elif not info.loaders and not info.images and module.name in MAINLINE and not MAINLINE[module.name].firmware:
+    elif not info.loaders and not info.images and _takes_none(module):
         observed = f"{module.name} names no firmware and takes none in"
         yield Answer(Outcome.NOT_APPLICABLE, observed, module.info.evidence)
     else:
         observed = f"{module.name} names no firmware, which does not mean that it takes none in"
         yield Answer(Outcome.UNKNOWN, observed, module.info.evidence, remedy=Remedy.VENDOR)
+
+
+def _takes_none(module: Module) -> bool:
+    """Whether mainline's driver of a module's name takes no firmware."""
+    family = FAMILIES.by_module(module.name)
+    return family is not None and family.firmware is Loader.NONE
 
 
 def _images(facts: Facts, accelerator: Accelerator, module: Module, wanted: list[FirmwareImage]) -> Answer:

@@ -28,6 +28,7 @@ RUN_REFUSED = frozenset({"delegate-create-failed", "prepare-failed", "invoke-fai
 NOT_MEASURED = {
     "delegate-not-applied": "The device's own tool went on without the delegate, on the CPU: nothing of the delegate was measured.",
     "tool-unusable": "The device's own tool cannot be used for this measurement.",
+    "operator-missing": "What ran the model does not have one of its operators, and the delegate did not take it.",
     "output-unreadable": "What the device's own tool printed does not hold together (a line is missing, doubled or contradicted).",
 }
 """Why a run of the native tools that did not come to its end says nothing about the delegate."""
@@ -105,7 +106,7 @@ def invalid(facts: Facts, result: ModelResult, runs: tuple[ModelRun, ...], broke
         )
     if min(known) < DELEGATED_SHARE:
         run = runs[shares.index(min(known))]
-        observed = f"{run.delegated_nodes} of {run.total_nodes} operators, {min(known):.1%} of the multiply-accumulates claimed"
+        observed = f"{run.delegated_nodes} of {run.total_nodes} operators, {min(known):.1%} of the multiply-accumulates claimed{_said(run)}"
         because = f"The delegate left more than {1 - DELEGATED_SHARE:.0%} of the work to the CPU, so the figures are not the accelerator's."
         return Answer(Outcome.UNKNOWN, observed, evidence, because, remedy=Remedy.VENDOR)
     return None
@@ -130,6 +131,15 @@ def _on_the_processor(runs: tuple[ModelRun, ...]) -> str:
     if not known or len(known) < len(shares):
         return ""
     return f" The process kept {min(known):.2f} processors busy."
+
+
+def _said(run: ModelRun) -> str:
+    """What each source says that the delegate took, where they say different things; empty where they do not."""
+    found = run.conditions.get("delegated")
+    if not isinstance(found, list) or len(found) < 2:
+        return ""
+    said = [f"{each.get('source')}: {each.get('nodes')} of {each.get('total')}" for each in found if isinstance(each, dict)]
+    return visible(f" ({some(said, '; ')})")
 
 
 def _hindrance(run: ModelRun) -> str:

@@ -12,6 +12,9 @@ What is red in it is exactly what keeps the verdict from `compliant`, so nothing
 | `not-applicable` | `skipped`, type `not-applicable` |
 | `pass` | passed |
 
+What an `unknown` counts as is for a lab to choose (`--unknown-as`): `error`; `failure`; or `once`, where each is `skipped`, type
+`unknown`, and one `error` in a suite of its own says how many there are.
+
 A `must` requirement that no `must` finding decides, and a report that is not compliant although no case is red, have an `error` of
 type `unknown` of their own.
 """
@@ -22,7 +25,8 @@ import xml.etree.ElementTree as ET
 from typing import TYPE_CHECKING
 
 from auditor.model import Format, Level, Outcome, Report, Verdict
-from reports.wording import binding, shown, told
+from reports.machine import bounded
+from reports.wording import binding, told
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,15 +36,23 @@ if TYPE_CHECKING:
 _TOTALS = {"failures": "failure", "errors": "error", "skipped": "skipped"}
 
 
-def render(report: Report) -> str:
-    """The report as a JUnit XML document. Suites are in the order of the requirement set, cases sorted by their names."""
-    report = shown(report)
+def render(report: Report, *, unknown: str = "error") -> str:
+    """The report as a JUnit XML document. Suites are in the order of the requirement set, cases sorted by their names.
+
+    `unknown` is what an unknown counts as: `error`, `failure` or `once`.
+    """
+    tag = "skipped" if unknown == "once" else unknown
+    report = bounded(report)
     demonstration = " (a demonstration)" if report.device.demonstration else ""
     root = ET.Element("testsuites", name=f"{report.tool.name}: {report.device.name}{demonstration}")
-    root.extend(_suite(report, result) for result in report.requirements)
+    root.extend(_suite(report, result, tag) for result in report.requirements)
+    left = sum(case.get("type") == Outcome.UNKNOWN.value for case in root.iter("skipped"))
+    if left:
+        suite = ET.SubElement(root, "testsuite", name="unknown")
+        suite.append(_undecided("unknown", f"{left} findings are unknown; the verdict is {report.verdict.value}.", "error"))
     if report.verdict is not Verdict.COMPLIANT and not root.findall(".//failure") and not root.findall(".//error"):
         suite = ET.SubElement(root, "testsuite", name="verdict")
-        suite.append(_undecided("verdict", f"The verdict is {report.verdict.value}, and nothing was found that decides it."))
+        suite.append(_undecided("verdict", f"The verdict is {report.verdict.value}, and nothing was found that decides it.", "error"))
     for suite in root:
         _count(suite)
     _count(root)
@@ -48,14 +60,14 @@ def render(report: Report) -> str:
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
 
 
-def _suite(report: Report, result: RequirementResult) -> ET.Element:
+def _suite(report: Report, result: RequirementResult, unknown: str) -> ET.Element:
     suite = ET.Element("testsuite", name=result.id)
     properties = ET.SubElement(suite, "properties")
     for name, value in _properties(report, result):
         ET.SubElement(properties, "property", name=name, value=value)
     if result.level is Level.MUST and not any(finding.level is Level.MUST for finding in result.findings):
-        suite.append(_undecided(result.id, "No check answered, so the requirement is not decided."))
-    suite.extend(_case(result, finding) for finding in sorted(result.findings, key=lambda finding: finding.id))
+        suite.append(_undecided(result.id, "No check answered, so the requirement is not decided.", unknown))
+    suite.extend(_case(result, finding, unknown) for finding in sorted(result.findings, key=lambda finding: finding.id))
     return suite
 
 
@@ -71,10 +83,10 @@ def _properties(report: Report, result: RequirementResult) -> Iterator[tuple[str
     yield "tool", f"{report.tool.name} {report.tool.version}"
 
 
-def _case(result: RequirementResult, finding: Finding) -> ET.Element:
+def _case(result: RequirementResult, finding: Finding, unknown: str) -> ET.Element:
     case = ET.Element("testcase", classname=finding.check, name=finding.id)
     story = "\n".join(f"{label:<10}{line}".rstrip() for label, line in told(finding))
-    kind = _kind(result, finding)
+    kind = _kind(result, finding, unknown)
     if kind is None:
         ET.SubElement(case, "system-out").text = story
         return case
@@ -86,7 +98,7 @@ def _case(result: RequirementResult, finding: Finding) -> ET.Element:
     return case
 
 
-def _kind(result: RequirementResult, finding: Finding) -> tuple[str, str] | None:
+def _kind(result: RequirementResult, finding: Finding, unknown: str) -> tuple[str, str] | None:
     """The element that tells how a case ended, and its type; None where it passed."""
     outcome = finding.outcome
     if outcome is Outcome.PASS:
@@ -97,12 +109,12 @@ def _kind(result: RequirementResult, finding: Finding) -> tuple[str, str] | None
         return "skipped", "waived"
     if not binding(result, finding):
         return "skipped", f"should-{outcome.value}"
-    return ("failure" if outcome is Outcome.FAIL else "error"), outcome.value
+    return {Outcome.FAIL: "failure", Outcome.UNKNOWN: unknown}.get(outcome, "error"), outcome.value
 
 
-def _undecided(name: str, message: str) -> ET.Element:
+def _undecided(name: str, message: str, tag: str) -> ET.Element:
     case = ET.Element("testcase", classname=name, name=name)
-    ET.SubElement(case, "error", type=Outcome.UNKNOWN.value, message=message)
+    ET.SubElement(case, tag, type=Outcome.UNKNOWN.value, message=message)
     return case
 
 

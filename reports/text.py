@@ -185,7 +185,7 @@ def _requirements(page: _Page, report: Report) -> Iterator[str]:
             yield from ([""] if level is Level.SHOULD else [])
             yield from page.heading(heading)
         for result in results:
-            outcome = result.outcome.value + (", waived" if result.waived else "")
+            outcome = result.outcome.value + (", waived" if result.standing is not result.outcome else "")
             lead = f"{outcome:<16}{result.id:<17}"
             if len(result.id) < 17:
                 yield from page.wrap(result.title, lead, style=_STYLES[result.outcome])

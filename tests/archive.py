@@ -18,6 +18,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 import zipfile
@@ -91,6 +92,20 @@ def wheel(requirement: str, platform: str) -> str:
         return str(cached(_home(), requirement.partition("==")[0], [requirement, platform], make))
     except ArchiveError as error:
         pytest.skip(f"{requirement} cannot be had: {error}")
+
+
+def npm(package: str) -> Path:
+    """The folder of an npm package, `name@version`, as this machine's npm downloads it; nothing of it is run. ArchiveError without it."""
+
+    def make(place: Path) -> None:
+        downloads = place.parent / "packages"
+        downloads.mkdir()
+        run(["npm", "pack", "--silent", package], cwd=downloads)
+        for file in downloads.glob("*.tgz"):
+            with tarfile.open(file) as content:
+                content.extractall(place, filter="data")
+
+    return cached(_home(), re.sub(r"\W", "-", package), [package], make) / "package"
 
 
 def kernel_release() -> str:

@@ -549,22 +549,46 @@ def test_a_waiver_covers_what_it_names_and_nothing_else(run, tmp_path):
     assert (ended.code, covered) == (3, [failed])
 
 
-def test_what_is_left_out_is_unknown(run):
+def test_what_is_skipped_is_unknown(run):
     every = run("device", "--snapshot", DEMO, "--format", "json").report
-    for arguments in (
-        ["--only", "security-3"],
-        ["--only", "security-3.domain"],
-        ["--skip", "functional-1", "--skip", "functional-1.driver"],
-    ):
-        ended = run("device", "--snapshot", DEMO, *arguments, "--format", "json")
-        assert ended.code == 3
-        assert [each["id"] for each in ended.report["requirements"]] == [each["id"] for each in every["requirements"]]
-        outcomes = {each["id"]: each["outcome"] for each in ended.report["requirements"]}
-        assert outcomes["functional-1"] == "unknown"
-        assert outcomes["security-3"] == "pass"
-        left_out = [each for each in _findings(ended.report).values() if "left out by" in each["observed"]]
-        assert {each["outcome"] for each in left_out} == {"unknown"}
+    ended = run("device", "--snapshot", DEMO, "--skip", "functional-1", "--skip", "functional-1.driver", "--format", "json")
+    assert (ended.code, ended.report["partial"]) == (3, False)
+    assert [each["id"] for each in ended.report["requirements"]] == [each["id"] for each in every["requirements"]]
+    outcomes = {each["id"]: each["outcome"] for each in ended.report["requirements"]}
+    assert (outcomes["functional-1"], outcomes["security-3"]) == ("unknown", "pass")
+    left_out = [each for each in _findings(ended.report).values() if "left out by" in each["observed"]]
+    assert {each["outcome"] for each in left_out} == {"unknown"}
+
+
+@pytest.mark.parametrize(
+    ("only", "code"),
+    [
+        (["security-3"], 0),
+        (["security-3.domain"], 0),
+        (["security-3.domain@pci:0000:00:05.0"], 0),
+        (["security-3", "functional-2"], 0),
+        (["functional-1"], 1),
+        (["functional"], 1),
+        (["security-1", "security-3"], 3),
+        (["zoo"], 3),
+        (["zoo-latency"], 3),
+        (["misc-2"], 0),
+    ],
+)
+def test_only_judges_its_selection(run, only, code):
+    every = run("device", "--snapshot", DEMO, "--format", "json").report
+    ended = run("device", "--snapshot", DEMO, *(word for each in only for word in ("--only", each)), "--format", "json")
+    assert (ended.code, ended.report["partial"], ended.report["selection"]) == (code, True, only)
+    assert [each["id"] for each in ended.report["requirements"]] == [each["id"] for each in every["requirements"]]
+    found, known = _findings(ended.report), _findings(every)
+    assert found
+    assert all(known[name] == each for name, each in found.items())
+    assert all(each["selected"] is bool(each["findings"]) for each in ended.report["requirements"])
+
+
+def test_what_is_skipped_of_a_selection_is_unknown(run):
     both = run("device", "--snapshot", DEMO, "--only", "security-3", "--skip", "security-3.domain", "--format", "json")
+    assert both.code == 3
     assert {each["outcome"] for each in both.report["requirements"] if each["level"] == "must"} == {"unknown"}
 
 

@@ -35,7 +35,17 @@ from typing import TYPE_CHECKING, Any
 from auditor.bench.answers import compare, draw, signature
 from auditor.bench.conditions import conditions
 from auditor.bench.document import Job, Run, blank, identify, note_who_worked, noted
-from auditor.bench.native_output import Applied, Benchmark, Delegation, Differences, read_benchmark, read_differences
+from auditor.bench.native_output import (
+    Benchmark,
+    Delegation,
+    Differences,
+    End,
+    ending,
+    read_benchmark,
+    read_differences,
+    repeated,
+    shares,
+)
 from auditor.bench.protocol import WARMUP_RUNS
 from auditor.facts.elf import BadElf, read_interpreter
 from auditor.inference import wire
@@ -57,7 +67,20 @@ EXTERNAL, STABLE = "EXTERNAL", "STABLE_DELEGATE"
 """The tools' names for the two kinds of delegates (GetName of tools/delegates/*_provider.cc)."""
 _DELEGATE_FLAGS = frozenset({"external_delegate_path", "external_delegate_options", "stable_delegate_settings_file"})
 _ANSWER_FLAGS = frozenset({"input_layer", "input_layer_shape", "input_layer_value_files", "output_filepath"})
-"""Of these, older tools do not know all; only the answers cannot be had without."""
+_LISTING_FLAG = "print_preinvoke_state"
+"""Has the tool list which node of the graph is whose, once, before the first inference."""
+_OPTIONAL_FLAGS = _ANSWER_FLAGS | {_LISTING_FLAG}
+"""Older tools do not know all of these; only the answers and the listing cannot be had without."""
+
+_OUTCOMES = {
+    End.OPERATOR: Outcome.OPERATOR_MISSING,
+    End.REFUSED: Outcome.PREPARE_FAILED,
+    End.INVOKE: Outcome.INVOKE_FAILED,
+    End.CODE: Outcome.EXITED,
+    End.NOT_APPLIED: Outcome.DELEGATE_NOT_APPLIED,
+    End.UNREADABLE: Outcome.OUTPUT_UNREADABLE,
+}
+_STAGES = {End.OPERATOR: "operators", End.REFUSED: "prepare", End.INVOKE: "invoke", End.NOT_APPLIED: "prepare"}
 
 MAX_OPTIONS = 256
 """Of an external delegate (delegates/external/external_delegate.h)."""
@@ -157,13 +180,15 @@ def _reference(job: Job, tools: Tools, run: Run, graph: Graph, tools_own: list[d
             worker.confine(Policy(executable=program), required=not job.allow_unconfined)
             monitor = ["--report_peak_memory_footprint=true"] if number else []
             flags = ("--num_runs=1", "--min_secs=0", "--warmup_min_secs=0", *monitor, *_answer_flags(worker, answers, number))
-            ended, text = _become(job, worker, "reference", [tools.benchmark, *_graph_flags(job, worker), *flags])
-            if ended.exit:
-                raise _failure(Outcome.LOAD_FAILED, "reference", "run", _last_words(ended, text), text)
+            ended, text = _become(job, worker, [tools.benchmark, *_graph_flags(job, worker), *flags])
             read = read_benchmark(text, EXTERNAL)
-            _check_flags("reference", read.delegation, text, without=_ANSWER_FLAGS)
-            if read.timed is None:
-                raise _failure(Outcome.OUTPUT_UNREADABLE, "reference", "run", "; ".join(read.problems), text)
+            how = ending(read, ended.exit, None)
+            if how and ended.exit:
+                outcome = Outcome.OPERATOR_MISSING if how.end is End.OPERATOR else Outcome.LOAD_FAILED
+                raise _failure(outcome, "reference", "run", how.message, text)
+            _check_flags("reference", read.delegation, text)
+            if how:
+                raise _failure(Outcome.OUTPUT_UNREADABLE, "reference", "run", how.message, text)
             parts = _read_outputs(worker, answers)
             tools_own += worker.refused() or []
         if answers and parts is None:
@@ -179,8 +204,8 @@ def _test(job: Job, tools: Tools, run: Run, graph: Graph, answers: _Answers | No
     """The timed process. Returns how its answers differ from the reference's; None where that is not known."""
     with _confined(job, run, tools.benchmark, "test") as worker:
         seconds = (f"--min_secs={job.min_seconds:g}", f"--warmup_min_secs={job.warmup_seconds:g}")
-        flags = (f"--num_runs={job.min_runs}", *seconds, *_answer_flags(worker, answers, 0))
-        ended, text = _become(job, worker, "test", [tools.benchmark, *_graph_flags(job, worker), *flags, *_delegate_flags(job)])
+        flags = (f"--num_runs={job.min_runs}", *seconds, f"--{_LISTING_FLAG}=true", *_answer_flags(worker, answers, 0))
+        ended, text = _become(job, worker, [tools.benchmark, *_graph_flags(job, worker), *flags, *_delegate_flags(job)])
         run["worker_output"] = _ends(text)
         read = _applied(job, worker, "test", ended, text)
         busy_us = busy_ns({}, worker.engines()) / 1e3
@@ -195,7 +220,7 @@ def _memory(job: Job, tools: Tools, run: Run, answers: _Answers | None) -> tuple
     with _confined(job, run, tools.benchmark, "memory") as worker:
         monitor = (f"--min_secs={MEMORY_SECONDS:g}", "--warmup_min_secs=0", "--report_peak_memory_footprint=true")
         flags = (f"--num_runs={job.min_runs}", *monitor, *_answer_flags(worker, answers, 1))
-        ended, text = _become(job, worker, "memory", [tools.benchmark, *_graph_flags(job, worker), *flags, *_delegate_flags(job)])
+        ended, text = _become(job, worker, [tools.benchmark, *_graph_flags(job, worker), *flags, *_delegate_flags(job)])
         read = _applied(job, worker, "memory", ended, text)
         busy_us = busy_ns({}, worker.engines()) / 1e3
         note_who_worked(run, ended.cpu_ns / 1e3, busy_us, ended.bracket_ns / 1e3, read.inferences or 0, process="memory_")
@@ -220,16 +245,17 @@ def _difference(job: Job, tools: Tools, run: Run, answers: _Answers | None, erro
     try:
         with _confined(job, run, tools.difference, "accuracy") as worker:
             command = [tools.difference, *_difference_flags(job, worker), *_delegate_flags(job)]
-            ended, text = _become(job, worker, "accuracy", command)
-            if ended.exit:
-                raise _failure(Outcome.EXITED, "accuracy", "run", _last_words(ended, text), text, ended.exit)
+            ended, text = _become(job, worker, command)
+            read = read_differences(text, _provider(job))
+            how = ending(read, ended.exit, None)
+            if how and ended.exit:
+                raise _failure(_OUTCOMES[how.end], "accuracy", _STAGES.get(how.end, "run"), how.message, text, ended.exit)
             whole = worker.is_output_whole
     except WorkerFailure as failure:
         trouble = "" if failure.status.outcome is Outcome.TOOL_UNUSABLE else _trouble_without(job, tools.difference)
         if trouble or failure.status.outcome is Outcome.TOOL_UNUSABLE:
             return f"{name} cannot evaluate this model: {trouble or failure.status.message}"
         raise
-    read = read_differences(text, _provider(job))
     if not whole:
         return f"{name} prints too much to be read"
     if job.delegate and not read.delegation.created:
@@ -246,10 +272,11 @@ def _trouble_without(job: Job, tool: str) -> str:
     try:
         with Worker("accuracy", job.model, job.limits, apart=True) as worker:
             worker.confine(Policy(executable=_program(tool, "accuracy")), required=not job.allow_unconfined)
-            ended, text = _become(job, worker, "accuracy", [tool, *_difference_flags(job, worker)])
+            ended, text = _become(job, worker, [tool, *_difference_flags(job, worker)])
     except WorkerFailure as failure:
         return failure.status.message
-    return _last_words(ended, text) if ended.exit else ""
+    how = ending(read_differences(text, EXTERNAL), ended.exit, None)
+    return how.message if how and ended.exit else ""
 
 
 def _note_accuracy(run: Run, read: Differences, answers: _Answers | None, errors: list[tuple[OutputError, ...]]) -> str:
@@ -295,61 +322,59 @@ def _confined(job: Job, run: Run, tool: str, role: str) -> Iterator[Worker]:
             yield worker
 
 
-def _become(job: Job, worker: Worker, role: str, command: Sequence[str]) -> tuple[Ended, str]:
+def _become(job: Job, worker: Worker, command: Sequence[str]) -> tuple[Ended, str]:
     """Run a tool to its end, for as long as it may take by its own flags, and a little longer: it never interrupts an inference."""
     limits = job.limits
     ended = worker.become(command, limits.start_seconds + 2 * _most_seconds(job) + limits.request_seconds)
-    if not worker.is_output_whole and role != "accuracy":
-        raise _failure(Outcome.OUTPUT_UNREADABLE, role, "run", "it prints too much to be read", worker.output)
     return ended, worker.output
 
 
 def _applied(job: Job, worker: Worker, role: str, ended: Ended, text: str) -> Benchmark:
     """What benchmark_model printed, of a process that went on to its end, through the delegate where there is one."""
     read = read_benchmark(text, _provider(job))
-    delegation = read.delegation
-    if job.delegate and delegation.refused:
-        raise _failure(Outcome.PREPARE_FAILED, role, "prepare", _last_words(ended, text), text)
-    _check_flags(role, delegation, text, without=_ANSWER_FLAGS)
-    if ended.exit:
-        raise _failure(Outcome.EXITED, role, "run", _last_words(ended, text), text, ended.exit)
-    if job.delegate and delegation.applied is None:
-        tool = f"{_provider(job)} delegate"
-        why = (
-            "; ".join(read.problems) or f"it does not say what the {tool} took"
-            if delegation.created
-            else f"the {tool} was not created (a library that cannot be loaded, or that refused its options), and it went on on the CPU"
-        )
-        raise _failure(Outcome.DELEGATE_NOT_APPLIED, role, "prepare", why, text)
-    assert worker.is_output_whole
+    how = ending(read, ended.exit, _provider(job) if job.delegate else None)
+    if how is None or how.end not in {End.OPERATOR, End.REFUSED}:
+        _check_flags(role, read.delegation, text)
+    if how and ended.exit:
+        # a failing inference does not end the tool: it prints its error as often as the warm-up goes on, too much to be kept
+        raise _failure(_OUTCOMES[how.end], role, _STAGES.get(how.end, "run"), how.message, text, ended.exit)
+    if not worker.is_output_whole:
+        raise _failure(Outcome.OUTPUT_UNREADABLE, role, "run", "it prints too much to be read", text)
+    if how and how.end is not End.UNREADABLE:
+        raise _failure(_OUTCOMES[how.end], role, _STAGES.get(how.end, "run"), how.message, text)
     return read
 
 
-def _check_flags(role: str, delegation: Delegation, text: str, without: frozenset[str]) -> None:
+def _check_flags(role: str, delegation: Delegation, text: str) -> None:
     """A flag that the tool does not know is passed over: one that matters makes it another measurement."""
-    unknown = [flag for flag in delegation.unconsumed if flag not in without]
+    unknown = [flag for flag in delegation.unconsumed if flag not in _OPTIONAL_FLAGS]
     if unknown:
         raise _failure(Outcome.TOOL_UNUSABLE, role, "flags", f"the tool does not know --{unknown[0]}", text)
 
 
 def _note_nodes(job: Job, run: Run, graph: Graph, delegation: Delegation) -> None:
-    """Write down what the tool says that the delegate took. Only the main graph's nodes are offered to it, and named by it."""
+    """Write down what the tool says that the delegate took. Only the main graph's nodes are offered to it, and named by it.
+
+    Of sources that say different things, the least counts, and all are kept.
+    """
     if run["delegate"] is None:
         return
     total, main = sum(len(subgraph.operators) for subgraph in graph.subgraphs), len(graph.subgraphs[0].operators)
-    counts = {(each.nodes, each.total, each.partitions) for each in delegation.taken}
-    names = [each.name for each in delegation.taken if each.name]
+    said = shares(delegation, main)
+    names = [each.name for each in said if each.name]
     run["delegate"]["name"] = wire.bounded(names[0], 200) if names else None
-    if delegation.applied is Applied.NOT:
-        run["nodes"] = {"total": total, "delegated": 0, "partitions": []}
-    elif delegation.applied is Applied.COMPLETELY:
-        partition = {"subgraph": 0, "name": run["delegate"]["name"] or _provider(job), "nodes": list(range(main))}
-        run["nodes"] = {"total": total, "delegated": main, "partitions": [partition]}
-    elif len(counts) == 1:
-        nodes, of, partitions = counts.pop()
-        if of == main and partitions <= nodes < main:
-            partition = {"subgraph": 0, "name": run["delegate"]["name"] or _provider(job), "nodes": None}
-            run["nodes"] = {"total": total, "delegated": nodes, "partitions": [partition] * partitions}
+    if len(said) > 1:
+        run["conditions"]["delegated"] = [
+            {"source": each.source, "nodes": each.nodes, "total": each.total, "partitions": each.partitions} for each in said
+        ]
+    known = [each for each in said if each.total == main and each.nodes <= main]
+    if not known:
+        return
+    least = min(known, key=lambda each: each.nodes)
+    name = run["delegate"]["name"] or _provider(job)
+    nodes = least.parts if least.parts is not None else [None] * (least.partitions or min(1, least.nodes))
+    partitions = [{"subgraph": 0, "name": name, "nodes": part and list(part)} for part in nodes]
+    run["nodes"] = {"total": total, "delegated": least.nodes, "partitions": partitions}
 
 
 def _note_times(job: Job, run: Run, read: Benchmark, ended: Ended, text: str) -> None:
@@ -484,14 +509,9 @@ def _most_seconds(job: Job) -> float:
     return min(job.max_seconds, job.min_seconds + job.limits.request_seconds)
 
 
-def _last_words(ended: Ended, text: str) -> str:
-    """How a tool ended that did not end well, and the last that it said."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return wire.bounded(f"it ended with code {ended.exit}{': ' + lines[-1] if lines else ''}", 400)
-
-
 def _ends(text: str) -> str:
-    """The two ends of a long text."""
+    """The two ends of a long text, what repeats itself once."""
+    text = repeated(text)
     if len(text) <= 2 * MAX_OUTPUT:
         return text
     return f"{text[:MAX_OUTPUT]}\n… {len(text) - 2 * MAX_OUTPUT} characters left out …\n{text[-MAX_OUTPUT:]}"

@@ -13,6 +13,7 @@ from auditor.facts.iommu import read_group
 from auditor.facts.modules import read_module
 from auditor.facts.reading import parse
 from auditor.facts.types import Accelerator, Fact, Listing, Missing, Node, Ok
+from auditor.families import FAMILIES, is_vfio
 from auditor.model import Evidence, Status, printable
 from auditor.sources import base
 
@@ -27,14 +28,6 @@ ACCELERATOR_CLASS = "12"
 
 _OTHER_CLASSES = frozenset({"01", "02", "04", "05", "06", "07", "08", "09", "0a", "0c", "0d", "0e", "0f", "10", "11"})
 """PCI base classes that are handed to guests through VFIO and are no accelerators: storage, network, sound, bridges, USB …"""
-
-_VFIO_DRIVERS = frozenset({"vfio-pci", "vfio-platform", "vfio-amba", "vfio-fsl-mc", "vfio-cdx"})
-
-_MISC_NODES = ("apusys", "galcore", "rknpu", "mali0", "fastrpc-")
-"""Beginnings of the names of accelerators' character devices outside DRM (drivers/misc/fastrpc.c; the vendors' trees for the others)."""
-
-_NPU_COMPATIBLE = ("rockchip,rk3588-rknn-core", "arm,ethos-u", "vivante,gc", "mediatek,mt8", "qcom,fastrpc")
-_NPU_PLATFORM_DRIVERS = frozenset({"rocket", "ethosu", "etnaviv", "rknpu", "galcore", "apusys", "mtk_apusys", "mtk-apusys"})
 
 _SOFTWARE = frozenset(f"/sys/devices/{bus}/{name}" for bus in ("platform", "faux") for name in ("vgem", "vkms"))
 """DRM drivers without hardware (drivers/gpu/drm/vgem, vkms), by path: their render nodes are no accelerators."""
@@ -103,11 +96,11 @@ def _sightings(
     if (subsystem == "pci" and _pci_counts(properties, f"pci:{properties['PCI_SLOT_NAME']}" in wanted)) or (
         subsystem == "platform" and _platform_counts(properties, f"of:{properties.get('OF_FULLNAME')}" in wanted)
     ):
-        node = _vfio_node(device, sysfs) if properties.get("DRIVER") in _VFIO_DRIVERS else None
+        node = _vfio_node(device, sysfs) if is_vfio(properties.get("DRIVER", "")) else None
         yield _Sighting(sysfs, _place(subsystem), node if isinstance(node, Node) else None)
         if isinstance(node, Missing):
             yield node
-    elif subsystem in _KINDS and _class_counts(subsystem, sysfs.rpartition("/")[2]):
+    elif subsystem in _KINDS and _class_counts(subsystem, properties.get("DEVNAME", "")):
         parent = device.stat(f"{sysfs}/device")
         if isinstance(parent, Missing):
             yield parent
@@ -122,24 +115,25 @@ def _sightings(
             yield _Sighting(parent.value.real, _place(subsystem), node)
 
 
-def _class_counts(subsystem: str, name: str) -> bool:
+def _class_counts(subsystem: str, node: str) -> bool:
     """Whether a class device is an accelerator's: of DRM only the render nodes (`card0` may be a mere display)."""
     if subsystem == "drm":
-        return name.startswith("renderD")
-    return subsystem != "misc" or name.startswith(_MISC_NODES)
+        return node.startswith("dri/renderD")
+    return subsystem == "accel" or FAMILIES.by_node(subsystem, node) is not None
 
 
 def _pci_counts(properties: dict[str, str], asked_for: bool) -> bool:
     base_class = properties["PCI_CLASS"].zfill(6)[:2].lower()
-    vfio = properties.get("DRIVER") in _VFIO_DRIVERS and base_class not in _OTHER_CLASSES
-    return asked_for or vfio or base_class == ACCELERATOR_CLASS
+    vfio = is_vfio(properties.get("DRIVER", "")) and base_class not in _OTHER_CLASSES
+    known = FAMILIES.by_pci(properties.get("PCI_ID", ""))
+    return asked_for or vfio or known is not None or base_class == ACCELERATOR_CLASS
 
 
 def _platform_counts(properties: dict[str, str], asked_for: bool) -> bool:
     driver = properties.get("DRIVER", "")
     compatible = [value for key, value in properties.items() if key.startswith("OF_COMPATIBLE_") and key != "OF_COMPATIBLE_N"]
-    known = any(text.startswith(_NPU_COMPATIBLE) and ("apu" in text or "mediatek" not in text) for text in compatible)
-    return asked_for or known or driver in _NPU_PLATFORM_DRIVERS or driver in _VFIO_DRIVERS
+    known = FAMILIES.by_compatible(*compatible) or FAMILIES.by_driver(driver)
+    return asked_for or known is not None or is_vfio(driver)
 
 
 def _node(device: Device, path: str, kind: str, major: int, minor: int) -> Node:

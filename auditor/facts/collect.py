@@ -8,6 +8,7 @@ from auditor.facts.accelerators import read_accelerators
 from auditor.facts.closure import read_closure
 from auditor.facts.dma_buf import read_dma_buf
 from auditor.facts.firmware import read_firmware
+from auditor.facts.identity import read_identity
 from auditor.facts.iommu import read_iommu
 from auditor.facts.kernel import read_kernel
 from auditor.facts.loading import read_loading
@@ -48,4 +49,5 @@ def collect(source: Source, settings: Settings) -> Facts:
         vfio=read_vfio(device, plan, accelerators),
         ml_service=read_ml_service(device),
         models=read_models(device, plan),
+        identity=read_identity(device),
     )

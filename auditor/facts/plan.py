@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 PLAN_SCHEMA = "crosml-audit/plan/1"
 MAX_MODELS = 256
 """Models in a plan; the zoo has less than 20."""
+MAX_ARGUMENTS = 256
+"""Arguments of a command line that are looked at."""
 MAX_RUNS = 64
 """Repetitions of a model that are looked at."""
 
@@ -51,4 +53,14 @@ def _plan(document: dict[str, Any]) -> Plan:
         zoo_left_out=document["zoo_left_out"] is True,
         zoo_note=str(document["zoo_note"]),
         probe_dma=document["probe_dma"] is True,
+        command=tuple(str(item) for item in document.get("command", ())[:MAX_ARGUMENTS]),
+        user=str(document.get("user", "")),
+        uid=_uid(document.get("uid")),
     )
+
+
+def _uid(value: Any) -> int | None:
+    """A user id; raises ValueError for what is none."""
+    if value is not None and (type(value) is not int or not 0 <= value < 1 << 32):
+        raise ValueError(f"uid {value!r:.80}")
+    return None if value is None else int(value)

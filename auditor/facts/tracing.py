@@ -13,32 +13,13 @@ from typing import TYPE_CHECKING, Any
 from auditor.facts.probing import read_probe, text
 from auditor.facts.reading import all_of, parse
 from auditor.facts.types import Accelerator, DriverEvents, Fact, Listing, Missing, Ok, Tracing
+from auditor.families import FAMILIES, plain
 from auditor.model import Remedy, Status, printable
 from auditor.sources import base
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from auditor.facts.reading import Device
     from auditor.facts.types import Closure
-
-_SYSTEMS: Mapping[str, tuple[str, ...]] = {
-    "adreno": ("drm_msm_gpu",),
-    "amdgpu": ("amdgpu",),
-    "amdxdna": ("amdxdna",),
-    "etnaviv": ("gpu_scheduler",),
-    "ethosu": ("gpu_scheduler",),
-    "habanalabs": ("habanalabs",),
-    "i915": ("i915",),
-    "intel_vpu": ("vpu",),
-    "lima": ("lima", "gpu_scheduler"),
-    "panfrost": ("gpu_scheduler",),
-    "panthor": ("panthor", "gpu_scheduler"),
-    "rocket": ("gpu_scheduler",),
-    "virtio_gpu": ("virtio_gpu",),
-    "xe": ("xe",),
-}
-"""Where a mainline driver's jobs are traced: TRACE_SYSTEM of its own header, or the DRM scheduler's where that runs its jobs."""
 
 _GENERIC = ("dma_fence", "drm", "gpu_scheduler", "iommu")
 
@@ -90,13 +71,18 @@ def _systems(device: Device, folder: str, names: list[str]) -> dict[str, tuple[s
 
 
 def _driver(accelerator: Accelerator) -> str:
-    return accelerator.driver.value.replace("-", "_") if isinstance(accelerator.driver, Ok) else ""
+    return plain(accelerator.driver.value) if isinstance(accelerator.driver, Ok) else ""
 
 
 def _expected(accelerator: Accelerator) -> tuple[str, ...]:
     """The trace systems in which a driver's events would be: the known ones, else one of its own name."""
-    name = _driver(accelerator)
-    return _SYSTEMS.get(name, (name,) if name else ())
+    return _known(accelerator) or tuple(filter(None, [_driver(accelerator)]))
+
+
+def _known(accelerator: Accelerator) -> tuple[str, ...]:
+    """The trace systems of the family of an accelerator's driver; empty where the table has no entry, or one without them."""
+    family = FAMILIES.by_driver(_driver(accelerator))
+    return family.trace if family else ()
 
 
 def _own(device: Device, accelerator: Accelerator, listed: Fact[tuple[str, ...]]) -> Fact[DriverEvents]:
@@ -118,7 +104,7 @@ def _own(device: Device, accelerator: Accelerator, listed: Fact[tuple[str, ...]]
         return Ok(events, (*driver.evidence, *(replace(item, necessary=len(signs) == 1) for item in all_of(*signs))))
     if isinstance(systems, Missing):
         return systems
-    if isinstance(defines, Missing) and not (defines.status is Status.ABSENT and _driver(accelerator) in _SYSTEMS):
+    if isinstance(defines, Missing) and not (defines.status is Status.ABSENT and _known(accelerator)):
         return defines
     return Ok(DriverEvents((), ""), all_of(driver, systems, defines))
 

@@ -89,6 +89,21 @@ class Plan:
     """Why no model was run, where none was."""
     probe_dma: bool = False
     """Whether the probe of VFIO was to have devices copy from where nothing is mapped."""
+    command: tuple[str, ...] = ()
+    """The command line that made the record, an argument each."""
+    user: str = ""
+    """The user who typed it."""
+    uid: int | None = None
+    """The user id as which the device was read; None where nothing was run on it, or the record does not say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a device says it is: texts for people, which decide nothing. None where it does not say, or it could not be read."""
+
+    board: str | None = None
+    build: str | None = None
+    firmware: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -740,3 +755,4 @@ class Facts:
     vfio: Fact[Vfio]
     ml_service: MlService
     models: Fact[tuple[ModelResult, ...]]
+    identity: Identity = Identity()

@@ -60,7 +60,7 @@ class Peer:
     def buffer(self, stack: ExitStack) -> int:
         """The descriptor of a buffer of its own."""
         node = stack.enter_context(opened(self.path))
-        how = drm.ALLOCATIONS.get(drm.driver(node))
+        how = drm.known(drm.driver(node))
         if how is None:
             raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
         return closing(stack, drm.export(node, drm.allocate(node, how)))
@@ -80,7 +80,7 @@ class Open:
 
     def copied(self, handle: int, buffer: int) -> bool:
         """Whether what the device copies inside of its handle is seen through a descriptor of the buffer."""
-        command = drm.COPIES.get(self.driver)
+        command = drm.copies(self.driver)
         if command is None:
             return False
         token = os.urandom(_LENGTH)
@@ -194,7 +194,7 @@ class _Trials:
 
 def _export(here: Open, receivers: Iterable[Receiver], trials: _Trials) -> None:
     """A buffer of the accelerator's own, for a descriptor and for each receiver."""
-    how = drm.ALLOCATIONS.get(here.driver)
+    how = drm.known(here.driver)
     if how is None:
         trials.notes.append(f"export: how {here.driver} allocates a buffer is not known here")
         return

@@ -1,6 +1,6 @@
 """DRM nodes: who drives them, buffers of their own, and PRIME, by which they share them (include/uapi/drm/drm.h).
 
-How a buffer is allocated is each driver's own matter: `ALLOCATIONS` has one structure a driver, as plain data.
+How a buffer is allocated is each driver's own matter: the table of families has one structure a driver, as plain data.
 """
 
 from __future__ import annotations
@@ -8,19 +8,16 @@ from __future__ import annotations
 import array
 import os
 import struct
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from auditor.families import FAMILIES
+from auditor.families.table import PEERS, SIZE
 from auditor.probes.ioctl import READ, WRITE, call, number
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from auditor.families import Allocation
 
-SIZE = 1 << 20
-"""Bytes of a buffer of a driver's own: enough for a camera's small frame."""
-
-_BASE = 0x40
-"""DRM_COMMAND_BASE: the first command of a driver's own."""
+__all__ = ["SIZE", "allocate", "close", "copies", "driver", "export", "import_", "known", "prime"]
 
 _VERSION_LAYOUT = "@3iNPNPNP"
 VERSION = number(READ | WRITE, "d", 0x00, struct.calcsize(_VERSION_LAYOUT))
@@ -31,102 +28,16 @@ FD_TO_HANDLE = number(READ | WRITE, "d", 0x2E, 12)
 _CAP_PRIME = 0x5
 
 
-@dataclass(frozen=True, slots=True)
-class Allocation:
-    """The command that allocates a buffer: what the header calls it, its number, and its structure by C names with what goes in.
-
-    The result is in the field `handle` (or `bo_handle`). `layout` has no padding that is not a field.
-    """
-
-    header: str
-    macro: str
-    struct: str
-    request: int
-    layout: str
-    fields: tuple[tuple[str, int], ...]
-
-    @property
-    def handle(self) -> int:
-        """Where in the structure the kernel leaves the handle."""
-        return next(at for at, (name, _) in enumerate(self.fields) if name in {"handle", "bo_handle"})
+def known(driver: str) -> Allocation | None:
+    """How a driver of this name allocates a buffer."""
+    family = FAMILIES.by_drm_name(driver)
+    return family.allocation if family else PEERS.get(driver)
 
 
-def _own(index: int, size: int) -> int:
-    return number(READ | WRITE, "d", _BASE + index, size)
-
-
-DUMB = Allocation(
-    "drm/drm_mode.h", "DRM_IOCTL_MODE_CREATE_DUMB", "drm_mode_create_dumb", number(READ | WRITE, "d", 0xB2, 32), "=6IQ",
-    (("height", 512), ("width", 512), ("bpp", 32), ("flags", 0), ("handle", 0), ("pitch", 0), ("size", 0)),
-)  # fmt: skip
-"""The structure of display drivers; also of vgem, and of drivers that take DRM's shmem buffers as they are."""
-
-_SIZE_FLAGS_HANDLE = (("size", SIZE), ("flags", 0), ("handle", 0))
-
-ALLOCATIONS: Mapping[str, Allocation] = {
-    "amdxdna_accel_driver": Allocation(
-        "drm/amdxdna_accel.h", "DRM_IOCTL_AMDXDNA_CREATE_BO", "amdxdna_drm_create_bo", _own(0x03, 32), "=QQQII",
-        (("flags", 0), ("vaddr", 0), ("size", SIZE), ("type", 1), ("handle", 0)),  # AMDXDNA_BO_SHMEM
-    ),
-    "edu_accel": DUMB,  # the test driver of the virtual device
-    "edu_accel_intree": DUMB,
-    "ethosu": Allocation(
-        "drm/ethosu_accel.h", "DRM_IOCTL_ETHOSU_BO_CREATE", "drm_ethosu_bo_create", _own(0x01, 16), "=QII", _SIZE_FLAGS_HANDLE,
-    ),
-    "etnaviv": Allocation(
-        "drm/etnaviv_drm.h", "DRM_IOCTL_ETNAVIV_GEM_NEW", "drm_etnaviv_gem_new", _own(0x02, 16), "=QII",
-        (("size", SIZE), ("flags", 0x00020000), ("handle", 0)),  # ETNA_BO_WC
-    ),
-    "i915": Allocation(
-        "drm/i915_drm.h", "DRM_IOCTL_I915_GEM_CREATE", "drm_i915_gem_create", _own(0x1B, 16), "=QII",
-        (("size", SIZE), ("handle", 0), ("pad", 0)),
-    ),
-    "intel_vpu": Allocation(
-        "drm/ivpu_accel.h", "DRM_IOCTL_IVPU_BO_CREATE", "drm_ivpu_bo_create", _own(0x02, 24), "=QIIQ",
-        (*_SIZE_FLAGS_HANDLE, ("vpu_addr", 0)),
-    ),
-    "msm": Allocation(
-        "drm/msm_drm.h", "DRM_IOCTL_MSM_GEM_NEW", "drm_msm_gem_new", _own(0x02, 16), "=QII",
-        (("size", SIZE), ("flags", 0x00020000), ("handle", 0)),  # MSM_BO_WC
-    ),
-    "panfrost": Allocation(
-        "drm/panfrost_drm.h", "DRM_IOCTL_PANFROST_CREATE_BO", "drm_panfrost_create_bo", _own(0x02, 24), "=4IQ",
-        (*_SIZE_FLAGS_HANDLE, ("pad", 0), ("offset", 0)),
-    ),
-    "panthor": Allocation(
-        "drm/panthor_drm.h", "DRM_IOCTL_PANTHOR_BO_CREATE", "drm_panthor_bo_create", _own(0x05, 24), "=QIIII",
-        (("size", SIZE), ("flags", 0), ("exclusive_vm_id", 0), ("handle", 0), ("pad", 0)),
-    ),
-    "qaic": Allocation(
-        "drm/qaic_accel.h", "DRM_IOCTL_QAIC_CREATE_BO", "qaic_create_bo", _own(0x01, 16), "=QII",
-        (("size", SIZE), ("handle", 0), ("pad", 0)),
-    ),
-    "rocket": Allocation(
-        "drm/rocket_accel.h", "DRM_IOCTL_ROCKET_CREATE_BO", "drm_rocket_create_bo", _own(0x00, 24), "=IIQQ",
-        (("size", SIZE), ("handle", 0), ("dma_address", 0), ("offset", 0)),
-    ),
-    "vgem": DUMB,
-    "virtio_gpu": Allocation(
-        "drm/virtgpu_drm.h", "DRM_IOCTL_VIRTGPU_RESOURCE_CREATE", "drm_virtgpu_resource_create", _own(0x04, 56), "=14I",
-        # PIPE_TEXTURE_2D, VIRGL_FORMAT_B8G8R8A8_UNORM, VIRGL_BIND_RENDER_TARGET
-        (("target", 2), ("format", 1), ("bind", 2), ("width", 512), ("height", 512), ("depth", 1), ("array_size", 1), ("last_level", 0),
-         ("nr_samples", 0), ("flags", 0), ("bo_handle", 0), ("res_handle", 0), ("size", SIZE), ("stride", 2048)),
-    ),
-    "vkms": DUMB,
-    "xe": Allocation(
-        "drm/xe_drm.h", "DRM_IOCTL_XE_GEM_CREATE", "drm_xe_gem_create", _own(0x01, 56), "=QQ4IHHHHQQ",
-        # placement: bit 0 is system memory; DRM_XE_GEM_CPU_CACHING_WB
-        (("extensions", 0), ("size", SIZE), ("placement", 1), ("flags", 0), ("vm_id", 0), ("handle", 0), ("cpu_caching", 1),
-         ("pad[0]", 0), ("pad[1]", 0), ("pad[2]", 0), ("reserved[0]", 0), ("reserved[1]", 0)),
-    ),
-}  # fmt: skip
-"""By the name that a driver gives itself in DRM_IOCTL_VERSION."""
-
-EDU_COPY = _own(0x00, 24)
-"""The test driver's command by which the device itself copies: handle, length, source and destination in the buffer."""
-
-COPIES: Mapping[str, int] = {"edu_accel": EDU_COPY, "edu_accel_intree": EDU_COPY}
-"""Drivers whose device can be told to copy inside of a buffer by one command."""
+def copies(driver: str) -> int | None:
+    """The command by which a driver's device copies inside of a buffer; None where there is none that is known."""
+    family = FAMILIES.by_drm_name(driver)
+    return family.copies if family else None
 
 
 def driver(node: int) -> str:

@@ -9,13 +9,12 @@ import os
 import re
 from dataclasses import dataclass
 
-MISC_NODES = ("apusys", "galcore", "rknpu", "mali0", "fastrpc-")
-"""Beginnings of the names of accelerators' character devices outside DRM."""
+from auditor.families import FAMILIES
 
 SOFTWARE = frozenset(f"/sys/devices/{bus}/{name}" for bus in ("platform", "faux") for name in ("vgem", "vkms"))
 """DRM devices without hardware, by path: they share buffers, and are no accelerators."""
 
-_CLASSES = ("accel", "drm", "misc", "apex")
+_CLASSES = ("accel", "drm", *FAMILIES.node_classes())
 _CARD = re.compile(r"dri/card[0-9]+")
 
 
@@ -42,14 +41,14 @@ class Hardware:
 
 
 def find(sysfs: str = "/sys", dev: str = "/dev") -> tuple[Hardware, ...]:
-    """The devices with a node of the accel, DRM, misc or apex class, sorted by subject."""
+    """The devices with a node of the accel or DRM class, or of a family's own, sorted by subject."""
     places: dict[str, str] = {}
     nodes: dict[str, list[tuple[str, str]]] = {}
     for kind in _CLASSES:
         for name in _names(f"{sysfs}/class/{kind}"):
             place = f"{sysfs}/class/{kind}/{name}"
             node = _properties(place).get("DEVNAME", "")
-            if node and os.path.exists(f"{place}/device") and (kind != "misc" or node.startswith(MISC_NODES)):
+            if node and os.path.exists(f"{place}/device") and (kind in {"accel", "drm"} or FAMILIES.by_node(kind, node)):
                 device = os.path.realpath(f"{place}/device")
                 places.setdefault(_subject(device), device)
                 nodes.setdefault(_subject(device), []).append((kind, node))
@@ -59,7 +58,7 @@ def find(sysfs: str = "/sys", dev: str = "/dev") -> tuple[Hardware, ...]:
             sysfs=places[subject],
             drm=tuple(f"{dev}/{node}" for kind, node in having if kind == "accel" or node.startswith("dri/renderD")),
             card=next((f"{dev}/{node}" for _, node in having if _CARD.fullmatch(node)), ""),
-            other=tuple(f"{dev}/{node}" for kind, node in having if kind in {"misc", "apex"}),
+            other=tuple(f"{dev}/{node}" for kind, node in having if kind not in {"accel", "drm"}),
             software=f"/sys{places[subject].removeprefix(sysfs)}" in SOFTWARE,
         )
         for subject, having in sorted(nodes.items())

@@ -20,6 +20,7 @@ from collections import Counter
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
+from auditor.families import FAMILIES, plain
 from auditor.probes import dma_buf
 from auditor.probes.nodes import find
 
@@ -29,10 +30,7 @@ if TYPE_CHECKING:
 NAME = "crosml-audit"
 FOLDERS = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
 
-SYSTEMS = frozenset({
-    "amdgpu", "amdxdna", "dma_fence", "drm", "drm_msm_gpu", "gpu_scheduler", "habanalabs", "i915", "iommu", "lima", "panthor",
-    "virtio_gpu", "vpu", "xe",
-})  # fmt: skip
+SYSTEMS = frozenset({"dma_fence", "drm", "gpu_scheduler", "iommu"}) | FAMILIES.trace_systems()
 """Trace systems of accelerators' drivers, and those that they share; with these, one that has a driver's name."""
 
 BUFFER_KB = 1024
@@ -60,7 +58,7 @@ def run() -> dict[str, Any]:
         stack.callback(os.close, os.open(f"{place}/tracing_on", os.O_RDONLY | os.O_CLOEXEC))
         _write(f"{place}/buffer_size_kb", str(BUFFER_KB))
         _write(f"{place}/options/context-info", "0")
-        drivers = {dma_buf.bound(each).replace("-", "_") for each in accelerators}
+        drivers = {plain(dma_buf.bound(each)) for each in accelerators}
         events = _enable(place, SYSTEMS | drivers)
         results = dma_buf.run()["accelerators"]
         _write(f"{place}/tracing_on", "0")

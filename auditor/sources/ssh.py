@@ -40,7 +40,19 @@ REPLY_LIMIT = recording.MAX_FILE
 MESSAGE_LIMIT = recording.MAX_MEMBER
 WHOLE = 3600.0
 """Seconds that a device has for one reply, however busily it sends."""
-AGENT = ("__init__.py", "agent.py", "errors.py", "facts", "files.py", "frames.py", "model.py", "probes", "sources", "statistics.py")
+AGENT = (
+    "__init__.py",
+    "agent.py",
+    "errors.py",
+    "facts",
+    "families",
+    "files.py",
+    "frames.py",
+    "model.py",
+    "probes",
+    "sources",
+    "statistics.py",
+)
 """Of this program, what the agent needs on the device."""
 FOR_THE_ZOO = ("bench", "inference", "tflite", "zoo")
 """What it needs there as well where the zoo is to be run."""

@@ -460,7 +460,8 @@ def test_a_further_must_finding_never_improves_an_outcome(checks, more):
 def test_a_waiver_counts_as_a_pass_and_is_shown(outcome):
     given_waiver = waiver("r-1.word@device")
     report = audit(question("r-1.word", outcome), waivers=[given_waiver])
-    assert (report.requirements[0].outcome, report.requirements[0].waived) == (Outcome.PASS, True)
+    result = report.requirements[0]
+    assert (result.outcome, result.waived, result.standing) == (outcome, True, Outcome.PASS)
     assert (only(report).outcome, only(report).waiver) == (outcome, given_waiver)
     assert report.verdict is Verdict.COMPLIANT
     assert report.counts[outcome.value] == report.counts["waived"] == 1
@@ -470,7 +471,9 @@ def test_a_waiver_counts_as_a_pass_and_is_shown(outcome):
 def test_a_waiver_covers_one_finding_only():
     checks = question("r-1.one", Outcome.FAIL), question("r-1.two", Outcome.FAIL)
     report = audit(*checks, waivers=[waiver("r-1.one@device")])
-    assert (report.requirements[0].outcome, report.requirements[0].waived) == (Outcome.FAIL, True)
+    result = report.requirements[0]
+    assert (result.outcome, result.waived, result.standing) == (Outcome.FAIL, False, Outcome.FAIL)
+    assert [finding.waiver is not None for finding in result.findings] == [True, False]
     assert audit(*checks, waivers=[waiver("r-1")]).counts["waived"] == 0
 
 
@@ -518,27 +521,67 @@ def test_an_unused_waiver_is_noted(outcome):
 
 
 @pytest.mark.parametrize(
-    ("selection", "left_out"),
+    ("skip", "left_out"),
     [
-        (Selection(only=("r-1.b",)), {"r-1.a": "--only"}),
-        (Selection(only=("r-1",)), {}),
-        (Selection(only=("r-2",)), {"r-1.a": "--only", "r-1.b": "--only"}),
-        (Selection(skip=("r-1.a",)), {"r-1.a": "--skip"}),
-        (Selection(skip=("r-1",)), {"r-1.a": "--skip", "r-1.b": "--skip"}),
-        (Selection(only=("r-1",), skip=("r-1.b",)), {"r-1.b": "--skip"}),
-        (Selection(), {}),
+        (("r-1.a",), {"r-1.a"}),
+        (("r-1",), {"r-1.a", "r-1.b"}),
+        (("r",), {"r-1.a", "r-1.b"}),
+        (("r-1.a@device",), {"r-1.a"}),
+        (("r-2", "r-1.c", "r-", "r-1.a@other"), set()),
+        ((), set()),
     ],
 )
-def test_what_was_left_out_is_unknown(selection, left_out):
-    checks = question("r-1.a", ValueError("must not be asked") if "r-1.a" in left_out else Outcome.PASS), question("r-1.b", Outcome.PASS)
-    report = audit(*checks, selection=selection)
+def test_what_was_skipped_is_unknown(skip, left_out):
+    broken = ValueError("must not be asked")
+    checks = question("r-1.a", broken if left_out and "@" not in skip[0] else Outcome.PASS), question("r-1.b", Outcome.PASS)
+    report = audit(*checks, selection=Selection(skip=skip))
+    assert len(report.requirements[0].findings) == 2
     for finding in report.requirements[0].findings:
         if finding.check in left_out:
-            assert (finding.outcome, finding.observed) == (Outcome.UNKNOWN, f"left out by {left_out[finding.check]}")
+            assert (finding.outcome, finding.observed) == (Outcome.UNKNOWN, "left out by --skip")
             assert finding.remedy is Remedy.SELECTED
         else:
             assert finding.outcome is Outcome.PASS
     assert report.verdict is (Verdict.INCOMPLETE if left_out else Verdict.COMPLIANT)
+    assert not report.partial
+
+
+@pytest.mark.parametrize(
+    ("only", "asked"),
+    [
+        (("r-1.b",), {"r-1.b@device"}),
+        (("r-1",), {"r-1.a@device", "r-1.b@device"}),
+        (("r-2",), {"r-2.c@device"}),
+        (("r",), {"r-1.a@device", "r-1.b@device", "r-2.c@device"}),
+        (("r-1.a", "r-2"), {"r-1.a@device", "r-2.c@device"}),
+        (("r-1.a@device",), {"r-1.a@device"}),
+        (("r-1.a@other",), set()),
+    ],
+)
+def test_only_judges_its_selection(only, asked):
+    outcomes = {"r-1.a": Outcome.PASS, "r-1.b": Outcome.PASS, "r-2.c": Outcome.FAIL}
+    checks = [question(name, outcome if any(each.startswith(name) for each in only + tuple(asked)) else ValueError("asked"))
+              for name, outcome in outcomes.items()]  # fmt: skip
+    report = audit(*checks, requirements=REQUIREMENTS, selection=Selection(only=only))
+    assert {finding.id for each in report.requirements for finding in each.findings} == asked
+    assert (report.partial, report.selection) == (True, only)
+    assert {each.id for each in report.requirements if each.selected} == {name.partition(".")[0] for name in (asked or {"r-1"})}
+    expected = Verdict.NON_COMPLIANT if "r-2.c@device" in asked else Verdict.COMPLIANT if asked else Verdict.INCOMPLETE
+    assert report.verdict is expected
+
+
+def test_what_is_skipped_of_a_selection_is_unknown():
+    checks = question("r-1.a", Outcome.PASS), question("r-1.b", ValueError("asked")), question("r-2.c", ValueError("asked"))
+    report = audit(*checks, requirements=REQUIREMENTS, selection=Selection(("r-1",), ("r-1.b",)))
+    assert [finding.outcome for finding in report.requirements[0].findings] == [Outcome.PASS, Outcome.UNKNOWN]
+    assert report.verdict is Verdict.INCOMPLETE
+
+
+def test_an_id_that_goes_on_is_another():
+    """`security-1` is not how `security-10` begins."""
+    checks = question("r-1.a", Outcome.PASS), question("r-10.a", ValueError("asked"))
+    report = audit(*checks, requirements=(requirement("r-1"), requirement("r-10")), selection=Selection(("r-1",)))
+    assert [each.selected for each in report.requirements] == [True, False]
 
 
 # --- the report around it ----------------------------------------------------------------------------------------------------------------

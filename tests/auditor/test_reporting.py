@@ -138,7 +138,7 @@ def test_a_waiver_is_a_difference():
     lines = list(diff(report(result("security-3", failed)), report(result("security-3", dataclasses.replace(failed, waiver=waiver)))))
     assert lines[:3] == [
         "verdict: non-compliant, now compliant",
-        "security-3: fail, now pass, waived",
+        "security-3: fail, now fail, waived",
         f"  {DOMAIN}: fail, now fail, waived by A. Reviewer until 2027-01-01: The driver is under review upstream.",
     ]
 

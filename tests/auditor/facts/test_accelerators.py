@@ -219,7 +219,7 @@ def test_a_vfio_node_that_may_be_there_is_unread(machine, question, reply):
         {"OF_COMPATIBLE_0": "rockchip,rk3588-rknn-core"},
         {"OF_COMPATIBLE_0": "vendor,own", "OF_COMPATIBLE_1": "arm,ethos-u85", "OF_COMPATIBLE_N": "2"},
         {"OF_COMPATIBLE_0": "mediatek,mt8195-apusys"},
-        {"OF_COMPATIBLE_0": "qcom,fastrpc"},
+        {"OF_COMPATIBLE_0": "qcom,fastrpc-compute-cb"},
         {"OF_COMPATIBLE_0": "vendor,thing", "DRIVER": "rknpu"},
         {"OF_COMPATIBLE_0": "vendor,thing", "DRIVER": "vfio-platform"},
     ],

@@ -28,6 +28,9 @@ WHOLE = Plan(
     zoo_left_out=True,
     zoo_note="why",
     probe_dma=True,
+    command=("crosml-audit", "device", "--zoo", "a b\udcff"),
+    user="lab",
+    uid=0,
 )
 
 
@@ -89,23 +92,30 @@ def test_what_is_no_plan_says_so(data):
         {"runs": {"m": 3}},
         {"runs": 3},
         {"runs": [["m", 1]] * (MAX_MODELS + 1)},
+        {"command": 3},
+        {"uid": "root"},
+        {"uid": -1},
+        {"uid": True},
     ],
 )
 def test_a_plan_of_another_shape_is_none(changes):
     assert changed(**changes).status is Status.FAILED
 
 
-@pytest.mark.parametrize("key", sorted({*json.loads(plan_document(WHOLE))} - {"stable_delegate"}))
+LATER = {"stable_delegate", "command", "user", "uid"}
+"""Keys that records of earlier collectors do not have."""
+
+
+@pytest.mark.parametrize("key", sorted({*json.loads(plan_document(WHOLE))} - LATER))
 def test_every_key_must_be_there(key):
     document = json.loads(plan_document(WHOLE))
     del document[key]
     assert read(json.dumps(document).encode()).status is Status.FAILED
 
 
-def test_a_plan_of_before_there_were_stable_delegates():
-    document = json.loads(plan_document(WHOLE))
-    del document["stable_delegate"]
-    assert read(json.dumps(document).encode()).open() == replace(WHOLE, stable_delegate=None)
+def test_a_plan_of_an_earlier_collector():
+    document = {key: value for key, value in json.loads(plan_document(WHOLE)).items() if key not in LATER}
+    assert read(json.dumps(document).encode()).open() == replace(WHOLE, stable_delegate=None, command=(), user="", uid=None)
 
 
 def test_as_many_runs_as_the_limit_are_looked_at():

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from auditor.families import FAMILIES
+from auditor.families.table import PEERS
 from auditor.probes import buffers, dma_buf, drm
-from auditor.probes.drm import ALLOCATIONS
 from tests import archive
 
 HERE = Path("/usr/include")
+ALLOCATIONS = {**{each.drm_names[0]: each.allocation for each in FAMILIES.families if each.allocation}, **PEERS}
 NEWER = f"{archive.SUITE}-backports"
 
 

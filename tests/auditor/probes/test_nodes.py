@@ -75,7 +75,7 @@ def test_the_facts_call_the_same_devices_accelerators_by_the_same_subjects(sysfs
 
 
 def test_the_names_that_decide_are_the_facts():
-    assert (nodes.MISC_NODES, nodes.SOFTWARE) == (accelerators._MISC_NODES, accelerators._SOFTWARE)
+    assert nodes.SOFTWARE == accelerators._SOFTWARE
 
 
 def test_a_machine_without_any_has_none(tmp_path):

@@ -5,6 +5,7 @@ import errno
 import pytest
 
 from auditor.facts import tracing as facts
+from auditor.families import FAMILIES
 from auditor.probes import tracing
 
 
@@ -73,4 +74,4 @@ def test_without_an_accelerator_nothing_is_traced(monkeypatch):
 
 
 def test_the_systems_that_the_facts_look_for_are_enabled():
-    assert {*facts._GENERIC, *(system for systems in facts._SYSTEMS.values() for system in systems)} == tracing.SYSTEMS
+    assert {*facts._GENERIC, *FAMILIES.trace_systems()} == tracing.SYSTEMS

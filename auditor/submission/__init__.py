@@ -1,0 +1,1 @@
+"""Submissions: what a vendor signs and a reviewer verifies. Envelopes and keys, the bundle, redaction."""
