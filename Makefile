@@ -14,8 +14,7 @@ demo: $(VENV)/.run
 	echo "crosml-audit device --demo: exit code $$code (documented: 1, non-compliant)"; test $$code -eq 1
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n auto --cov --cov-report=term:skip-covered
-	$(BIN)/coverage report --include='auditor/engine.py,checks/*,auditor/facts/*' --fail-under=95
+	$(BIN)/python -m pytest -n auto --dist worksteal --cov --cov-report=term:skip-covered --cov-fail-under=95
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check
@@ -43,6 +42,7 @@ bench: $(VENV)/.dev
 
 docs: $(VENV)/.dev
 	$(BIN)/python -m auditor.manual docs/checks
+	$(BIN)/python -m fixtures.device_table docs/devices.md
 
 # For every Python at once, by markers.
 constraints: $(VENV)/.dev

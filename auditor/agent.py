@@ -29,8 +29,8 @@ from typing import TYPE_CHECKING, Any
 
 from auditor import files, frames
 from auditor.facts.collect import collect
-from auditor.facts.types import Settings
 from auditor.model import Status
+from auditor.probes import answer as answer_probe
 from auditor.sources import base
 from auditor.sources.live import Live
 from auditor.sources.recording import Recorder, pack
@@ -62,7 +62,7 @@ class Planned:
     def __init__(self, plan: str, alive: Callable[[], None], *, probes: bool) -> None:
         self._alive = alive
         self._plan = base.Reply(Status.OK, json.dumps({**json.loads(plan), "uid": os.geteuid()}, sort_keys=True).encode())
-        self._live = Live(probes=probes)
+        self._live = Live(answer_probe) if probes else Live()
 
     @property
     def name(self) -> str:
@@ -81,7 +81,7 @@ def answer(request: Mapping[str, Any], alive: Callable[[], None] = lambda: None)
     for kind, path, *arguments in request["questions"]:
         recorder.ask(base.Question(kind, path, tuple(arguments)))
     if not request["questions"]:
-        collect(recorder, Settings())
+        collect(recorder)
     return pack(recorder.record(request["collector"], request["collected_at"]))
 
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import datetime
     from collections.abc import Iterable, Iterator, Sequence
 
-    from auditor.facts.types import Facts
+    from auditor.facts.types import Facts, Unrecognised
 
 _WAIVABLE = frozenset({Outcome.FAIL, Outcome.UNKNOWN})
 
@@ -49,6 +49,7 @@ _HOW_TO = {
     Remedy.DRIVER: "Load the accelerator's driver and audit again.",
     Remedy.SELECTED: "Audit again without leaving this check out.",
     Remedy.VENDOR: "Only the vendor can answer this; attach the answer to the submission.",
+    Remedy.WHAT_IT_IS: "Say what the device is: `--accelerator ID`, or `--not-an-accelerator ID`.",
     Remedy.EVIDENCE: "Make the named file readable and well-formed, and audit again.",
 }
 
@@ -287,10 +288,23 @@ def _asked(facts: Facts, check: Check, requirement: Requirement, selection: Sele
     for place in listing.unread:
         where = place.evidence[0].path if place.evidence else "a place that could not be looked at"
         yield _missing(place), f"place:{where}"
-    if not listing.items and check.each == "accelerators" and not listing.unread:
+    if check.level is Level.MUST:
+        yield from ((_unrecognised(each), each.subject) for each in listing.unrecognised)
+    if not listing.items and check.each in {"accelerators", "cores"} and not listing.unread and not listing.unrecognised:
         observed = f"no accelerator in {', '.join(item.path for item in listing.evidence)}"
         because = "No accelerator was found to judge."
         yield Answer(Outcome.UNKNOWN, observed, listing.evidence, because, remedy=Remedy.DRIVER), whole
+
+
+def _unrecognised(device: Unrecognised) -> Answer:
+    """A device that may be an accelerator is in the way of every requirement of accelerators, until someone says what it is."""
+    name = device.subject
+    advice = f"Say what it is: `--accelerator {name}` audits it alone, `--not-an-accelerator {name}` says that it is none."
+    if not device.alone:
+        advice = f"Bind the driver of the device that does the work and audit again, or say that it is none: `--not-an-accelerator {name}`."
+    because = "It is not known whether this device is an accelerator."
+    observed = f"not recognised: {device.what}"
+    return Answer(Outcome.UNKNOWN, observed, device.evidence, because, remedy=Remedy.WHAT_IT_IS, remediation=advice)
 
 
 def _answers(facts: Facts, check: Check, about: tuple[Any, ...]) -> Iterator[Answer]:

@@ -86,6 +86,7 @@ class Remedy(enum.Enum):
     DRIVER = "with a driver bound"
     SELECTED = "without --only, --skip and --no-…"
     VENDOR = "by the vendor"
+    WHAT_IT_IS = "with --accelerator or --not-an-accelerator"
     EVIDENCE = "with readable evidence"
 
 

@@ -244,6 +244,44 @@ def pool(parts: Sequence[Spread]) -> Spread:
     return Spread(runs, mean, math.sqrt(variance))
 
 
+CONFIRMED = 0.1
+"""Of a limit on errors, the share within which a check on a few inputs of one's own need not tell which side of it a mean lies."""
+MOST_INPUTS = 12
+"""Inputs of one's own that are asked for at most: four in each of three processes."""
+_ONE_IN_A_HUNDRED = 2.326
+"""Quantile of the normal distribution for an error rate of 1 %."""
+
+
+def inputs_needed(limit: float, deviation: float) -> int | None:
+    """How many inputs tell a mean error at CONFIRMED below a limit from one as much above it, at 1 % of either error.
+
+    `deviation` is the limit of the errors' deviation between inputs. None where it is so wide that MOST_INPUTS would not tell.
+    """
+    needed = math.ceil((_ONE_IN_A_HUNDRED * deviation / (CONFIRMED * limit)) ** 2) if limit > 0 else MOST_INPUTS + 1
+    return max(1, needed) if needed <= MOST_INPUTS else None
+
+
+def confirm(errors: Sequence[float], limit: float, deviation: float) -> Verdict:
+    """Judge errors on inputs of one's own against a limit of the mean that another mean, over more inputs, was measured to keep.
+
+    Errors of an honest delegate differ by up to `deviation` between inputs. With as many inputs as that takes, the mean is held against the
+    limit. With fewer, or where no number that is ever asked for would do, it is missed where the mean lies beyond the limit by more than
+    such a deviation explains, and met where the limit lies beyond the mean by more than the deviation explains that is allowed, or seen.
+    """
+    if not errors:
+        return Verdict.UNDECIDED
+    needed, mean = inputs_needed(limit, deviation), math.fsum(errors) / len(errors)
+    if needed is not None and len(errors) >= needed:
+        return Verdict.MET if mean <= limit else Verdict.MISSED
+    root = math.sqrt(len(errors))
+    if mean - _ONE_IN_A_HUNDRED * deviation / root > limit:
+        return Verdict.MISSED
+    if needed is None and len(errors) < MOST_INPUTS:
+        return Verdict.UNDECIDED
+    seen = deviation if needed else statistics.stdev(errors)
+    return Verdict.MET if mean + _ONE_IN_A_HUNDRED * seen / root <= (1 + CONFIRMED) * limit else Verdict.UNDECIDED
+
+
 def within(value: float | None, limit: float) -> bool:
     """Tell whether a measured value keeps a limit: a missing value or a NaN does not."""
     return value is not None and value <= limit

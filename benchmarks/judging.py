@@ -8,10 +8,9 @@ import sys
 import time
 
 from auditor import registry, requirements
-from auditor.audit import demo_record
 from auditor.engine import Context, Selection, judge
 from auditor.facts.collect import collect
-from auditor.facts.types import Settings
+from auditor.gather import demo_record
 from auditor.model import DeviceSummary, Tool, ZooUsed
 from auditor.sources.recording import Replay, pack, unpack
 
@@ -26,7 +25,7 @@ def main() -> None:
     peaks = []
     start = time.process_time()
     for number in range(COUNT):
-        facts = collect(Replay(unpack(snapshot, "benchmark")), Settings())
+        facts = collect(Replay(unpack(snapshot, "benchmark")))
         judge(facts, checks, judged_by.requirements, (), today, Selection(), context)
         if number in {COUNT // 10, COUNT - 1}:
             peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

@@ -32,7 +32,8 @@ import numpy.typing as npt
 
 from auditor.bench.document import Job
 from auditor.bench.embedded import measure
-from auditor.bench.schedule import PLANS, BenchTime
+from auditor.bench.options import BenchTime
+from auditor.bench.schedule import SCHEDULES
 from auditor.statistics import LOOKS, Verdict, find_drift, judge, look
 from auditor.zoo.generate import generate, stand_ins
 
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 
 SEED = 20230113
 DRAWS = 1000
-PLAN, PAGE_SECONDS = PLANS[BenchTime.ADAPTIVE], PLANS[BenchTime.PAGE].seconds
+PLAN, PAGE_SECONDS = SCHEDULES[BenchTime.ADAPTIVE], SCHEDULES[BenchTime.PAGE].seconds
 FACTORS = [round(0.9 + 0.01 * step, 2) for step in range(21)]
 NEAR = 0.03
 LONG, SHORT = (600.0, PAGE_SECONDS), (60.0, 5.0)

@@ -37,7 +37,7 @@ TAKEN_IN = "Have the driver taken into mainline Linux, or bind the device to vfi
 
 @check(
     "functional-1.driver",
-    each="accelerators",
+    each="cores",
     expected="a driver that is verified to be mainline Linux's, or vfio-pci or vfio-platform with a viable group",
     passes="The accelerator is driven by mainline Linux's driver, or from user space through VFIO.",
     fails="The accelerator's kernel driver is not open source and upstream, or its VFIO set-up is not what VFIO asks for.",
@@ -64,6 +64,11 @@ def driver(facts: Facts, accelerator: Accelerator) -> Iterator[Answer]:
     tree holds a vendor's driver under a name of mainline's.
     Sources: Documentation/driver-api/vfio.rst; Documentation/admin-guide/{module-signing,LSM/LoadPin,tainted-kernels}.rst.
     """
+    if accelerator.bus == "usb" and isinstance(accelerator.driver, Missing) and accelerator.driver.status is Status.ABSENT:
+        nodes = ", ".join(node.path for node in accelerator.nodes)
+        observed = f"a USB device without a kernel driver{f', driven from user space by {nodes} (libusb)' if nodes else ''}"
+        yield Answer(Outcome.FAIL, observed, accelerator.driver.evidence, "libusb is neither an upstream kernel driver nor VFIO.")
+        return
     if isinstance(accelerator.driver, Missing) and accelerator.driver.status is Status.ABSENT:
         note = accelerator.module.note if isinstance(accelerator.module, Missing) else ""
         yield Answer(Outcome.UNKNOWN, note or "no driver is bound", accelerator.driver.evidence, remedy=Remedy.DRIVER)
@@ -131,7 +136,7 @@ def _is_altered(module: Module) -> bool:
 
 def _through_vfio(facts: Facts, accelerator: Accelerator, module: Module) -> Answer:
     """Bound to VFIO: whether VFIO would hand the group over, and an IOMMU stands behind it."""
-    if posing := _unlike_vfio(accelerator, module):
+    if posing := unlike_vfio(accelerator, module):
         return posing
     unsafe = facts.iommu.unsafe_noiommu
     if isinstance(unsafe, Ok) and unsafe.value:
@@ -160,7 +165,7 @@ def _through_vfio(facts: Facts, accelerator: Accelerator, module: Module) -> Ans
     return Answer(Outcome.PASS, observed, (*evidence, *unsafe.evidence, *accelerator.module.evidence, *own))
 
 
-def _unlike_vfio(accelerator: Accelerator, module: Module) -> Answer | None:
+def unlike_vfio(accelerator: Accelerator, module: Module) -> Answer | None:
     """Unknown for a driver that merely calls itself by the name of one of VFIO's: its module has another name, or lies elsewhere."""
     name = accelerator.driver.open()
     if module.name != name.replace("-", "_"):
@@ -289,6 +294,8 @@ def _signature(facts: Facts, module: Module) -> Origin:
     found = verify_module(signature.value, certificates.open())
     if found.state is State.BAD:
         return Origin(Cover.OPEN, "its signature does not verify", (*signature.evidence, *certificates.evidence))
+    if found.state is State.UNKNOWN_FORMAT:
+        return Origin(Cover.UNDECIDED, f"its signature is not understood: {', '.join(found.remarks)}", signature.evidence)
     if found.state is not State.PRODUCTION:
         return Origin(Cover.UNDECIDED, "it is signed by a key that the kernel image does not hold", signature.evidence)
     place = covered(facts.loading, image.open())
@@ -299,7 +306,7 @@ def _signature(facts: Facts, module: Module) -> Origin:
 @check(
     "functional-1.taint",
     level=Level.SHOULD,
-    each="accelerators",
+    each="cores",
     expected="a driver that does not taint the kernel",
     passes="The driver does not taint the kernel.",
     fails="The driver taints the kernel: the kernel itself says what is wrong with it.",
@@ -333,7 +340,7 @@ def taint(facts: Facts, accelerator: Accelerator) -> Iterator[Answer]:
 @check(
     "functional-1.licence",
     level=Level.SHOULD,
-    each="accelerators",
+    each="cores",
     expected="a licence that the kernel takes for open source",
     passes="The driver says that it is open source.",
     fails="The driver does not say that it is open source.",

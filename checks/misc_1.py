@@ -45,6 +45,10 @@ def closure(facts: Facts) -> Iterator[Answer]:
     Between, and where a needed library is missing or a file cannot be read, it is unknown; so it is with a `--base-image` that lists the
     driver itself, as a list of the finished image does.
 
+    Where no delegate was given, it is the one that the device's own settings name. What a loader among these files (OpenCL, Vulkan, EGL,
+    Mesa, libva, OpenVINO, Qualcomm's DSP) loads by way of configuration counts as what may be loaded; configuration that cannot be read
+    makes it unknown.
+
     A library that the driver's bytes merely name, and that the tree does not have, cannot be loaded from it: it is named and does not
     decide. Audit the whole image, not one package of the vendor's.
 
@@ -167,8 +171,9 @@ def _observed(found: Closure, counted: list[ElfObject], certain: int, possible: 
     parts = [f"{_mb(certain)} in {files} file{'s' * (files != 1)}: {_largest(each for each in counted if each.certain)}"]
     if possible > certain:
         parts.append(f"up to {_mb(possible)} with what may be loaded: {_largest(each for each in counted if not each.certain)}")
-    machine = found.objects[0].machine if found.objects else 0
-    foreign = [each for each in counted if each.machine != machine]
+    if found.named_by:
+        parts.append(f"the delegate is the one that {found.named_by} names")
+    foreign = [each for each in counted if each in found.foreign]
     if foreign:
         parts.append(f"for another processor: {_largest(foreign)}")
     left_out = sorted({each.path for each in found.objects} - {each.path for each in counted})

@@ -145,6 +145,11 @@ def _holder(holder: Holder, *, alone: bool) -> Answer:
     return Answer(Outcome.PASS if confined else Outcome.FAIL, observed, evidence, subject=holder.subject)
 
 
+def _places(listing: Listing[Any]) -> str:
+    """Where there is more that could not be looked at."""
+    return some((f"{item.path}: {item.status.value}" for each in listing.unread for item in each.evidence), "; ")
+
+
 def _described(holder: Holder) -> str:
     """A process's confinement in words; what could not be read is named so."""
     found, own = holder.restraint, holder.namespaces
@@ -156,8 +161,7 @@ def _described(holder: Holder) -> str:
 def _unread(listing: Listing[Any]) -> Answer:
     """There is more that could not be looked at."""
     first = listing.unread[0]
-    where = some((f"{item.path}: {item.status.value}" for each in listing.unread for item in each.evidence), "; ")
-    observed = f"not all could be looked at: {where or first.note}"
+    observed = f"not all could be looked at: {_places(listing) or first.note}"
     return Answer(Outcome.UNKNOWN, observed, tuple(item for each in listing.unread for item in each.evidence), remedy=first.remedy)
 
 
@@ -180,18 +184,22 @@ def definition(facts: Facts, accelerator: Accelerator) -> Iterator[Answer]:
     each alternative of each of its rules, with those of included files, has a condition on the request (`arg1 ==`, `arg1 in`, `arg1 &`);
     how wide the condition is, is for people to judge. A job is matched to a process by its executable.
 
-    Unknown are a process that no job starts through minijail, a definition with options that only the shell knows, a filter that is
-    compiled or installed by the program itself, and one with -L, which may only log what it should refuse.
+    A process that no job starts through minijail is not concerned where it put itself in a sandbox, as Chrome's GPU process does: a user
+    other than root, no capability, no new privileges, a filter, and a namespace of its own for processes or the network; what its filter
+    lets through nobody can read. Any other such process is unknown, and so are a definition with options that only the shell knows, a
+    filter that is compiled, and one with -L, which may only log what it should refuse.
     Source: google/minijail (minijail0.1, minijail0.5); chromiumos/docs, sandboxing.md.
     """
     listing, written = facts.sandbox.holders.open(), facts.sandbox.definitions.open()
     held = sorted({each.subject for each in listing.items if each.accelerator == accelerator.subject})
     for subject in held:
         own = [each for each in written.items if f"exe:{each.command}" == subject]
-        if not own or written.unread:
-            observed = f"{len(own) or 'no'} minijail definition of it was found"
-            remedy = written.unread[0].remedy if written.unread else Remedy.VENDOR
-            yield Answer(Outcome.UNKNOWN, observed, facts.sandbox.definitions.evidence, subject=subject, remedy=remedy)
+        if written.unread:
+            observed = f"{len(own) or 'no'} minijail definition of it was found; what could not be read may define it: {_places(written)}"
+            evidence = tuple(item for each in written.unread for item in each.evidence)
+            yield Answer(Outcome.UNKNOWN, observed, evidence, subject=subject, remedy=written.unread[0].remedy)
+        elif not own:
+            yield _undefined(facts, [each for each in listing.items if each.subject == subject], subject)
         for each in own:
             answer = _definition(facts, each)
             yield replace(answer, subject=subject, evidence=(*facts.sandbox.definitions.evidence, *answer.evidence))
@@ -200,6 +208,24 @@ def definition(facts: Facts, accelerator: Accelerator) -> Iterator[Answer]:
     elif not held:
         outcome = Outcome.NOT_APPLICABLE if accelerator.nodes else Outcome.UNKNOWN
         yield Answer(outcome, "nobody is known to hold its node", facts.sandbox.holders.evidence)
+
+
+def _undefined(facts: Facts, processes: list[Holder], subject: str) -> Answer:
+    """Of a process that no minijail starts: it is what /proc says that it is, and only that is judged, where that is a sandbox."""
+    evidence = (
+        *facts.sandbox.definitions.evidence,
+        *(item for each in processes for item in (*each.restraint.evidence, *each.namespaces.evidence)),
+    )
+    if all(_sandboxes_itself(each) for each in processes):
+        observed = "no minijail starts it; by its own confinement, which security-1.holders judges, it is in a sandbox"
+        return Answer(Outcome.NOT_APPLICABLE, observed, evidence, subject=subject)
+    return Answer(Outcome.UNKNOWN, "no minijail definition of it was found", evidence, subject=subject, remedy=Remedy.VENDOR)
+
+
+def _sandboxes_itself(holder: Holder) -> bool:
+    """Whether a process is in a sandbox of its own making: filtered, without rights, and apart from other processes or the network."""
+    restraint, own = holder.restraint.open(), holder.namespaces.open()
+    return is_restrained(restraint) and restraint.uid != 0 and not restraint.capabilities and not own.isdisjoint({"pid", "net"})
 
 
 def _definition(facts: Facts, definition: SandboxDefinition) -> Answer:

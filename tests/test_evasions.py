@@ -86,7 +86,7 @@ EVASIONS = {
         (ORIGIN, "test_a_driver_that_calls_itself_vfio_s"),
     ),
     "the verified root, or LoadPin, is not what it looks like": (
-        (LOADING, "test_a_verity_table_beside_another_is_not_understood"),
+        (LOADING, "test_a_verity_table_that_is_not_the_root_s_is_not_understood"),
         (LOADING, "test_what_follows_two_dashes_is_not_the_kernel_s"),
         (LOADING, "test_an_old_kernel_that_was_told_not_to_enforce_says_engaged_all_the_same"),
         (LOADING, "test_two_words_on_what_loadpin_pinned_are_none"),

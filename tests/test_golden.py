@@ -20,8 +20,9 @@ import numpy as np
 from auditor import audit, requirements
 from auditor.bench import document as runs
 from auditor.bench.embedded import measure
+from auditor.bench.options import BenchTime, ZooOptions
 from auditor.bench.pictures import decode_all
-from auditor.bench.schedule import BenchTime, Means, Plan, measure_zoo
+from auditor.bench.schedule import MeasureOptions, Schedule, measure_zoo
 from auditor.bench.tracking import FEWEST
 from auditor.engine import Selection
 from auditor.facts.runs import _golden
@@ -31,6 +32,7 @@ from auditor.inference.watch import Limits
 from auditor.inference.wire import RUNTIMES
 from auditor.inference.worker.confine import Policy
 from auditor.model import Level, Outcome
+from auditor.request import Request
 from auditor.tflite.graph import read_graph
 from auditor.tflite.rewrite import without_custom_deconvolution
 from auditor.tflite.tensors import compare
@@ -161,7 +163,7 @@ def test_the_convolution_models_of_0_0_1_cannot_be_measured(delegate, runtime, t
 def few(monkeypatch):
     """One process for each role, and few inferences."""
     monkeypatch.setattr(runs, "Job", functools.partial(runs.Job, min_runs=6, inputs=6))
-    monkeypatch.setattr("auditor.bench.schedule.PLANS", {BenchTime.QUICK: Plan(1, 1, 0.0, 50)})
+    monkeypatch.setattr("auditor.bench.schedule.SCHEDULES", {BenchTime.QUICK: Schedule(1, 1, 0.0, 50)})
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +184,7 @@ def judged(name, folder, delegate, runtime, options="", **request):
     """The accuracy findings of one model, by their word."""
     pairs = tuple(tuple(option.split("=")) for option in options.split())
     selection = Selection(only=(f"zoo-{name}-accuracy",))
-    asked = audit.Request(
+    asked = Request(
         delegate=delegate,
         delegate_options=pairs,
         zoo=str(folder),
@@ -266,7 +268,7 @@ def test_the_reference_of_the_selfie_model_has_a_builtin_operator_for_the_custom
     (tmp_path / f"{SELFIE}.tflite").write_bytes(real(SELFIE))
     shutil.copy(photos / "grace_hopper.jpg", tmp_path)
     files = model_files(requirements.load().zoo, str(tmp_path))
-    ((_name, document),) = measure_zoo(files, Means(bench_time=BenchTime.QUICK, runtime="ai-edge-litert"), lambda _text: None)
+    ((_name, document),) = measure_zoo(files, MeasureOptions(ZooOptions(bench_time="quick", tflite="ai-edge-litert")), lambda _text: None)
     assert document["status"]["outcome"] == "completed"
     assert document["reference"] == {"kernels": "default", "threads": 1, "rewritten": True}
     (output,) = document["accuracy"]["outputs"]

@@ -10,7 +10,6 @@ import pytest
 from auditor import registry, requirements
 from auditor.engine import Context, Selection, judge
 from auditor.facts.collect import collect
-from auditor.facts.types import Settings
 from auditor.model import DeviceSummary, Outcome, Report, Tool, ZooUsed, printable
 from auditor.sources.recording import Record, Replay
 from fixtures import devices
@@ -29,7 +28,7 @@ TODAY = datetime.date(2026, 11, 22)
 
 
 def report(record: Record) -> Report:
-    return judge(collect(Replay(record), Settings()), CHECKS, SET.requirements, (), TODAY, Selection(), CONTEXT)
+    return judge(collect(Replay(record)), CHECKS, SET.requirements, (), TODAY, Selection(), CONTEXT)
 
 
 def findings(of: Report) -> dict[str, Finding]:

@@ -19,7 +19,8 @@ from auditor.bench import document as run
 from auditor.bench import native
 from auditor.bench import schedule as measure
 from auditor.bench.delegates import Delegate
-from auditor.bench.schedule import BenchTime, NoRuntime, Plan, runner
+from auditor.bench.options import BenchTime
+from auditor.bench.schedule import NoRuntime, Schedule, runner
 from auditor.engine import Selection
 from auditor.errors import UsageError
 from auditor.inference import process
@@ -27,42 +28,23 @@ from auditor.inference.fdinfo import DeviceUse
 from auditor.inference.watch import Limits
 from auditor.inference.worker.confine import landlock_abi
 from auditor.model import Outcome
+from auditor.request import Request
 from auditor.zoo.generate import generate
+from fixtures.stand_in import DELEGATE, FORMS, NAMES, build_delegate, build_tools
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-SOURCE = os.path.join(ROOT, "fixtures", "tools", "stand_in.c")
 MODEL = "mobilenet_v2_1.0_224"
 FIGURES = ("latency", "accuracy", "memory")
 IDS = tuple(f"zoo-{MODEL}-{figure}" for figure in FIGURES)
 TODAY = datetime.date(2026, 1, 1)
 PASS, FAIL, UNKNOWN = Outcome.PASS, Outcome.FAIL, Outcome.UNKNOWN
 RUNS = 6
-FORMS = {"release": 0, "verbose": 1, "without percentiles": 2}
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler (cc) to build the stand-in tools with"),
     pytest.mark.skipif(not landlock_abi(), reason="this kernel has no Landlock, so nothing here can be confined"),
 ]
 
-DELEGATE = """
-#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <fcntl.h>
-#include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-static int calls;
-static void say(const char *line) { dprintf(1, "%s\\n", line); }
-void *tflite_plugin_create_delegate(char **keys, char **values, size_t count, void (*report)(const char *)) {
-  (void)report;
-  for (size_t i = 0; i < count; i++) if (strcmp(keys[i], "known") || strcmp(values[i], "yes")) return NULL;
-  return &calls;
-}
-void tflite_plugin_destroy_delegate(void *delegate) { (void)delegate; }
-"""
 TIMINGS = "INFO: Inference timings in us: Init: 1, First inference: 1, Warmup (avg): 1, Inference (avg): 1"
 
 
@@ -81,12 +63,9 @@ def pinned(tmp_path_factory):
 def tools(tmp_path, monkeypatch):
     """Build the tools with these macros, on a PATH of their own."""
 
-    def build(names=("benchmark_model", "inference_diff_eval"), **macros):
+    def build(names=NAMES, **macros):
         folder = tmp_path / "bin"
-        folder.mkdir(exist_ok=True)
-        defined = [f"-D{name}={value}" for name, value in macros.items()]
-        for name in names:
-            subprocess.run(["cc", "-O2", *defined, "-o", str(folder / name), SOURCE, "-ldl", "-lm"], check=True)
+        build_tools(str(folder), names, **macros)
         monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
         return folder
 
@@ -98,10 +77,7 @@ def delegate(tmp_path):
     """Build a delegate with this C code beside its entry points."""
 
     def build(code=""):
-        (tmp_path / "vendor").mkdir(exist_ok=True)
-        path = tmp_path / "vendor" / "libvendor.so"
-        subprocess.run(["cc", "-shared", "-fPIC", "-x", "c", "-", "-o", str(path)], input=(DELEGATE + code).encode(), check=True)
-        return str(path)
+        return build_delegate(str(tmp_path / "vendor" / "libvendor.so"), code)
 
     return build
 
@@ -121,14 +97,14 @@ def busy(monkeypatch):
     )
 
 
-def judge(turns=1, **request):
+def judge(turns=1, seconds=0.1, **request):
     """The findings of an audit; one process of each kind shows all but a latency that is decided."""
-    with mock.patch.dict(measure.PLANS, {BenchTime.QUICK: Plan(turns, turns, 0.1, 50)}):
+    with mock.patch.dict(measure.SCHEDULES, {BenchTime.QUICK: Schedule(turns, turns, seconds, 50)}):
         return _judge(request)
 
 
 def _judge(request):
-    audited = audit.audit(audit.Request(bench_time="quick", selection=Selection(only=IDS), today=TODAY, **request), lambda _text: None)
+    audited = audit.audit(Request(bench_time="quick", selection=Selection(only=IDS), today=TODAY, **request), lambda _text: None)
     assert audited.report.counts["error"] == 0
     found = {each.check: each for result in audited.report.requirements for each in result.findings}
     return audited.report, {figure: found[f"zoo-{MODEL}-{figure}.baseline"] for figure in FIGURES}
@@ -145,7 +121,8 @@ BROKE = {"latency": FAIL, "accuracy": FAIL, "memory": UNKNOWN}
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 def test_every_build_to_the_verdict(tools, delegate, pinned, busy, form):
     folder = tools(FORM=form)
-    report, found = judge(3, delegate=delegate(), delegate_options=(("known", "yes"),), **pinned)
+    # the auditor's clock is around the whole process: on a busy machine, only many inferences outweigh its start
+    report, found = judge(3, 0.5, delegate=delegate(), delegate_options=(("known", "yes"),), **pinned)
     assert outcomes(found) == dict.fromkeys(FIGURES, PASS), found
     assert len(report.model_runs) == 3
     for each in report.model_runs:
@@ -259,6 +236,7 @@ def test_a_library_or_an_option_that_is_passed_over_is_no_pass(tools, delegate, 
         _report, found = judge(delegate=delegate(), delegate_options=options, **pinned)
         assert outcomes(found) == ALL_UNKNOWN
         assert "delegate-not-applied" in found["latency"].observed
+        assert f"and not with {'='.join(options[0])}" in found["latency"].observed
         assert "went on without the delegate" in found["latency"].reason
     # an ELF library that needs one that is not there
     missing = tmp_path / "vendor" / "libneeds.so"
@@ -271,6 +249,7 @@ def test_a_library_or_an_option_that_is_passed_over_is_no_pass(tools, delegate, 
     _report, found = judge(delegate=str(missing), **pinned)
     assert outcomes(found) == ALL_UNKNOWN
     assert "delegate-not-applied" in found["accuracy"].observed
+    assert "libvendor.so: cannot open shared object file: No such file or directory" in found["accuracy"].observed
 
 
 @pytest.mark.parametrize("lacks", ["external_delegate_path", "min_secs", "graph"])
@@ -531,3 +510,28 @@ def test_from_the_command_line(tools, settings, pinned, tmp_path):
     assert ended.returncode == 3, ended.stderr
     again = json.loads((tmp_path / "report.json").read_text())
     assert again["requirements"] == report["requirements"]
+
+
+def test_only_the_model_that_is_asked_for_is_measured(tools, delegate, busy, tmp_path, monkeypatch):
+    """Counted: of two models that are there, no process has the other one."""
+    asked, other = "mobilenet_v2_1.0_224_quant", "selfie_segmentation_landscape_256x256"
+    tools()
+    (tmp_path / "zoo").mkdir()
+    for name in (asked, other):
+        (tmp_path / "zoo" / f"{name}.tflite").write_bytes(generate(name))
+    started, start = [], process.Worker.__init__
+
+    def noted(self, role, model, *arguments, **options):
+        started.append((role, hashlib.sha256(model).hexdigest()))
+        start(self, role, model, *arguments, **options)
+
+    monkeypatch.setattr(process.Worker, "__init__", noted)
+    for only in (f"zoo-{asked}-latency", f"zoo-latency.baseline@model:{asked}"):
+        started.clear()
+        request = {"delegate": delegate(), "zoo": str(tmp_path / "zoo"), "bench_time": "quick"}
+        with mock.patch.dict(measure.SCHEDULES, {BenchTime.QUICK: Schedule(1, 1, 0.1, 50)}):
+            report = audit.audit(Request(selection=Selection(only=(only,)), today=TODAY, **request), lambda _text: None).report
+        assert [role for role, _model in started] == ["reference", "test", "memory", "accuracy"]
+        assert {model for _role, model in started} == {hashlib.sha256(generate(asked)).hexdigest()}
+        assert [each.model for each in report.model_runs] == [asked]
+        assert [each.name for each in report.zoo.models] == [asked]

@@ -39,7 +39,9 @@ def test_the_wheel_runs_the_demonstration(tmp_path):
 
     venv.create(tmp_path / "venv", with_pip=True)
     programs = tmp_path / "venv" / "bin"
-    installed = python(programs / "python", "-m", "pip", "install", "--quiet", f"{wheel}[litert]", folder=here)
+    installed = python(
+        programs / "python", "-m", "pip", "install", "--quiet", "--constraint", ROOT / "constraints.txt", f"{wheel}[litert]", folder=here
+    )
     assert installed.returncode == 0, installed.stderr
 
     version = python(programs / "crosml-audit", "--version", folder=here)

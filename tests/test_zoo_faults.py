@@ -25,6 +25,7 @@ from auditor.inference.watch import Limits
 from auditor.inference.wire import RUNTIMES
 from auditor.inference.worker.confine import landlock_abi
 from auditor.model import Level, Outcome
+from auditor.request import Request
 from auditor.zoo.generate import generate, stand_ins
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -104,7 +105,7 @@ def findings(report):
 def judge(names=(MODEL,), **request):
     only = Selection(only=tuple(each for name in names for each in ids(name)))
     told = []
-    audited = audit.audit(audit.Request(bench_time="quick", selection=only, today=TODAY, **request), told.append)
+    audited = audit.audit(Request(bench_time="quick", selection=only, today=TODAY, **request), told.append)
     return audited.report, findings(audited.report)
 
 

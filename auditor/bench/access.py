@@ -3,37 +3,29 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from auditor.errors import UsageError
 from auditor.facts.accelerators import read_accelerators
 from auditor.facts.kernel import read_kernel
 from auditor.facts.reading import Device
 from auditor.facts.types import Ok
+from auditor.inference.executor import Access
 from auditor.model import printable
 from auditor.sources.live import Live
 
-
-@dataclass(frozen=True, slots=True)
-class Sandbox:
-    """What a delegate may use beside its own folder: the accelerator's nodes, and paths that were allowed.
-
-    `allow_unconfined` is whether to go on where the kernel cannot confine it.
-    """
-
-    device_nodes: tuple[str, ...] = ()
-    allow_paths: tuple[str, ...] = ()
-    allow_unconfined: bool = False
+if TYPE_CHECKING:
+    from auditor.bench.options import ZooOptions
 
 
-def sandbox(allow_paths: tuple[str, ...], allow_unconfined: bool, accelerators: tuple[str, ...] = ()) -> Sandbox:
+def access(options: ZooOptions, accelerators: tuple[str, ...] = ()) -> Access:
     """What a delegate may use on this machine. Raises UsageError for a path to allow that is not there."""
-    for path in allow_paths:
+    for path in options.allow_paths:
         if not os.path.exists(path):
             raise UsageError(f"--allow-path: {printable(path)}: expected a file or a folder that is there")
-    device = Device(Live(probes=False))
+    device = Device(Live())
     found = read_accelerators(device, read_kernel(device), accelerators)
     nodes = {node.path for each in found.value.items for node in each.nodes} if isinstance(found, Ok) else set()
     if any(path.startswith("/dev/vfio/") for path in nodes):
         nodes.add("/dev/vfio/vfio")  # the container that a group is put into
-    return Sandbox(tuple(sorted(nodes)), tuple(map(os.path.abspath, allow_paths)), allow_unconfined)
+    return Access(tuple(sorted(nodes)), tuple(map(os.path.abspath, options.allow_paths)), options.allow_unconfined)

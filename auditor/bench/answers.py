@@ -8,10 +8,12 @@ from __future__ import annotations
 import math
 import os
 from array import array
+from functools import cache
 from operator import eq, sub
+from statistics import NormalDist
 from typing import TYPE_CHECKING
 
-from auditor.tflite.tensors import OutputError, TensorSpec
+from auditor.tflite.tensors import DEVIATION, MEAN, OutputError, TensorSpec
 
 if TYPE_CHECKING:
     from auditor.tflite.graph import Graph
@@ -38,13 +40,24 @@ def signature(graph: Graph) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, .
 
 
 def draw(spec: TensorSpec) -> bytes:
-    """Values for one input, uniform: [-1, 1) for floats, the whole range for bytes, 0 to 99 for what may be an index."""
-    if spec.dtype in {"int8", "uint8"}:
-        return os.urandom(spec.elements)
-    drawn = array("I", os.urandom(spec.elements * array("I").itemsize))
-    if spec.dtype == "float32":
-        return array("f", (value / (1 << 31) - 1 for value in drawn)).tobytes()
-    return array(_CODES[spec.dtype], (value % (2 if spec.dtype == "bool" else 100) for value in drawn)).tobytes()
+    """Values for one input, distributed as inference_diff's are (tflite/tensors.py); 0 to 99 for integers that may be an index."""
+    if spec.dtype not in {"float32", "int8", "uint8"}:
+        drawn = array("I", os.urandom(spec.elements * array("I").itemsize))
+        return array(_CODES[spec.dtype], (value % (2 if spec.dtype == "bool" else 100) for value in drawn)).tobytes()
+    levels = array("H", os.urandom(spec.elements * array("H").itemsize))
+    return array(_CODES[spec.dtype], map(_levels(spec.dtype).__getitem__, levels)).tobytes()
+
+
+@cache
+def _levels(dtype: str) -> array[float] | array[int]:
+    """The value at each of 65536 equally likely places of the distribution."""
+    normal = NormalDist(MEAN, DEVIATION)
+    low, high = normal.cdf(0), normal.cdf(1)
+    shares = (normal.inv_cdf(low + (high - low) * (level + 0.5) / 65536) for level in range(65536))
+    if dtype == "float32":
+        return array("f", (2 * share - 1 for share in shares))
+    least = -128 if dtype == "int8" else 0
+    return array(_CODES[dtype], (math.trunc(least + 255 * share) for share in shares))
 
 
 def compare(spec: TensorSpec, reference: bytes, test: bytes) -> OutputError:

@@ -30,16 +30,17 @@ spoil is null. Whatever happens to a worker, there is a document; what was measu
     reference     {kernels: default|builtin, threads, rewritten}: what the answers are compared with. The default kernels are XNNPACK's
                   where the runtime has it and it takes the operator; rewritten, where a custom operator was replaced (zoo/rewrite.py)
     accuracy      {runs, outputs: [{index, avg_error, std_dev, max_error, exact_share, reference_nan_runs, test_nan_runs,
-                  two_input_distance, idle_error, correlation, offset}]} | null, on noise. Raw output units; avg_error and std_dev as
-                  inference_diff has them, null if any run held a NaN or an infinity; exact_share of all elements; two_input_distance is
-                  what avg_error would be between the reference's answers to two different inputs, idle_error the least that it would be
-                  for a delegate that computes nothing (zoo/golden.py); correlation and offset: see zoo/tracking.py
+                  two_input_distance, idle_error, correlation, offset, own_errors}]} | null, on noise. Raw output units; avg_error and
+                  std_dev as inference_diff has them, null if any run held a NaN or an infinity; exact_share of all elements;
+                  two_input_distance is what avg_error would be between the reference's answers to two different inputs, idle_error the
+                  least that it would be for a delegate that computes nothing (zoo/golden.py); correlation and offset: see
+                  bench/tracking.py; own_errors: on each input of the auditor's own, where the device's own tools measured the rest
     golden        {metric: top-1|mask, note: what could not be used, idle_error: as above, of the images,
                   pictures: [{name, sha256: of the image's file, output, runs, variation, reference, test: {class, probability, margin} or
                   {share} | null where not all is finite, agreement: 0 to 1, avg_error | null}]} | null where there is no golden image.
                   Of several answers to an image, the worst
     memory        {before_bytes, peak_bytes, device_bytes} | null: VmHWM before anything was loaded, and at the end; the most that the
-                  process's descriptors were seen to hold of device memory (fdinfo.py), null where that could not be read
+                  process's descriptors were seen to hold of device memory (fdinfo.py), null where that is not all of it
     conditions    {before, after}: see conditions.py; and where a worker for the delegate was started:
       confinement {state: confined|unconfined, problems, landlock_abi, no_new_privs, seccomp, capabilities, refusals_seen, readable,
                   writable, devices, executable, allowed: of these paths, those that were asked for}: as the controller read it of the
@@ -47,8 +48,11 @@ spoil is null. Whatever happens to a worker, there is a document; what was measu
       operators   {runtime, model}: digests of the operators that each has and needs (operators.py); no model where we cannot read it
       escapes     [{attempt, refused: name of the errno | null}]: attempts to get out that the auditor made in that same process
       power       {seconds, watts: {sensor: mean}} over the timed part, where the machine has a sensor that may be read (conditions.py)
+      rewritten   {operator, nodes: [[subgraph, index]]}: a custom operator that neither the runtime nor the delegate has, where it was
+                  replaced for the delegate's processes, too; these nodes count as not delegated
       golden_cases {count, wrong: [text]}: of the model's golden cases, in what this runtime, without the delegate, gives something else
       cpu_share   processor time of the timed inferences over their brackets: about 1 for each thread that computes or waits busily
+      delegated   [{source, nodes, total, partitions}] of the native tools, where sources say different things; the least counts
       engines     {source, busy_us, timed_us}: where engines of a device were seen working for the process meanwhile
       reference_cpu_us  processor time of an inference in the reference process, by the kernel's count
       accelerator_busy  true where the kernel counted that engines of the accelerator worked for BUSY_SHARE of the time at least, and the
@@ -197,7 +201,7 @@ def identify(job: Job, run: Run) -> None:
 def noted(job: Job, run: Run, worker: Worker, confinement: Confinement) -> Iterator[None]:
     """Write down how a worker is confined before anything of the vendor's is in it, and at the end what it was refused."""
     conditions = run["conditions"]
-    conditions["confinement"] = {**confinement.to_json(), "allowed": list(map(wire.shown, job.allow_paths))}
+    conditions["confinement"] = {**confinement.to_json(), "allowed": list(map(wire.shown, job.access.allow_paths))}
     conditions["escapes"] = [{"attempt": attempt, "refused": error} for attempt, error in confinement.escapes]
     try:
         yield

@@ -2,11 +2,12 @@
 
 `measure` runs them in fresh confined processes, one after the other:
 
-* *reference*: benchmark_model without a delegate, twice, each time on another input that nobody could foresee; its outputs are what is
-  right. No vendor code ever enters these processes, and they show that the tool itself works.
+* *reference*: benchmark_model without a delegate, four times, each time on another input that nobody could foresee; its outputs are what
+  is right. No vendor code ever enters these processes, and they show that the tool itself works.
 * *test*: benchmark_model through the delegate, timed, on the first of these inputs; *memory*: the same with the tool's own monitor, which
-  disturbs the timing, on the second one. Their outputs are compared with the reference's here.
-* *accuracy*: inference_diff_eval, whose word on errors counts where it is the worse one.
+  disturbs the timing, on the second one; *accuracy*: the others. Their outputs are compared with the reference's here.
+* *accuracy*, too: inference_diff_eval, whose figure over its own runs is the one that the page's limit is for. Its inputs are the same in
+  every audit. The auditor's own, distributed like them, show that the delegate does not compute for the tool alone.
 
 Delegate and measurement share a process, as on every ChromeOS device that is tested with these tools. What is taken from outside it: the
 clock around the whole process (its start, and all that the delegate compiles, are in it, so the bracket can only be worse than the truth),
@@ -28,13 +29,13 @@ import hashlib
 import os
 import shutil
 import stat
-import statistics
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from auditor.bench.answers import compare, draw, signature
 from auditor.bench.conditions import conditions
 from auditor.bench.document import Job, Run, blank, identify, note_who_worked, noted
+from auditor.bench.libraries import libraries_beside
 from auditor.bench.native_output import (
     Benchmark,
     Delegation,
@@ -48,17 +49,19 @@ from auditor.bench.native_output import (
 )
 from auditor.bench.protocol import WARMUP_RUNS
 from auditor.facts.elf import BadElf, read_interpreter
+from auditor.facts.stable_delegate import unknown_fields
 from auditor.inference import wire
 from auditor.inference.executor import policy
 from auditor.inference.fdinfo import busy_ns
 from auditor.inference.process import MAX_OUTPUT, Ended, Worker
 from auditor.inference.wire import Outcome, Status, WorkerFailure
-from auditor.inference.worker.confine import Policy
 from auditor.tflite.graph import BadModel, Graph, read_graph
 from auditor.tflite.tensors import OutputError, TensorSpec, split
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+
+    from auditor.inference.worker.confine import Policy
 
 FOLDERS = ("/usr/local/bin", "/usr/bin")
 """Where ChromeOS test images have the tools, beside PATH."""
@@ -80,6 +83,7 @@ _OUTCOMES = {
     End.NOT_APPLIED: Outcome.DELEGATE_NOT_APPLIED,
     End.UNREADABLE: Outcome.OUTPUT_UNREADABLE,
 }
+_DELEGATES_FAULTS = frozenset({Outcome.PREPARE_FAILED, Outcome.INVOKE_FAILED, Outcome.EXITED, Outcome.DIED})
 _STAGES = {End.OPERATOR: "operators", End.REFUSED: "prepare", End.INVOKE: "invoke", End.NOT_APPLIED: "prepare"}
 
 MAX_OPTIONS = 256
@@ -88,6 +92,12 @@ MEMORY_SECONDS = 0.5
 """How long inferences go on in the process whose memory is read, at least: what it holds of a device is looked at ten times a second."""
 MAX_SETTINGS = 1 << 16
 """Bytes of a stable delegate's settings that the document holds."""
+OWN_INPUTS = 4
+"""Inputs of the auditor's own in each measurement: three have as many as are ever asked for (statistics.MOST_INPUTS)."""
+MAX_TRIED = 8
+"""Options of a delegate that are tried one by one, where it is not created with all."""
+OWN_SIZE = "/proc/self/statm"
+"""What benchmark_model reads of itself for its report of memory (tools/utils.cc, profiling/memory_info.cc)."""
 _OUTPUTS = "outputs"
 
 
@@ -101,7 +111,7 @@ class Tools:
 
 @dataclass(frozen=True, slots=True)
 class _Answers:
-    """Two inputs that were drawn for this measurement, by tensor, and the reference's outputs to each."""
+    """Inputs that were drawn for this measurement, by tensor, and the reference's outputs to each."""
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
@@ -154,10 +164,15 @@ def _measure(job: Job, tools: Tools, run: Run, tell: Callable[[str], None], tool
         raise _failure(Outcome.LOAD_FAILED, "reference", "model", str(problem)) from problem
     tell(f"{job.name}: reference")
     answers = _reference(job, tools, run, graph, tools_own)
-    tell(f"{job.name}: latency")
-    errors = [_test(job, tools, run, graph, answers)]
-    tell(f"{job.name}: memory")
-    errors.append(_memory(job, tools, run, answers))
+    try:
+        tell(f"{job.name}: latency")
+        errors = [_test(job, tools, run, graph, answers)]
+        tell(f"{job.name}: memory")
+        errors.append(_memory(job, tools, run, answers))
+        tell(f"{job.name}: answers")
+        errors += [_answer(job, tools, run, answers, number) for number in range(2, len(answers.drawn) if answers else 0)]
+    except WorkerFailure as failure:
+        raise _whose(job, tools, failure) from failure
     tell(f"{job.name}: accuracy")
     _accuracy(job, tools, run, answers, [each for each in errors if each])
 
@@ -168,19 +183,15 @@ def _reference(job: Job, tools: Tools, run: Run, graph: Graph, tools_own: list[d
     What the confinement refuses to the tool itself is added to `tools_own`.
     """
     try:
-        inputs, outputs = signature(graph)
-        answers = _Answers(inputs, outputs, tuple(tuple(map(draw, inputs)) for _ in range(2)))
+        inputs, outputs = _feedable(graph)
+        answers = _Answers(inputs, outputs, tuple(tuple(map(draw, inputs)) for _ in range(OWN_INPUTS if tools.difference else 2)))
     except ValueError as problem:
         run["conditions"]["accuracy_note"] = wire.bounded(f"answers cannot be compared by the auditor: {problem}")
         answers = None
     found = []
-    program = _program(tools.benchmark, "reference")
-    for number in range(2 if answers else 1):
-        with Worker("reference", job.reference or job.model, job.limits, apart=True) as worker:
-            worker.confine(Policy(executable=program), required=not job.allow_unconfined)
-            monitor = ["--report_peak_memory_footprint=true"] if number else []
-            flags = ("--num_runs=1", "--min_secs=0", "--warmup_min_secs=0", *monitor, *_answer_flags(worker, answers, number))
-            ended, text = _become(job, worker, [tools.benchmark, *_graph_flags(job, worker), *flags])
+    for number in range(len(answers.drawn) if answers else 1):
+        with _without(job, tools.benchmark, "reference", job.reference or job.model) as worker:
+            ended, text = _become(job, worker, [tools.benchmark, *_once_flags(job, worker), *_answer_flags(worker, answers, number)])
             read = read_benchmark(text, EXTERNAL)
             how = ending(read, ended.exit, None)
             if how and ended.exit:
@@ -200,6 +211,14 @@ def _reference(job: Job, tools: Tools, run: Run, graph: Graph, tools_own: list[d
     return replace(answers, reference=tuple(part for part in found if part)) if answers else None
 
 
+def _feedable(graph: Graph) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """The inputs and outputs of a model. Raises ValueError for those that benchmark_model's flags cannot name."""
+    inputs, outputs = signature(graph)
+    if [spec.shape for spec in inputs] == [()]:
+        raise ValueError("benchmark_model wants a shape for each input, and a scalar alone has none to give")
+    return inputs, outputs
+
+
 def _test(job: Job, tools: Tools, run: Run, graph: Graph, answers: _Answers | None) -> tuple[OutputError, ...] | None:
     """The timed process. Returns how its answers differ from the reference's; None where that is not known."""
     with _confined(job, run, tools.benchmark, "test") as worker:
@@ -212,7 +231,7 @@ def _test(job: Job, tools: Tools, run: Run, graph: Graph, answers: _Answers | No
         _note_nodes(job, run, graph, read.delegation)
         _note_times(job, run, read, ended, text)
         note_who_worked(run, ended.cpu_ns / 1e3, busy_us, ended.bracket_ns / 1e3, read.inferences or 0)
-        return _errors(worker, answers, 0)
+        return _errors(worker, answers, 0, "test")
 
 
 def _memory(job: Job, tools: Tools, run: Run, answers: _Answers | None) -> tuple[OutputError, ...] | None:
@@ -226,7 +245,16 @@ def _memory(job: Job, tools: Tools, run: Run, answers: _Answers | None) -> tuple
         note_who_worked(run, ended.cpu_ns / 1e3, busy_us, ended.bracket_ns / 1e3, read.inferences or 0, process="memory_")
         run["memory"] = {"before_bytes": 0, "peak_bytes": ended.peak_bytes, "device_bytes": worker.device_bytes()}
         run["conditions"]["tool"]["peak_mb"] = read.peak
-        return _errors(worker, answers, 1)
+        return _errors(worker, answers, 1, "memory")
+
+
+def _answer(job: Job, tools: Tools, run: Run, answers: _Answers | None, number: int) -> tuple[OutputError, ...] | None:
+    """One more process, for its answer to another input alone."""
+    with _confined(job, run, tools.benchmark, "accuracy") as worker:
+        flags = (*_once_flags(job, worker), *_answer_flags(worker, answers, number), *_delegate_flags(job))
+        ended, text = _become(job, worker, [tools.benchmark, *flags])
+        _applied(job, worker, "accuracy", ended, text)
+        return _errors(worker, answers, number, "accuracy")
 
 
 def _accuracy(job: Job, tools: Tools, run: Run, answers: _Answers | None, errors: list[tuple[OutputError, ...]]) -> None:
@@ -268,10 +296,9 @@ def _difference(job: Job, tools: Tools, run: Run, answers: _Answers | None, erro
 
 
 def _trouble_without(job: Job, tool: str) -> str:
-    """How a tool fails on a model even without the delegate; empty where it does not: then it is the delegate's."""
+    """How inference_diff_eval fails on a model even without the delegate; empty where it does not: then it is the delegate's."""
     try:
-        with Worker("accuracy", job.model, job.limits, apart=True) as worker:
-            worker.confine(Policy(executable=_program(tool, "accuracy")), required=not job.allow_unconfined)
+        with _without(job, tool, "accuracy", job.model) as worker:
             ended, text = _become(job, worker, [tool, *_difference_flags(job, worker)])
     except WorkerFailure as failure:
         return failure.status.message
@@ -279,8 +306,69 @@ def _trouble_without(job: Job, tool: str) -> str:
     return how.message if how and ended.exit else ""
 
 
+def _whose(job: Job, tools: Tools, failure: WorkerFailure) -> WorkerFailure:
+    """The failure of a process with the delegate, as the one that it is: the delegate's, the tool's, or that of what it was given."""
+    status = failure.status
+    if status.outcome is Outcome.DELEGATE_NOT_APPLIED:
+        because = _why_not_created(job)
+        return _again(failure, status.outcome, f"{status.message}; {because}" if because else status.message)
+    operator = status.outcome is Outcome.OPERATOR_MISSING
+    if not operator and (job.reference is None or status.outcome not in _DELEGATES_FAULTS):
+        return failure
+    # the reference ran another file, or with the runtime's own delegate, which takes operators that the tool does not have
+    trouble = _benchmark_without(job, tools.benchmark, xnnpack=job.xnnpack and not operator)
+    if trouble:
+        outcome = Outcome.OPERATOR_MISSING if operator else Outcome.TOOL_UNUSABLE
+        return _again(failure, outcome, f"{status.message} (without the delegate: {trouble})")
+    return _again(failure, Outcome.PREPARE_FAILED, f"{status.message} (without the delegate, the tool runs it)") if operator else failure
+
+
+def _again(failure: WorkerFailure, outcome: Outcome, message: str) -> WorkerFailure:
+    return WorkerFailure(replace(failure.status, outcome=outcome, message=wire.bounded(message)), failure.output)
+
+
+def _benchmark_without(job: Job, tool: str, *, xnnpack: bool) -> str:
+    """How benchmark_model fails on the model itself without the delegate; empty where it does not."""
+    try:
+        with _without(job, tool, "test", job.model) as worker:
+            ended, text = _become(job, worker, [tool, *_once_flags(replace(job, xnnpack=xnnpack), worker)])
+    except WorkerFailure as failure:
+        return failure.status.message
+    how = ending(read_benchmark(text, EXTERNAL), ended.exit, None)
+    return how.message if how and ended.exit else ""
+
+
+def _why_not_created(job: Job) -> str:
+    """Why a tool went on without the delegate, where it does not say it itself: fields, options, or the library.
+
+    It passes no function to a delegate that would report an error, and says nothing of a library that it could not load. The service's
+    worker, confined like the tool, does both.
+    """
+    if job.settings is not None:
+        fields = unknown_fields(_read_settings(job.settings).decode(errors="replace"))
+        return f"TFLiteSettings has no field {', '.join(fields[:4])}" if fields else ""
+    trouble = _created(job, job.options)
+    if not trouble or not job.options or _created(job, ()):
+        return trouble
+    refused = [pair for pair in job.options[:MAX_TRIED] if _created(job, (pair,))]
+    named = ", ".join(f"{key}={value}" for key, value in refused) or "these options together"
+    return f"{trouble}: it is created without options, and not with {wire.shown(named)}"
+
+
+def _created(job: Job, options: tuple[tuple[str, str], ...]) -> str:
+    """Why the library gives no delegate with these options; empty where it does."""
+    assert job.delegate is not None
+    try:
+        with Worker("test", job.model, job.limits, job.library_path) as worker:
+            worker.confine(policy(job), required=not job.access.allow_unconfined)
+            worker.load_delegate(os.path.abspath(job.delegate), dict(options))
+    except WorkerFailure as failure:
+        return failure.status.message
+    return ""
+
+
 def _note_accuracy(run: Run, read: Differences, answers: _Answers | None, errors: list[tuple[OutputError, ...]]) -> str:
-    """Write the accuracy down; of the tool's figures and the auditor's own, the worse. Returns why that cannot be, where it cannot."""
+    """Write the tool's figures down, and the errors on the auditor's own inputs. Returns why that cannot be, where it cannot."""
     assert read.outputs is not None
     if answers and len(answers.outputs) != len(read.outputs):
         return f"inference_diff_eval compared {len(read.outputs)} outputs, the model has {len(answers.outputs)}"
@@ -298,13 +386,14 @@ def _note_accuracy(run: Run, read: Differences, answers: _Answers | None, errors
         outputs.append(
             {
                 "index": index,
-                "avg_error": max(tool.average, statistics.fmean(means or [0.0])) if complete else None,
+                "avg_error": tool.average if complete else None,
                 "std_dev": tool.deviation if complete else None,
+                "own_errors": means,
                 "max_error": max(maxima) if maxima and complete else None,
                 "exact_share": sum(each.exact for each in own) / elements if elements else None,
                 "reference_nan_runs": reference_nan,
                 "test_nan_runs": test_nan,
-                "two_input_distance": compare(answers.outputs[index], *(each[index] for each in answers.reference)).mean
+                "two_input_distance": compare(answers.outputs[index], *(each[index] for each in answers.reference[:2])).mean
                 if answers
                 else None,
             }
@@ -315,11 +404,27 @@ def _note_accuracy(run: Run, read: Differences, answers: _Answers | None, errors
 
 @contextlib.contextmanager
 def _confined(job: Job, run: Run, tool: str, role: str) -> Iterator[Worker]:
-    opened = replace(policy(job), executable=_program(tool, role))
-    with Worker(role, job.model, job.limits, job.library_path, nodes=job.device_nodes, apart=True) as worker:
-        confinement = worker.confine(opened, required=not job.allow_unconfined)
+    """A worker that is to become a tool with the delegate in it."""
+    with Worker(role, job.model, job.limits, job.library_path, nodes=job.access.device_nodes, apart=True) as worker:
+        confinement = worker.confine(_policy(job, tool, role), required=not job.access.allow_unconfined)
         with noted(job, run, worker, confinement):
             yield worker
+
+
+@contextlib.contextmanager
+def _without(job: Job, tool: str, role: str, model: bytes) -> Iterator[Worker]:
+    """A worker that is to become a tool without the delegate. It may read what was allowed: a library of the tool's may be there."""
+    alone = replace(job, delegate=None, settings=None)
+    opened = _policy(alone, tool, role)
+    with Worker(role, model, job.limits, apart=True) as worker:
+        worker.confine(replace(opened, readable=(*opened.readable, *job.access.allow_paths)), required=not job.access.allow_unconfined)
+        yield worker
+
+
+def _policy(job: Job, tool: str, role: str) -> Policy:
+    """What a tool may open: what the delegate may, the tool's own libraries, and its own size."""
+    opened = policy(job)
+    return replace(opened, readable=(*opened.readable, *libraries_beside(tool), OWN_SIZE), executable=_program(tool, role))
 
 
 def _become(job: Job, worker: Worker, command: Sequence[str]) -> tuple[Ended, str]:
@@ -396,15 +501,19 @@ def _note_times(job: Job, run: Run, read: Benchmark, ended: Ended, text: str) ->
     run["conditions"]["tool"] |= {"warm_up": read.warm_up.count, "timed": read.timed.count, "deviation_us": read.timed.deviation}
 
 
+def _read_settings(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read(MAX_SETTINGS + 1)
+    except OSError as problem:
+        raise _failure(Outcome.DELEGATE_MISSING, "test", "load", f"{path}: {problem.strerror}") from problem
+
+
 def _note_settings(job: Job, run: Run) -> None:
     """Keep a stable delegate's settings beside the figures: they may trade accuracy for speed."""
     if job.settings is None:
         return
-    try:
-        with open(job.settings, "rb") as file:
-            data = file.read(MAX_SETTINGS + 1)
-    except OSError as problem:
-        raise _failure(Outcome.DELEGATE_MISSING, "test", "load", f"{job.settings}: {problem.strerror}") from problem
+    data = _read_settings(job.settings)
     text = wire.bounded(data.decode(errors="replace"), MAX_SETTINGS)
     run["conditions"]["settings"] = {"path": wire.shown(job.settings), "sha256": hashlib.sha256(data).hexdigest(), "text": text}
 
@@ -417,6 +526,12 @@ def _graph_flags(job: Job, worker: Worker) -> list[str]:
         f"--warmup_runs={WARMUP_RUNS}",
         *([] if job.xnnpack else ["--use_xnnpack=false"]),
     ]
+
+
+def _once_flags(job: Job, worker: Worker) -> list[str]:
+    """For one inference, with all that the tool opens for itself."""
+    once = ("--num_runs=1", "--min_secs=0", "--warmup_min_secs=0", "--report_peak_memory_footprint=true")
+    return [*_graph_flags(job, worker), *once]
 
 
 def _difference_flags(job: Job, worker: Worker) -> list[str]:
@@ -433,7 +548,10 @@ def _delegate_flags(job: Job) -> list[str]:
 
 
 def _answer_flags(worker: Worker, answers: _Answers | None, number: int) -> list[str]:
-    """Have an input taken from files, and the last outputs written to one. The names are ours: the tool goes by their order."""
+    """Have an input taken from files, and the last outputs written to one. The names are ours: the tool goes by their order.
+
+    Of several inputs, the shape of a scalar is empty between its colons.
+    """
     if answers is None:
         return []
     names = [f"input{index}" for index in range(len(answers.inputs))]
@@ -465,13 +583,13 @@ def _read_outputs(worker: Worker, answers: _Answers | None) -> tuple[bytes, ...]
     return split(answers.outputs, data) if len(data) == size else None
 
 
-def _errors(worker: Worker, answers: _Answers | None, number: int) -> tuple[OutputError, ...] | None:
+def _errors(worker: Worker, answers: _Answers | None, number: int, role: str) -> tuple[OutputError, ...] | None:
     """How the answers to an input differ from the reference's, which the same tool wrote down in the same way."""
     if answers is None:
         return None
     test = _read_outputs(worker, answers)
     if test is None:
-        role, message = ("test", "memory")[number], "its outputs are not written down as the reference's were, in as many bytes"
+        message = "its outputs are not written down as the reference's were, in as many bytes"
         raise _failure(Outcome.OUTPUT_SHAPE_MISMATCH, role, "output", message, worker.output)
     return tuple(map(compare, answers.outputs, answers.reference[number], test))
 

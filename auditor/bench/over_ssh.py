@@ -10,11 +10,12 @@ import io
 import os
 import re
 import tarfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from auditor import frames
 from auditor.bench.delegates import shared_library
+from auditor.bench.options import ZooOptions
 from auditor.bench.remote import RUNTIME
 from auditor.errors import AuditError, UsageError
 from auditor.inference import runtime
@@ -41,30 +42,18 @@ _BLOCK = 4096
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Errand:
-    """What a device's zoo is to be measured with. Paths are the device's; those led by `local:`, and `runtime`, are the controller's."""
+@dataclass(frozen=True, slots=True)
+class RemoteJob:
+    """What a device's zoo is to be measured with; `run` is whether to measure, else what is named is only put in its place."""
 
     zoo: ZooVersion
-    run: bool = True
-    """Whether to measure; else what is named is only put in its place."""
-    delegate: str | None = None
-    delegate_options: tuple[tuple[str, str], ...] = ()
-    stable_delegate: str | None = None
-    models: str | None = None
-    """Folder or archive with the zoo's models; None for the device's own, and stand-ins for those it has not."""
-    tflite: str
-    runtime: str | None = None
-    """A folder with a runtime, for a device whose Python has none."""
-    device_dir: str | None = None
+    options: ZooOptions
     accelerators: tuple[str, ...] = ()
-    allow_paths: tuple[str, ...] = ()
-    allow_unconfined: bool = False
-    bench_time: str
+    run: bool = True
 
 
 @dataclass(frozen=True, slots=True)
-class Luggage:
+class Upload:
     """What goes over, as it was found on the controller: files by their names in the device's folder, and models."""
 
     files: tuple[tuple[str, str, int], ...] = ()
@@ -75,7 +64,7 @@ class Luggage:
 
 
 @dataclass(frozen=True, slots=True)
-class Equipped:
+class RemoteSetup:
     """A device that is ready to measure. With a `note` it cannot: that says why."""
 
     delegate: str | None = None
@@ -87,40 +76,35 @@ class Equipped:
     note: str = ""
 
 
-def pack(errand: Errand) -> Luggage:
+def pack(job: RemoteJob) -> Upload:
     """Look at what is the controller's, before anything is connected. Raises UsageError for what is not what it must be."""
     files: list[tuple[str, str, int]] = []
-    delegate, models, package = _local(errand.delegate), _local(errand.models), ""
+    delegate, models, package = _local(job.options.delegate), _local(job.options.zoo), ""
     if delegate is not None:
         library = shared_library(delegate).path
         files.append((f"{DELEGATE}/{os.path.basename(library)}", library, os.path.getsize(library)))
-    if errand.run and errand.runtime is not None:
-        package = runtime.check_folder(errand.runtime, errand.tflite)
-        files += _listed(errand.runtime)
-    found = found_files(errand.zoo, models) if errand.run and models is not None else {}
-    return Luggage(tuple(files), package, tuple(found.values()))
+    if job.run and job.options.runtime is not None:
+        package = runtime.check_folder(job.options.runtime, job.options.tflite)
+        files += _listed(job.options.runtime)
+    found = found_files(job.zoo, models) if job.run and models is not None else {}
+    return Upload(tuple(files), package, tuple(found.values()))
 
 
-def equip(device: Ssh, errand: Errand, luggage: Luggage, progress: Callable[[str], None]) -> Equipped:
+def equip(device: Ssh, job: RemoteJob, upload: Upload, progress: Callable[[str], None]) -> RemoteSetup:
     """See what the device has, and copy what it has not. Raises UsageError for what was named of it wrongly."""
     progress(f"looking for the zoo on {device.host}")
-    delegate = None if errand.delegate is None or _local(errand.delegate) is not None else errand.delegate
+    options = job.options
+    delegate = None if job.options.delegate is None or _local(job.options.delegate) is not None else job.options.delegate
     survey = _end(
         device,
         {
             "do": "survey",
-            "tflite": errand.tflite,
-            "try_runtime": bool(luggage.package),
-            "delegate": delegate,
-            "options": errand.delegate_options,
-            "settings": errand.stable_delegate,
-            "zoo": errand.models,
-            "find": errand.run and not luggage.models,
-            "zoo_version": errand.zoo.version,
-            "models": [model_document(model) for model in errand.zoo.models],
-            "allow_paths": errand.allow_paths,
-            "allow_unconfined": errand.allow_unconfined,
-            "accelerators": errand.accelerators,
+            "options": replace(options, delegate=delegate).document(),
+            "try_runtime": bool(upload.package),
+            "find": job.run and not upload.models,
+            "zoo_version": job.zoo.version,
+            "models": [model_document(model) for model in job.zoo.models],
+            "accelerators": job.accelerators,
         },
         python=list,
         machine=str,
@@ -130,38 +114,36 @@ def equip(device: Ssh, errand: Errand, luggage: Luggage, progress: Callable[[str
         settings=(str, type(None)),
         found=list,
     )
-    machine, found = _machine(device, survey), _used(device, errand, survey["found"])
-    package = luggage.package if survey["no_runtime"] else ""
-    if package and errand.runtime is not None:
-        runtime.check_folder(errand.runtime, errand.tflite, machine)
-    files = [each for each in luggage.files if package or not each[0].startswith(f"{RUNTIME}/")]
-    folder, problem = _stage(device, errand, files, progress)
-    delegate = survey["delegate"] or errand.delegate
-    if _local(errand.delegate) is not None and not problem:
-        delegate = f"{folder}/{luggage.files[0][0]}"
-    sent = luggage.models
-    if errand.run and errand.models is None:
-        sent = stand_in_files(errand.zoo, [each.name for each in found])
+    machine, found = _machine(device, survey), _used(device, job, survey["found"])
+    package = upload.package if survey["no_runtime"] else ""
+    if package and job.options.runtime is not None:
+        runtime.check_folder(job.options.runtime, job.options.tflite, machine)
+    files = [each for each in upload.files if package or not each[0].startswith(f"{RUNTIME}/")]
+    folder, problem = _stage(device, job, files, progress)
+    delegate = survey["delegate"] or job.options.delegate
+    if _local(job.options.delegate) is not None and not problem:
+        delegate = f"{folder}/{upload.files[0][0]}"
+    sent = upload.models
+    if job.run and job.options.zoo is None:
+        sent = stand_in_files(job.zoo, [each.name for each in found])
     used = {each.name: each for each in (*found, *(ZooModelUsed(each.model.name, each.sha256, each.origin) for each in sent))}
-    ordered = tuple(used[model.name] for model in errand.zoo.models if model.name in used)
-    return Equipped(delegate, survey["settings"], ordered, sent, package, machine, problem)
+    ordered = tuple(used[model.name] for model in job.zoo.models if model.name in used)
+    return RemoteSetup(delegate, survey["settings"], ordered, sent, package, machine, problem)
 
 
-def measure(device: Ssh, errand: Errand, equipped: Equipped, progress: Callable[[str], None]) -> Iterator[tuple[str, dict[str, Any]]]:
+def measure(device: Ssh, job: RemoteJob, setup: RemoteSetup, progress: Callable[[str], None]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Measure the zoo on the device; yields (model name, run document) as each is done. Raises AuditError for what keeps it from that."""
     # they lay beside all of the models that were given
-    images = equipped.sent[0].images if equipped.sent else ()
+    images = setup.sent[0].images if setup.sent else ()
     request = {
         "do": "measure",
-        "tflite": errand.tflite,
-        "runtime": equipped.package,
-        "copied": equipped.delegate if _local(errand.delegate) is not None else None,
-        "bench_time": errand.bench_time,
-        "sent": [{"name": each.model.name, "sha256": each.sha256, "origin": each.origin} for each in equipped.sent],
+        "runtime": setup.package,
+        "copied": setup.delegate if _local(job.options.delegate) is not None else None,
+        "sent": [{"name": each.model.name, "sha256": each.sha256, "origin": each.origin} for each in setup.sent],
         "images": [{"path": each.path, "sha256": each.sha256} for each in images],
     }
-    contents = [*(each.content for each in equipped.sent), *(each.content for each in images)]
-    counts = {each.name: 0 for each in equipped.models}
+    contents = [*(each.content for each in setup.sent), *(each.content for each in images)]
+    counts = {each.name: 0 for each in setup.models}
     for kind, content in device.call(request, contents):
         if kind == "progress":
             progress(str(content))
@@ -174,7 +156,7 @@ def measure(device: Ssh, errand: Errand, equipped: Equipped, progress: Callable[
         elif kind == "end":
             end = _fields(device, content, no_runtime=str, problem=str)
             if end["no_runtime"]:
-                raise AuditError(_no_runtime(equipped.machine, end["no_runtime"]))
+                raise AuditError(_no_runtime(setup.machine, end["no_runtime"]))
             if end["problem"]:
                 raise AuditError(f"on the device: {visible(end['problem'])}")
 
@@ -202,14 +184,14 @@ def _listed(folder: str) -> Iterator[tuple[str, str, int]]:
                 yield os.path.normpath(f"{RUNTIME}/{inside}/{name}"), path, os.path.getsize(path)
 
 
-def _stage(device: Ssh, errand: Errand, files: list[tuple[str, str, int]], progress: Callable[[str], None]) -> tuple[str, str]:
+def _stage(device: Ssh, job: RemoteJob, files: list[tuple[str, str, int]], progress: Callable[[str], None]) -> tuple[str, str]:
     """Have a folder made and filled. Returns its path, and what went wrong; UsageError where that was asked for by name."""
     size = sum(-(-each[2] // _BLOCK) * _BLOCK for each in files)
-    request = {"do": "stage", "device_dir": errand.device_dir, "bytes": size, "execute": bool(files)}
+    request = {"do": "stage", "device_dir": job.options.device_dir, "bytes": size, "execute": bool(files)}
     staged = _end(device, request, folder=str, problem=str)
     if not staged["folder"]:
         problem = visible(staged["problem"])
-        if errand.device_dir is not None:
+        if job.options.device_dir is not None:
             raise UsageError(f"--device-dir: {problem} (on {device.host})")
         return "", f"no folder of the device can take what must be copied there ({problem}); name one with --device-dir"
     problem = _end(device, {"do": "unpack"}, _parts(files, size, progress), problem=str)["problem"] if files else ""
@@ -260,10 +242,10 @@ def _machine(device: Ssh, survey: dict[str, Any]) -> Machine:
     return Machine(python, visible(survey["machine"]), glibc if survey["glibc"] else None)
 
 
-def _used(device: Ssh, errand: Errand, found: list[Any]) -> tuple[ZooModelUsed, ...]:
+def _used(device: Ssh, job: RemoteJob, found: list[Any]) -> tuple[ZooModelUsed, ...]:
     """The models that the device says it has."""
     each = [_fields(device, item, name=str, sha256=str, origin=str) for item in found]
-    names = {model.name for model in errand.zoo.models}
+    names = {model.name for model in job.zoo.models}
     if not all(item["name"] in names and _SHA256.fullmatch(item["sha256"]) and item["origin"] in {"device", "given"} for item in each):
         raise _unexpected(device)
     return tuple(ZooModelUsed(item["name"], item["sha256"], item["origin"]) for item in each)

@@ -29,7 +29,7 @@ LIMITS = Limits(request_seconds=20.0, memory_bytes=1 << 30)
 
 
 def golden_sets(
-    files: Sequence[ModelFile], allow_unconfined: bool, import_path: tuple[str, ...], progress: Callable[[str], None]
+    files: Sequence[ModelFile], import_path: tuple[str, ...], progress: Callable[[str], None], *, allow_unconfined: bool
 ) -> dict[str, GoldenSet]:
     """The golden images of each model that has any, decoded once for all runs."""
     frames = {file.model.name: frame for file in files if file.images and (frame := _frame(file))}

@@ -4,11 +4,11 @@ Requests and replies are frames (auditor/frames.py). A request is a JSON object 
 by `=`. Each reply is a JSON object: {"progress": text}, {"folder": path of a new one, which the agent removes if this process cannot},
 {"run": [model, document]}; the last one is {"end": {…}}, or {"usage": what was asked for wrongly, in one line}.
 
-    survey   {tflite, try_runtime, delegate, options, settings, zoo, find, models, allow_paths, allow_unconfined, accelerators}
+    survey   {options (ZooOptions), try_runtime, find, zoo_version, models, accelerators}
              -> {python, machine, glibc, no_runtime: why, delegate, settings, found: [{name, sha256, origin}]}
     stage    {device_dir, bytes, execute} -> {folder | problem}
     unpack   a tar stream's parts, the last of them empty -> {problem}: into that folder
-    measure  {tflite, runtime: its package in the folder, copied: the delegate there, bench_time, sent: [{name, sha256, origin}],
+    measure  {runtime: its package in the folder, copied: the delegate there, sent: [{name, sha256, origin}],
              images: [{path, sha256}] beside those that were given} and the contents of both
              -> {no_runtime: why nothing here can measure, problem}
 
@@ -29,11 +29,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from auditor import files, frames
 from auditor.bench import staging
-from auditor.bench.access import Sandbox, sandbox
+from auditor.bench.access import access
 from auditor.bench.delegates import Delegate, shared_library, stable_delegate
-from auditor.bench.schedule import BenchTime, Means, NoRuntime, measure_zoo, runner
+from auditor.bench.options import ZooOptions
+from auditor.bench.schedule import MeasureOptions, NoRuntime, measure_zoo, runner
 from auditor.errors import UsageError
 from auditor.inference import runtime
+from auditor.inference.executor import Access
 from auditor.model import visible
 from auditor.zoo.catalogue import ZooModel, ZooVersion, read_model
 from auditor.zoo.find import FoundImage
@@ -48,7 +50,7 @@ RUNTIME = "runtime"
 _SET_PDEATHSIG = 1
 
 
-class Errand:
+class Job:
     """What the device was asked for so far: a folder, the zoo's models, and those that were found here."""
 
     def __init__(self, requests: int, replies: int) -> None:
@@ -57,7 +59,8 @@ class Errand:
         self._models: tuple[ZooModel, ...] = ()
         self._found: dict[str, ModelFile] = {}
         self._delegate = Delegate("")
-        self._sandbox = Sandbox()
+        self._options = ZooOptions()
+        self._access = Access()
 
     def serve(self) -> None:
         """Do what is asked, until nobody asks any more."""
@@ -76,16 +79,17 @@ class Errand:
     def do_survey(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Look at what is here, and whether what was named is what it must be."""
         self._models = tuple(map(read_model, request["models"]))
-        self._sandbox = sandbox(tuple(request["allow_paths"]), request["allow_unconfined"], tuple(request["accelerators"]))
-        self._delegate = _delegate(request)
+        options = self._options = ZooOptions.read(request["options"])
+        self._access = access(options, tuple(request["accelerators"]))
+        self._delegate = _delegate(options)
         if request["find"]:
-            self._found = found_files(ZooVersion(request["zoo_version"], "", self._models), request["zoo"])
+            self._found = found_files(ZooVersion(request["zoo_version"], "", self._models), options.zoo)
         found = [{"name": name, "sha256": each.sha256, "origin": each.origin} for name, each in self._found.items()]
-        embedded = request["try_runtime"] and runner(self._delegate, request["tflite"]) is None
+        embedded = request["try_runtime"] and runner(self._delegate, options.tflite) is None
         return {
             **asdict(runtime.this_machine()),
-            "no_runtime": runtime.why_none(request["tflite"]) if embedded else "",
-            "delegate": self._delegate.path if request["delegate"] else None,
+            "no_runtime": runtime.why_none(options.tflite) if embedded else "",
+            "delegate": self._delegate.path if options.delegate else None,
             "settings": self._delegate.settings,
             "found": found,
         }
@@ -126,13 +130,8 @@ class Errand:
             self._tell("progress", "compiling the runtime")
             runtime.compile_used(import_path[0], request["runtime"])
         try:
-            means = Means(
-                delegate=replace(self._delegate, path=request["copied"] or self._delegate.path),
-                bench_time=BenchTime(request["bench_time"]),
-                runtime=request["tflite"],
-                import_path=import_path,
-                sandbox=self._sandbox,
-            )
+            delegate = replace(self._delegate, path=request["copied"] or self._delegate.path)
+            means = MeasureOptions(self._options, delegate, import_path, self._access)
             files = [found[name] for name in by_name if name in found]
             for name, document in measure_zoo(files, means, lambda text: self._tell("progress", text)):
                 self._tell("run", [name, document])
@@ -159,14 +158,13 @@ class Errand:
             yield part
 
 
-def _delegate(request: Mapping[str, Any]) -> Delegate:
+def _delegate(options: ZooOptions) -> Delegate:
     """The delegate that a survey names; one that is still to be copied here has no path yet. Raises UsageError."""
-    if request["settings"] is not None:
-        return stable_delegate(request["settings"])
-    options = tuple((key, value) for key, value in request["options"])
-    if request["delegate"] is None:
-        return Delegate("", options)
-    return shared_library(os.path.abspath(request["delegate"]), options)
+    if options.stable_delegate is not None:
+        return stable_delegate(options.stable_delegate)
+    if options.delegate is None:
+        return Delegate("", options.delegate_options)
+    return shared_library(os.path.abspath(options.delegate), options.delegate_options)
 
 
 class _Stream(io.RawIOBase):
@@ -190,14 +188,14 @@ def main(replies: int, agent: int) -> NoReturn:
     os.set_inheritable(replies, False)
     signal.signal(signal.SIGTERM, _end)
     ctypes.CDLL(None).prctl(_SET_PDEATHSIG, signal.SIGTERM)
-    errand = Errand(0, replies)
+    job = Job(0, replies)
     try:
         if os.getppid() == agent:
-            errand.serve()
+            job.serve()
     except (KeyboardInterrupt, BrokenPipeError):
         pass
     finally:
-        errand.clean()
+        job.clean()
     sys.exit(0)
 
 

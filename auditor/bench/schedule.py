@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import enum
 import functools
 import statistics
 import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from auditor.bench.access import Sandbox
 from auditor.bench.delegates import Delegate
+from auditor.bench.libraries import libraries_beside
+from auditor.bench.options import BenchTime, ZooOptions
 from auditor.bench.pictures import golden_sets
 from auditor.bench.protocol import RUNS, WARMUP_SECONDS
 from auditor.errors import AuditError, UsageError
 from auditor.facts.reading import parse
 from auditor.facts.runs import model_result, read_run
 from auditor.facts.types import Ok
+from auditor.inference.executor import Access
 from auditor.inference.wire import AUTO
 from auditor.model import visible
 from auditor.statistics import LOOKS, Verdict, further, judge
@@ -36,16 +37,8 @@ if TYPE_CHECKING:
     from auditor.zoo.models import ModelFile
 
 
-class BenchTime(enum.Enum):
-    """How long to measure in each process: the page's own 20 s (`--min_secs=20`), a part of it, or a glance."""
-
-    PAGE = "page"
-    ADAPTIVE = "adaptive"
-    QUICK = "quick"
-
-
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Schedule:
     """Least and most processes of a model, and what is timed in each: at least these seconds, and at least so many inferences."""
 
     least: int
@@ -54,10 +47,10 @@ class Plan:
     inferences: int
 
 
-PLANS = {
-    BenchTime.PAGE: Plan(LOOKS[0], LOOKS[-1], 20.0, RUNS),
-    BenchTime.ADAPTIVE: Plan(LOOKS[0], LOOKS[-1], 0.5, 17),
-    BenchTime.QUICK: Plan(LOOKS[0], LOOKS[0], 0.1, RUNS),
+SCHEDULES = {
+    BenchTime.PAGE: Schedule(LOOKS[0], LOOKS[-1], 20.0, RUNS),
+    BenchTime.ADAPTIVE: Schedule(LOOKS[0], LOOKS[-1], 0.5, 17),
+    BenchTime.QUICK: Schedule(LOOKS[0], LOOKS[0], 0.1, RUNS),
 }
 """Nine processes of 0.5 s are less than a quarter of the page's 20 s; three of 17 inferences have the 50 that both native tools make."""
 
@@ -71,18 +64,22 @@ class NoRuntime(AuditError):  # noqa: N818  # what is missing is no error of the
         super().__init__(f"no TFLite runtime: {problem}{advice}" if helped_by_runtime else problem)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Means:
-    """By what the zoo is measured.
+@dataclass(frozen=True, slots=True)
+class MeasureOptions:
+    """With what this machine measures the zoo: the options, and what they name as it was found here.
 
-    `runtime` is a name of one or `auto`; the embedded runner looks for it in the folders of `import_path` first.
+    The embedded runner looks for its runtime in the folders of `import_path` first.
     """
 
+    options: ZooOptions = field(default_factory=ZooOptions)
     delegate: Delegate | None = None
-    bench_time: BenchTime = BenchTime.ADAPTIVE
-    runtime: str = AUTO
     import_path: tuple[str, ...] = ()
-    sandbox: Sandbox = field(default_factory=Sandbox)
+    access: Access = field(default_factory=Access)
+
+    @property
+    def schedule(self) -> Schedule:
+        """How often and how long each model is measured."""
+        return SCHEDULES[BenchTime(self.options.bench_time)]
 
 
 def runner(delegate: Delegate | None, runtime: str) -> Tools | None:
@@ -110,25 +107,25 @@ def runner(delegate: Delegate | None, runtime: str) -> Tools | None:
     return tools
 
 
-def measure_zoo(files: Sequence[ModelFile], means: Means, progress: Callable[[str], None]) -> Iterator[tuple[str, dict[str, Any]]]:
+def measure_zoo(files: Sequence[ModelFile], means: MeasureOptions, progress: Callable[[str], None]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Measure the models, interleaved, each time in fresh processes; yields (model name, run document) as each is done.
 
     Raises NoRuntime and UsageError as `runner` does, and NoRuntime where the embedded runner has no runtime.
     """
-    tools = runner(means.delegate, means.runtime)
-    plan = PLANS[means.bench_time]
-    golden = {} if tools else golden_sets(files, means.sandbox.allow_unconfined, means.import_path, progress)
+    tools = runner(means.delegate, means.options.tflite)
+    schedule = means.schedule
+    golden = {} if tools else golden_sets(files, means.import_path, progress, allow_unconfined=means.access.allow_unconfined)
     cases = {} if tools else _golden_cases(files, means, progress)
     runs: dict[str, list[Fact[ModelRun]]] = {file.model.name: [] for file in files}
     took: dict[str, list[float]] = {file.model.name: [] for file in files}
-    for turn in range(plan.most):
-        wanted = [file for file in files if _runs_left(runs[file.model.name], file.model, plan)]
+    for turn in range(schedule.most):
+        wanted = [file for file in files if _runs_left(runs[file.model.name], file.model, schedule)]
         for number, file in enumerate(wanted, 1):
-            left = {each.model.name: _runs_left(runs[each.model.name], each.model, plan) for each in files}
-            where = f"zoo: round {turn + 1}, model {number} of {len(wanted)}{_time_left(took, left, at_least=turn < plan.least)}"
+            left = {each.model.name: _runs_left(runs[each.model.name], each.model, schedule) for each in files}
+            where = f"zoo: round {turn + 1}, model {number} of {len(wanted)}{_time_left(took, left, at_least=turn < schedule.least)}"
             started = time.monotonic()
             job = _job(file, golden.get(file.model.name), means)
-            document = _measure(file, job, tools, plan, functools.partial(_tell, progress, where))
+            document = _measure(file, job, tools, schedule, functools.partial(_tell, progress, where))
             status = document["status"]
             if (status["outcome"], status["process"]) == ("runtime-missing", "reference"):  # no delegate is in that process
                 raise NoRuntime(visible(status["message"]))
@@ -152,31 +149,33 @@ def _time_left(took: Mapping[str, Sequence[float]], left: Mapping[str, int], *, 
     return f", {'at least' if at_least else 'about'} {shown} left"
 
 
-def _runs_left(runs: Sequence[Fact[ModelRun]], model: ZooModel, plan: Plan) -> int:
+def _runs_left(runs: Sequence[Fact[ModelRun]], model: ZooModel, schedule: Schedule) -> int:
     """How many further runs of a model its verdict is likely to take; none once it stands, or none will come of it.
 
     The verdict is the one that the finding will have: of the same facts, by the same rule.
     """
     if not all(isinstance(run, Ok) and run.value.status == "completed" for run in runs):
         return 0
-    if len(runs) < plan.least:
-        return plan.least - len(runs)
+    if len(runs) < schedule.least:
+        return schedule.least - len(runs)
     result = model_result(model.name, "", tuple(runs))
-    if len(runs) >= plan.most or not isinstance(result.latency, Ok) or not isinstance(result.bracket, Ok):
+    if len(runs) >= schedule.most or not isinstance(result.latency, Ok) or not isinstance(result.bracket, Ok):
         return 0
     own, outside, limit = result.latency.value, result.bracket.value, model.baseline.latency_ms * 1000
     if judge(own, outside, limit, result.drift) is not Verdict.UNDECIDED:
         return 0
     # a verdict that only a drift keeps open may stand with the next run
-    return min(further(own, outside, limit) or plan.most, plan.most - len(runs))
+    return min(further(own, outside, limit) or schedule.most, schedule.most - len(runs))
 
 
-def _golden_cases(files: Sequence[ModelFile], means: Means, progress: Callable[[str], None]) -> dict[str, dict[str, Any]]:
+def _golden_cases(files: Sequence[ModelFile], means: MeasureOptions, progress: Callable[[str], None]) -> dict[str, dict[str, Any]]:
     """Whether the runtime gives what the models' golden cases say, for a run's conditions; nothing for a model that has none."""
     from auditor.bench.cases import differences  # noqa: PLC0415
     from auditor.inference.executor import Options  # noqa: PLC0415  # only for those who measure
 
-    options = Options(runtime=means.runtime, import_path=means.import_path, allow_unconfined=means.sandbox.allow_unconfined)
+    options = Options(
+        runtime=means.options.tflite, import_path=means.import_path, access=Access(allow_unconfined=means.access.allow_unconfined)
+    )
     found = {}
     for file in files:
         if file.cases:
@@ -186,10 +185,10 @@ def _golden_cases(files: Sequence[ModelFile], means: Means, progress: Callable[[
     return found
 
 
-def _job(file: ModelFile, golden: GoldenSet | None, means: Means) -> Job:
+def _job(file: ModelFile, golden: GoldenSet | None, means: MeasureOptions) -> Job:
     from auditor.bench.document import Job  # noqa: PLC0415  # only for those who measure
 
-    delegate, sandbox, seconds = means.delegate, means.sandbox, PLANS[means.bench_time].seconds
+    delegate, seconds = means.delegate, means.schedule.seconds
     return Job(
         name=file.model.name,
         model=file.content,
@@ -198,10 +197,9 @@ def _job(file: ModelFile, golden: GoldenSet | None, means: Means) -> Job:
         delegate=delegate.path if delegate else None,
         options=delegate.options if delegate else (),
         settings=delegate.settings if delegate else None,
-        device_nodes=sandbox.device_nodes,
-        allow_paths=sandbox.allow_paths,
-        allow_unconfined=sandbox.allow_unconfined,
-        runtime=means.runtime,
+        libraries=libraries_beside(delegate.path) if delegate else (),
+        access=means.access,
+        runtime=means.options.tflite,
         import_path=means.import_path,
         min_seconds=seconds,
         warmup_seconds=min(WARMUP_SECONDS, seconds),
@@ -209,13 +207,13 @@ def _job(file: ModelFile, golden: GoldenSet | None, means: Means) -> Job:
     )
 
 
-def _measure(file: ModelFile, job: Job, tools: Tools | None, plan: Plan, progress: Callable[[str], None]) -> dict[str, Any]:
+def _measure(file: ModelFile, job: Job, tools: Tools | None, schedule: Schedule, progress: Callable[[str], None]) -> dict[str, Any]:
     from auditor.bench import embedded, native  # noqa: PLC0415  # only for those who measure
 
     if tools:
         run: Run = native.measure(job, tools, progress)
     else:
-        run = embedded.measure(replace(job, min_runs=min(job.min_runs, plan.inferences)), progress)
+        run = embedded.measure(replace(job, min_runs=min(job.min_runs, schedule.inferences)), progress)
     try:
         graph = read_graph(file.content)
     except BadModel as error:

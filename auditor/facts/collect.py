@@ -25,18 +25,18 @@ if TYPE_CHECKING:
     from auditor.sources.base import Source
 
 
-def collect(source: Source, settings: Settings) -> Facts:
+def collect(source: Source) -> Facts:
     """Ask a source everything that the checks may need."""
     device = Device(source)
     asked = read_plan(device)
     plan = asked.value if isinstance(asked, Ok) else Plan()
     kernel = read_kernel(device)
-    accelerators = asked if isinstance(asked, Missing) else read_accelerators(device, kernel, plan.accelerators)
+    accelerators = asked if isinstance(asked, Missing) else read_accelerators(device, kernel, plan.accelerators, plan.not_accelerators)
     loading = read_loading(device, kernel)
     closure = read_closure(device, plan)
     return Facts(
         plan=plan,
-        settings=settings,
+        settings=Settings(),
         accelerators=accelerators,
         kernel=kernel,
         iommu=read_iommu(device),

@@ -26,9 +26,12 @@ _ALWAYS_A_MODULE = "kernel"
 
 def read_iommu(device: Device) -> Iommu:
     """The system's IOMMU units and groups, and whether VFIO may do without one."""
+    groups = device.names(_GROUPS)
+    none = not groups.value if isinstance(groups, Ok) else groups.status is Status.ABSENT
     return Iommu(
         units=device.names("/sys/class/iommu"),
-        groups=device.names(_GROUPS),
+        groups=groups,
+        hypervisor=device.line("/sys/hypervisor/type") if none else Missing(Status.ABSENT),
         unsafe_noiommu=_unsafe_noiommu(device),
     )
 

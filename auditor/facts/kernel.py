@@ -19,12 +19,14 @@ CONFIG_LIMIT = 4 << 20
 
 def read_kernel(device: Device) -> Kernel:
     """What the kernel says of itself in /proc, or, in a tree without /proc, what the installed kernel's files say."""
-    release = _release(device)
+    libraries = _libraries(device)
+    release = _release(device, libraries)
     return Kernel(
         release=release,
         command_line=parse(device.line("/proc/cmdline"), split_command_line),
-        config=_config(device, release),
+        config=_config(device, release, libraries),
         taint=device.number("/proc/sys/kernel/tainted"),
+        libraries=libraries,
     )
 
 
@@ -59,11 +61,15 @@ def parse_config(text: str) -> KernelConfig:
     return config
 
 
-def _release(device: Device) -> Fact[str]:
+def _libraries(device: Device) -> str:
+    return "/usr/lib" if device.stat("/lib").status is Status.ABSENT and device.stat("/usr/lib").status is Status.OK else "/lib"
+
+
+def _release(device: Device, libraries: str) -> Fact[str]:
     running = device.text("/proc/sys/kernel/osrelease")
     if isinstance(running, Ok) or running.status is not Status.ABSENT:
         return running
-    return parse(device.names("/lib/modules"), _only)
+    return parse(device.names(f"{libraries}/modules"), _only)
 
 
 def _only(installed: tuple[str, ...]) -> str:
@@ -72,13 +78,16 @@ def _only(installed: tuple[str, ...]) -> str:
     return installed[0]
 
 
-def _config(device: Device, release: Fact[str]) -> Fact[KernelConfig]:
+def _config(device: Device, release: Fact[str], libraries: str) -> Fact[KernelConfig]:
     packed = device.data("/proc/config.gz", length=CONFIG_LIMIT + 1)
     if isinstance(packed, Ok):
         return parse(packed, lambda data: parse_config(_text(_inflate(data))))
     if isinstance(release, Missing):
         return Missing(packed.status, packed.evidence, packed.note, packed.remedy or Remedy.LIVE)
     plain = device.data(f"/boot/config-{release.value}", length=CONFIG_LIMIT + 1)
+    if plain.status is Status.ABSENT:
+        other = device.data(f"{libraries}/modules/{release.value}/config", length=CONFIG_LIMIT + 1)
+        plain = plain if other.status in {Status.ABSENT, Status.UNASKED} else other
     return parse(plain, lambda data: parse_config(_text(data)))
 
 

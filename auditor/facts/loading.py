@@ -11,34 +11,24 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from auditor.facts.device_mapper import PARAMETERS, read_tables, root_minor
 from auditor.facts.reading import all_of, parse
 from auditor.facts.types import Fact, Loading, LoadPin, Missing, Mount, Ok, Pin, VerifiedBoot, mount_of
 from auditor.model import Remedy, Status, printable
 from auditor.sources import base
 
 if TYPE_CHECKING:
+    from auditor.facts.device_mapper import Target
     from auditor.facts.reading import Device
     from auditor.facts.types import Kernel
 
 _MAX_MOUNTS = 100_000
-_DM_TABLES = ("dm", "dm-mod.create")
-"""Parameters with a device-mapper table: ChromeOS's own, and mainline's."""
+_PINNED = re.compile(r"LoadPin: (?:\S+ \((\d+:\d+)\)|dev\((\d+,\d+)\)|(mnt_sb) lacks block device, treating as): (read-only|writable)\b")
+"""What is pinned, as every kernel from 4.7 to 7.2 says it; some downstream ones do without the device's name."""
 
-_MAX_TABLE = 8192
-"""Characters of a table; the kernel's command line has at most 4096 (COMMAND_LINE_SIZE)."""
+_STARTED = re.compile(r"LoadPin: ready to pin \(currently (not enforcing|enforcing|enabled|disabled)\)")
+"""How LoadPin was started; kernels before 4.20 say `enabled`."""
 
-_ROOT_DIGEST = re.compile(
-    r"(?:1 )?[^\s,]+ [^\s,]+ ro(?: 1)?, ?0 \d+ verity (?:[^,]* )?root_hexdigest=[0-9a-fA-F]{40,128}(?: [^,]*)?"  # ChromeOS: by name
-    r"|[^,;]*,[^,;]*,0?,ro,0 \d+ verity \d+ \S+ \S+ \d+ \d+ \d+ \d+ \w+ [0-9a-fA-F]{40,128} [^,;]+"  # mainline: by position
-)
-"""A table of one device with one target, dm-verity, with its root digest. Of several devices the root could be another; of several
-targets, the file system could reach into another."""
-
-_GOES_ON = re.compile(r"\bignore_corruption\b|\berror_behavior=(2|none)\b")
-"""A verity table that lets damaged blocks through."""
-
-_PINNED = re.compile(r"LoadPin: \S+ \((\d+:\d+)\): (read-only|writable)\b")
-_STARTED = re.compile(r"LoadPin: ready to pin \(currently ((?:not )?enforcing)\)")
 _ENGAGED = "LoadPin: load pinning engaged."
 
 
@@ -106,18 +96,19 @@ def _verity(device: Device, kernel: Kernel, mounts: Fact[tuple[Mount, ...]]) -> 
     line = kernel.command_line
     if isinstance(line, Missing):
         return line
-    number = next((match[1] for value in _values(line.value, "root")[-1:] if (match := re.fullmatch(r"/dev/dm-(\d{1,5})", value))), None)
-    given = [value[:_MAX_TABLE] for name in _DM_TABLES for value in _values(line.value, name)]
-    tables = [value for value in given if _ROOT_DIGEST.fullmatch(value.strip())]
-    careless = [value for value in tables if _GOES_ON.search(value)] or {"2", "none"} & set(_values(line.value, "dm_verity.error_behavior"))
-    if _values(line.value, "roothash") and not tables:
+    root = next((found for value in _values(line.value, "root")[-1:] if (found := root_minor(value))), None)
+    given = [(name, value) for name in PARAMETERS for value in _values(line.value, name)]
+    verifies = any(re.search(r"\bverity\b", value) for _, value in given)
+    if _values(line.value, "roothash") and not verifies:
         return Missing(Status.FAILED, line.evidence, "dm-verity set up by an initial RAM disk is not understood", Remedy.EVIDENCE)
-    if number is None or careless:
+    if root is None or not verifies or {"2", "none"} & set(_values(line.value, "dm_verity.error_behavior")):
         return Ok(False, line.evidence)
-    if any(re.search(r"\bverity\b", value) for value in given) and (len(given) > 1 or not tables or number != "0"):
-        note = "a dm-verity table that is not understood, or one of several devices"
+    number, device_number = root
+    target = _target(given, number)
+    if target is None:
+        note = "a dm-verity table that is not understood, or not of the root"
         return Missing(Status.FAILED, line.evidence, note, Remedy.EVIDENCE)
-    if not tables:
+    if target.goes_on:
         return Ok(False, line.evidence)
     named = device.text(f"/sys/block/dm-{number}/dev")
     mounted = parse(mounts, lambda found: _root(found).device)
@@ -125,9 +116,26 @@ def _verity(device: Device, kernel: Kernel, mounts: Fact[tuple[Mount, ...]]) -> 
         if isinstance(fact, Missing):
             return Missing(fact.status, all_of(fact, line, named, mounted), fact.note, fact.remedy)
     evidence = all_of(mounted, named, line)
-    if named.open() != mounted.open():  # a container's root, or a system that was switched to another
+    if named.open() != mounted.open() or device_number not in {"", named.open()}:  # a container's root, or another that it was switched to
         return Missing(Status.FAILED, evidence, f"what is mounted at / is not dm-{number}", Remedy.EVIDENCE)
     return Ok(True, evidence)
+
+
+def _target(given: list[tuple[str, str]], minor: int) -> Target | None:
+    """The dm-verity target that the device of this number is made of, and nothing else; None where that is not so, or not understood.
+
+    What lies below it, ChromeOS's bootcache or another device, does not matter: what is read through it is verified.
+    """
+    if len(given) != 1:  # the kernel takes one of them
+        return None
+    try:
+        devices = read_tables(*given[0])
+    except ValueError:
+        return None
+    found = [each for each in devices if each.minor == minor]
+    if len(found) != 1 or not found[0].read_only or len(found[0].targets) != 1 or not found[0].targets[0].is_verity:
+        return None
+    return found[0].targets[0]
 
 
 def _mode(parameters: tuple[str, ...]) -> str:
@@ -171,12 +179,15 @@ def _engaged(log: str) -> bool:
     started = {match[1] for line in lines if _said(line, "LoadPin: ") and (match := _STARTED.search(line))}
     if len(started) != 1 or not any(_said(line, _ENGAGED) for line in lines):
         raise ValueError("neither a sysctl nor the kernel's log says whether LoadPin enforces")
-    return started == {"enforcing"}
+    return started <= {"enforcing", "enabled"}
 
 
 def _said(line: str, text: str) -> bool:
     """Whether a line of the log is the kernel's own, not a quotation in another message."""
     return re.sub(r"^\[[ \d.]+\] ?(\[[^\]]*\] ?)?", "", line).startswith(text)
+
+
+_NOWHERE = "a file system without a block device"
 
 
 def _excluded(parameters: tuple[str, ...]) -> frozenset[str]:
@@ -186,7 +197,8 @@ def _excluded(parameters: tuple[str, ...]) -> frozenset[str]:
 
 def _pinned(log: str) -> Pin:
     """The first file system that something was loaded from. Once it is unmounted while enforcing, nothing can be loaded at all."""
-    found = {match.groups() for line in log.splitlines() if _said(line, "LoadPin: ") and (match := _PINNED.search(line))}
+    lines = [match for line in log.splitlines() if _said(line, "LoadPin: ") and (match := _PINNED.search(line))]
+    found = {((match[1] or match[2] or _NOWHERE).replace(",", ":"), match[4]) for match in lines}
     if not found:
         raise ValueError("the kernel's log does not say what LoadPin pinned")
     if len(found) > 1:  # a module can write such a line as well
@@ -270,16 +282,36 @@ def _ima(device: Device, kernel: Kernel) -> Fact[bool]:
 
 
 def _appraises_firmware(policy: str) -> bool:
-    """Whether a rule wants a signature of all firmware. The first rule that fits a file decides, so one before it may make an exception."""
-    excepted = False
-    for rule in map(str.split, policy.splitlines()):
-        funcs = {word for word in rule if word.startswith("func=")}
-        if not rule or (funcs and "func=FIRMWARE_CHECK" not in funcs):
+    """Whether IMA wants a signature of all firmware. The first rule that fits a file decides (ima_policy.c, ima_match_policy).
+
+    Raises ValueError where that depends on the file, or on what is not understood.
+    """
+    answers: set[bool | None] = set()
+    for action, *words in filter(None, map(str.split, policy.splitlines())):
+        values = {key: value for key, _, value in (word.partition("=") for word in words)}
+        if action in _IMA_WITHOUT_APPRAISAL or values.get("func", _FIRMWARE_CHECK) != _FIRMWARE_CHECK:
             continue
-        excepted |= rule[0] == "dont_appraise"
-        if rule[0] == "appraise" and funcs and any("imasig" in word for word in rule):
-            limited = any(word.partition("=")[0] not in {"appraise", "func", "appraise_type", "appraise_algos"} for word in rule)
-            if limited or excepted:
-                raise ValueError("a rule for some firmware only, or after one that may except it")
-            return True
-    return False
+        if action == "dont_appraise":
+            answers.add(False)
+        elif action != "appraise":
+            answers.add(None)
+        else:
+            answers.add(_IMA_SIGNED.get(values.get("appraise_type", "")))
+        if _IMA_NO_CONDITION.issuperset(values) and action in {"appraise", "dont_appraise"}:
+            break
+    else:
+        answers.add(False)
+    if len(answers) > 1 or None in answers:
+        raise ValueError("a rule for some firmware only, or one that is not understood")
+    return answers == {True}
+
+
+_FIRMWARE_CHECK = "FIRMWARE_CHECK"
+_IMA_WITHOUT_APPRAISAL = frozenset({"measure", "dont_measure", "audit", "dont_audit", "hash", "dont_hash"})
+_IMA_SIGNED = {"": False, "imasig": True, "imasig|modsig": True, "sigv3": True}
+"""Values of `appraise_type`, and whether a hash that anyone could have written does not do."""
+
+_IMA_NO_CONDITION = frozenset({
+    "func", "appraise_type", "appraise_flag", "appraise_algos", "digest_type", "permit_directio", "pcr", "template",
+})  # fmt: skip
+"""Words of a rule that do not say which files it is about (Documentation/ABI/testing/ima_policy)."""

@@ -175,10 +175,10 @@ def read_policy(device: Device, path: str) -> Fact[SeccompPolicy]:
 
 
 def decode(data: bytes) -> str:
-    """The text of a whole file; raises ValueError where it is longer than LIMIT or no text."""
+    """The text of a whole file, whose comments may be in any encoding; raises ValueError where it is longer than LIMIT."""
     if len(data) >= LIMIT:
         raise ValueError(f"longer than {LIMIT} bytes")
-    return data.decode()
+    return data.decode("utf-8", "surrogateescape")
 
 
 def joined_lines(text: str) -> list[str]:
@@ -253,6 +253,6 @@ def _included(path: str) -> str:
 def _system_call(name: str) -> str:
     """A system call's name, without the architectures that a rule may be bound to in brackets."""
     call = name.partition("[")[0]
-    if not call or call.isdecimal():
+    if not call.isascii() or not call.isidentifier():
         raise ValueError(f"expected the name of a system call, found {name[:80]!r}")
     return call

@@ -90,7 +90,8 @@ def read_info(data: bytes) -> ModuleInfo:
     def read(offset: int, length: int) -> bytes:
         return data[offset : offset + length]
 
-    sections = {each.name: each for each in elf.read_sections(read, elf.read_header(read))}
+    listed = elf.read_sections(read, elf.read_header(read))
+    sections = {each.name: each for each in listed}
     found = sections.get(b".modinfo")
     if found is None or not 0 < found.size <= _MAX_INFO:
         raise ValueError("no .modinfo section")
@@ -102,7 +103,7 @@ def read_info(data: bytes) -> ModuleInfo:
         tuple(each for each in LOADERS if not symbols or each.encode("ascii") in names),
         build_id(data[note.offset : note.offset + note.size]) if note else "",
         signed=appended.is_signed(data),
-        images=find_images(data),
+        images=find_images(data, tuple((each.offset, each.size) for each in listed if each.is_debugging)),
     )
 
 
@@ -120,9 +121,9 @@ def _info(entries: list[str], loaders: tuple[str, ...], identity: str, *, signed
         key, equals, value = entry.partition("=")
         if equals:
             values.setdefault(key, []).append(printable(value))
-    one = {key: each[-1] for key, each in values.items()}
+    one = {key: each[0] for key, each in values.items()}  # as the kernel takes the first (kernel/module/main.c, get_next_modinfo)
     return ModuleInfo(
-        license=" and ".join(values.get("license", [])),
+        license=one.get("license", ""),
         intree=one.get("intree") == "Y",
         aliases=tuple(values.get("alias", ())),
         firmware=tuple(dict.fromkeys(values.get("firmware", ()))),
@@ -139,9 +140,17 @@ def _info(entries: list[str], loaders: tuple[str, ...], identity: str, *, signed
 
 
 def _kernel_image(device: Device, kernel: Kernel) -> Fact[str]:
+    """The first of the places where distributions put a kernel's image; what cannot be looked at may be it."""
     if isinstance(kernel.release, Missing):
         return kernel.release
-    return parse(device.stat(f"/boot/vmlinuz-{kernel.release.value}"), lambda stat: stat.real)
+    release, own = kernel.release.value, f"{kernel.libraries}/modules/{kernel.release.value}"
+    first = device.stat(f"/boot/vmlinuz-{release}")
+    found = first
+    for path in (f"{own}/vmlinuz", f"/boot/vmlinux-{release}", f"{own}/vmlinux", f"/boot/Image-{release}", f"{own}/Image"):
+        if found.status is not Status.ABSENT:
+            break
+        found = device.stat(path)
+    return parse(first if found.status in {Status.ABSENT, Status.UNASKED} else found, lambda stat: stat.real)
 
 
 def _certificates(device: Device, image: str) -> Fact[tuple[bytes, ...]]:
@@ -244,7 +253,7 @@ def _index(device: Device, kernel: Kernel, name: str) -> Fact[str]:
     """A text file of the kernel's module index, whole."""
     if isinstance(kernel.release, Missing):
         return kernel.release
-    return parse(device.data(f"/lib/modules/{kernel.release.value}/{name}", length=INDEX_LIMIT), _whole_text)
+    return parse(device.data(f"{kernel.libraries}/modules/{kernel.release.value}/{name}", length=INDEX_LIMIT), _whole_text)
 
 
 def _whole_text(data: bytes) -> str:
@@ -291,7 +300,7 @@ def _path(device: Device, kernel: Kernel, name: str) -> Fact[str]:
     if not found:
         return Missing(Status.ABSENT, index.evidence, f"the module index names no file of {printable(name)}", Remedy.EVIDENCE)
     release = kernel.release.open()
-    path = found[0] if found[0].startswith("/") else f"/lib/modules/{release}/{found[0]}"
+    path = found[0] if found[0].startswith("/") else f"{kernel.libraries}/modules/{release}/{found[0]}"
     for suffix in dict.fromkeys((path[len(path.partition(".ko")[0]) :], *SUFFIXES)):
         real = parse(device.stat(path.partition(".ko")[0] + suffix), lambda stat: stat.real)
         if not (isinstance(real, Missing) and real.status is Status.ABSENT):

@@ -42,6 +42,7 @@ def _plan(document: dict[str, Any]) -> Plan:
         raise ValueError(f"{len(runs)} models")
     return Plan(
         accelerators=tuple(str(item) for item in document["accelerators"]),
+        not_accelerators=tuple(str(item) for item in document.get("not_accelerators", ())),  # not in records of an earlier collector
         delegate=None if delegate is None else str(delegate),
         delegate_options=tuple((str(key), str(value)) for key, value in document["delegate_options"]),
         # not in records of an earlier collector

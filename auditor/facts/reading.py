@@ -57,6 +57,8 @@ class Device:
         reply = self._source.ask(question)
         if reply.status is Status.OK:
             return Ok(reply.data, (evidence(question, reply),))
+        if reply.errno == errno.ELOOP:  # links that lead to each other lead nowhere, for whoever follows them
+            return Missing(Status.ABSENT, (evidence(question, reply),), "its links lead nowhere")
         note = _NOTES.get(reply.errno, os.strerror(reply.errno)) if reply.errno else ""
         return Missing(reply.status, (evidence(question, reply),), note, _REMEDIES.get(reply.status))
 

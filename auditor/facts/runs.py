@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 RUN_SCHEMA = "crosml-audit/run/1"
 MAX_PICTURES = 64
+MAX_OWN = 256
+"""Errors on the auditor's own inputs that are looked at."""
 
 
 def read_models(device: Device, plan: Plan) -> Fact[tuple[ModelResult, ...]]:
@@ -138,14 +140,22 @@ def _trouble(status: dict[str, Any]) -> str:
 def _output(output: dict[str, Any]) -> dict[str, Any]:
     """How one output differs from the reference's; without figures only where a NaN or an infinity spoilt them."""
     counts = {key: _count(output[key]) for key in ("index", "reference_nan_runs", "test_nan_runs")}
-    figures = {key: _figure(output[key]) for key in ("avg_error", "std_dev", "two_input_distance")}
+    figures: dict[str, Any] = {key: _figure(output[key]) for key in ("avg_error", "std_dev", "two_input_distance")}
     # the device's own tools do not measure these
     figures |= {key: _figure(output[key]) for key in ("idle_error", "offset") if key in output}
     figures |= {key: _between(output[key], -1.0, 1.0) for key in ("correlation",) if key in output}
+    figures |= {key: _errors(output[key]) for key in ("own_errors",) if key in output}
     spoilt = counts["reference_nan_runs"] or counts["test_nan_runs"]
     if not spoilt and (figures["avg_error"] is None or figures["std_dev"] is None):
         raise ValueError("an output without its errors")
     return {**output, **counts, **figures}
+
+
+def _errors(values: Any) -> list[float]:
+    errors = [_figure(value) for value in values]
+    if len(errors) > MAX_OWN or None in errors:
+        raise ValueError("errors that are none, or too many")
+    return [error for error in errors if error is not None]
 
 
 def _golden(golden: dict[str, Any]) -> dict[str, Any]:

@@ -29,6 +29,9 @@ CONFIGURATIONS = "/usr/share/minijail"
 DESCRIPTORS = 200_000
 """Open files of all processes together above which the rest is not looked at."""
 
+MENTIONED = 1024
+"""Programs that a job which is not understood may start."""
+
 FILES = 4096
 """Jobs, and configurations, above which the rest is not looked at."""
 
@@ -165,7 +168,9 @@ def _definitions(device: Device) -> Listing[SandboxDefinition]:
             unread.append(Missing(Status.FAILED, listed.evidence, f"more than {FILES} files", Remedy.EVIDENCE))
         for path in listed.value[:FILES]:
             text = parse(device.data(path, length=LIMIT), decode)
-            found = text if isinstance(text, Missing) else reader(device, path, text)
+            if isinstance(text, Missing) and text.status is Status.ABSENT:
+                continue  # a link that leads nowhere, for who starts services too
+            found = reader(device, path, text)
             if isinstance(found, Missing):
                 unread.append(found)
             else:
@@ -184,19 +189,23 @@ def _files(device: Device, folder: str) -> Fact[tuple[str, ...]]:
     return names
 
 
-def _configuration(device: Device, path: str, text: Ok[str]) -> list[SandboxDefinition] | Missing:
+def _configuration(device: Device, path: str, text: Fact[str]) -> list[SandboxDefinition]:
+    """A configuration concerns the services of the jobs that name it, and nobody where it is named by none, read or not."""
     del device
     jail = parse(text, parse_configuration)
     if isinstance(jail, Missing):
-        return jail
+        return [_definition(path, "", Jail(), visible(jail.note or jail.status.value), jail.evidence)]
     return [_definition(path, "", jail.value, "", text.evidence)]
 
 
-def _job(device: Device, path: str, text: Ok[str]) -> list[SandboxDefinition] | Missing:
+def _job(device: Device, path: str, text: Fact[str]) -> list[SandboxDefinition] | Missing:
     found: list[SandboxDefinition] = []
+    if isinstance(text, Missing):
+        return text
     calls = parse(text, _calls)
-    if isinstance(calls, Missing):
-        return calls
+    if isinstance(calls, Missing):  # as of a call that is not understood: it may be any of the programs that the job names
+        mentioned = sorted(set(_PATH.findall(text.value)))
+        return [_definition(path, each, Jail(), visible(calls.note), text.evidence) for each in mentioned[:MENTIONED]] or calls
     for call in calls.value:
         jail = Jail()
         try:
@@ -267,7 +276,7 @@ def _calls(text: str) -> list[list[str]]:
         try:
             commands = _commands(line, environment)
         except ValueError:
-            # a quote that ends in another line: no option of minijail begins so, and every path in it counts as mentioned
+            # a quote that ends in another line, or a word of another command: no option of minijail begins so, and every path is mentioned
             commands = [["minijail0", f"--{line}"]] if calls else []
             gathered = [*gathered, "$@"]
         for command in commands:
@@ -282,7 +291,9 @@ def _calls(text: str) -> list[list[str]]:
 
 
 def _commands(line: str, environment: Mapping[str, str]) -> list[list[str]]:
-    """The commands in a line of shell, each as its words; raises ValueError for an open quote."""
+    """The commands in a line of shell, each as its words; raises ValueError for an open quote, and for what another command writes."""
+    if "$(" in line or "`" in line:
+        raise ValueError("a word that another command makes")
     lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
     lexer.whitespace_split = True
     commands: list[list[str]] = [[]]

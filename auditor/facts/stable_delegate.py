@@ -20,6 +20,33 @@ MAX_SETTINGS = 1 << 20
 MAX_DEPTH = 32
 
 
+_FIELDS = {
+    **dict.fromkeys(("delegate", "max_delegated_partitions", "disable_default_delegates"), ""),
+    "nnapi_settings": "accelerator_name cache_directory model_token execution_preference no_of_nnapi_instances_to_cache fallback_settings"
+    " allow_nnapi_cpu_on_android_10_plus execution_priority allow_dynamic_dimensions allow_fp16_precision_for_fp32 use_burst_computation"
+    " support_library_handle",
+    "gpu_settings": "is_precision_loss_allowed enable_quantized_inference force_backend inference_priority1 inference_priority2"
+    " inference_priority3 inference_preference cache_directory model_token",
+    "hexagon_settings": "debug_level powersave_level print_graph_profile print_graph_debug",
+    "xnnpack_settings": "num_threads flags weight_cache_file_path runtime_flags experimental_adaptive_avx_optimization",
+    "coreml_settings": "enabled_devices coreml_version max_delegated_partitions min_nodes_per_partition",
+    "cpu_settings": "num_threads",
+    "edgetpu_settings": "inference_power_state inactive_power_configs inference_priority edgetpu_device_spec model_token"
+    " float_truncation_type qos_class hardware_cluster_ids public_model_id use_layer_ir_tgc_backend",
+    "coral_settings": "device performance usb_always_dfu usb_max_bulk_in_queue_length",
+    "fallback_settings": "allow_automatic_fallback_on_compilation_error allow_automatic_fallback_on_execution_error",
+    "stable_delegate_loader_settings": "delegate_path delegate_name",
+    "google_edgetpu_settings": "log_verbosity enable_tracing priority extension_data model_identifier use_async_api"
+    " delegate_should_manage_cache_for_inputs delegate_should_manage_cache_for_outputs prefer_cache_coherency_for_inputs"
+    " prefer_cache_coherency_for_outputs allow_fp16_precision_for_fp32",
+    "compilation_caching_settings": "cache_dir model_token",
+    "armnn_settings": "backends fastmath additional_parameters",
+    "mtk_neuron_settings": "execution_preference execution_priority optimization_hints operation_check_mode allow_fp16_precision_for_fp32"
+    " use_ahwb use_cacheable_buffer compile_options accelerator_names neuron_config_path inference_deadline_ms inference_abort_time_ms",
+}
+"""The fields of TFLiteSettings, and of each that is a table its own."""
+
+
 class Word(str):
     """What is no text, and not in quotes: a number, or the name of an enum's value."""
 
@@ -62,6 +89,22 @@ def delegate_paths(text: str) -> tuple[str, ...]:
     except ValueError:
         return ()
     return tuple(path for path in found if path and path.isprintable())
+
+
+def unknown_fields(text: str) -> tuple[str, ...]:
+    """The fields of a settings file that TFLiteSettings does not have, with their places; none where the file is not understood."""
+    try:
+        settings = parse(text)
+    except ValueError:
+        return ()
+    found = []
+    for name, value in settings.items() if isinstance(settings, dict) else ():
+        known = _FIELDS.get(name)
+        if known is None:
+            found.append(name)
+        elif isinstance(value, dict) and known:
+            found += [f"{name}.{each}" for each in value if each not in known.split()]
+    return tuple(each[:80] for each in found)
 
 
 def parse(text: str) -> Value:

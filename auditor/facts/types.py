@@ -60,12 +60,24 @@ class MissingFact(Exception):  # noqa: N818  # no error: the ordinary way in whi
 
 
 @dataclass(frozen=True, slots=True)
+class Unrecognised:
+    """A device of which it is not known whether it is an accelerator: a person must say. `what` is why it may be one."""
+
+    subject: str
+    what: str
+    evidence: tuple[Evidence, ...] = ()
+    alone: bool = True
+    """Whether it can be audited as an accelerator by itself."""
+
+
+@dataclass(frozen=True, slots=True)
 class Listing(Generic[T_co]):
-    """What was found, and the places that could not be looked at (where more may be)."""
+    """What was found, the places that could not be looked at (where more may be), and what may be one more."""
 
     items: tuple[T_co, ...]
     evidence: tuple[Evidence, ...] = ()
     unread: tuple[Missing, ...] = ()
+    unrecognised: tuple[Unrecognised, ...] = ()
 
 
 # --- what the audit was asked to look at -------------------------------------------------------------------------------------------------
@@ -76,6 +88,8 @@ class Plan:
     """What this audit was asked to look at; part of the record. `runs` is the number of recorded repetitions of each model by its name."""
 
     accelerators: tuple[str, ...] = ()
+    not_accelerators: tuple[str, ...] = ()
+    """Devices that the user says are none."""
     delegate: str | None = None
     delegate_options: tuple[tuple[str, str], ...] = ()
     stable_delegate: str | None = None
@@ -156,6 +170,8 @@ class Kernel:
     config: Fact[KernelConfig]
     taint: Fact[int]
     """/proc/sys/kernel/tainted (Documentation/admin-guide/tainted-kernels.rst)."""
+    libraries: str = "/lib"
+    """The folder with the kernel's `modules` and `firmware`: /usr/lib in a tree that has no /lib, which is then a link made at start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +254,7 @@ class Node:
 
     path: str
     kind: str
-    """`accel`, `render`, `misc` or `vfio`."""
+    """`accel`, `render`, `misc`, `vfio` or `usb`."""
     major: int
     minor: int
     mode: Fact[int]
@@ -280,7 +296,10 @@ class IommuGroup:
 
 @dataclass(frozen=True, slots=True)
 class Accelerator:
-    """A device that ML work may run on. `driver`, `module` and `group` are Missing(ABSENT) where there is none."""
+    """A device that ML work may run on. `driver`, `module` and `group` are Missing(ABSENT) where there is none.
+
+    It is the set of its parts: what is said of it here is said of its first core, but for `nodes`, which are all parts' together.
+    """
 
     subject: str
     bus: str
@@ -293,6 +312,15 @@ class Accelerator:
     driver: Fact[str]
     module: Fact[Module]
     group: Fact[IommuGroup]
+    cores: tuple[Accelerator, ...] = ()
+    """The devices that do the work, where there are several; each of them must pass."""
+    paging: Fact[bool] = Missing(Status.ABSENT)
+    """Whether its driver is told to attach a translating domain, whatever the group's default is; Missing(ABSENT) where it has no such
+    parameter."""
+    parts: tuple[str, ...] = ()
+    """The subjects of all its parts, those included that own a node and do no work."""
+    family: str = ""
+    """The name of its entry in auditor.families; empty for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,6 +330,8 @@ class Iommu:
     units: Fact[tuple[str, ...]]
     groups: Fact[tuple[str, ...]]
     """The names in /sys/kernel/iommu_groups: where they can be listed, a device without a group is one that the kernel put in none."""
+    hypervisor: Fact[str]
+    """/sys/hypervisor/type, asked only where the kernel has no group; a hypervisor may own the IOMMU. Missing(ABSENT) for none."""
     unsafe_noiommu: Fact[bool]
     """/sys/module/vfio/parameters/enable_unsafe_noiommu_mode; false where VFIO is not loaded or was built without that mode."""
 
@@ -450,6 +480,9 @@ FIRMWARE_MARKS = ("$CPD", "$MN2", "$PS1", "/lib/firmware", "/sys/class/firmware"
 DOWNLOAD_MARKS = ("curl_easy_perform", "libcurl/", "urlretrieve")
 """Texts in a file that fetches others: it calls libcurl, holds a copy of it, or a script for Python's urllib."""
 
+SIBLINGS = {62: 3, 183: 40}
+"""Machines (e_machine) that run another's code as well: x86-64 that of i386, AArch64 that of Arm."""
+
 PACKED_MARK = "UPX!"
 """What UPX leaves in the files that it packs."""
 
@@ -535,6 +568,16 @@ class Closure:
     unread: tuple[Missing, ...]
     nowhere: tuple[str, ...] = ()
     """Names of libraries among the objects' bytes that nothing in the tree bears: what the driver would open, were it there."""
+    named_by: str = ""
+    """The device's own settings file that names the delegate, where whoever audits named none."""
+
+    @property
+    def foreign(self) -> tuple[ElfObject, ...]:
+        """The files for another processor than the delegate's: not its 32-bit sibling, which the same one runs."""
+        if not self.objects:
+            return ()
+        own = self.objects[0].machine
+        return tuple(each for each in self.objects if each.machine not in {own, SIBLINGS.get(own)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -656,6 +699,8 @@ class DmaBuf:
     exports: tuple[BufferTrial, ...]
     imports: tuple[BufferTrial, ...]
     note: str
+    address_space: int | None = None
+    """Bytes of each process's own address space on the device, where its driver says that there is one; None where it does not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -756,3 +801,12 @@ class Facts:
     ml_service: MlService
     models: Fact[tuple[ModelResult, ...]]
     identity: Identity = Identity()
+
+    @property
+    def cores(self) -> Fact[Listing[Accelerator]]:
+        """The devices that do the accelerators' work: of each accelerator the cores, or itself where it has no others."""
+        found = self.accelerators
+        if isinstance(found, Missing):
+            return found
+        items = tuple(core for each in found.value.items for core in (each.cores or (each,)))
+        return Ok(Listing(items, found.value.evidence, found.value.unread, found.value.unrecognised), found.evidence)

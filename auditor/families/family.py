@@ -124,6 +124,10 @@ class Family:
     """Nodes beside those of the accel class and DRM's render nodes, which every family may have."""
     facades: tuple[str, ...] = ()
     """Devices that own the node and do no work: by the beginning of their name in sysfs, or by their driver."""
+    gathers: bool = False
+    """Whether all its cores are one accelerator, behind one facade."""
+    below_channel: bool = False
+    """Whether its cores are below its channel on the rpmsg bus; else the device above it does the work."""
     upstream: Upstream | None = None
     elsewhere: str = ""
     """Why it is known not to be in mainline."""
@@ -142,6 +146,12 @@ class Family:
     memory: bool = False
     """Whether its fdinfo says how much memory a client holds."""
     firmware: Loader = Loader.UNKNOWN
+    paging: str = ""
+    """The module's parameter that has it attach a translating domain, whatever the group's default is."""
+    own_tables: bool = False
+    """Whether the driver may attach page tables of its own for each process, which only it can tell."""
+    identity: str = ""
+    """Why the kernel makes identity the default of its group, and what helps then."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for an entry that contradicts itself."""
@@ -194,6 +204,10 @@ class Table:
         _unique("module", (name for each in self.families for name in each.modules))
         _unique("device", (name for each in self.families for name in (*each.pci, *each.usb)))
         _unique("DRM name", (name for each in self.families for name in each.drm_names))
+
+    def by_name(self, name: str) -> Family | None:
+        """The family of this name."""
+        return next((each for each in self.families if each.name == name), None)
 
     def by_driver(self, driver: str) -> Family | None:
         """The family whose cores a driver of this name runs."""

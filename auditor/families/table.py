@@ -58,6 +58,10 @@ FAMILIES = Table((
         work=(Work.COMPLETIONS, Work.SCHEDULER),
         memory=True,
         firmware=Loader.DRIVER,
+        paging="force_iova",
+        # drivers/iommu/amd/iommu.c, amd_iommu_def_domain_type: PASID, without memory encryption
+        identity="Start the kernel with amdxdna.force_iova=1: the kernel gives this device an identity domain by default, and refuses to "
+        "change the type of its group.",
     ),
     Family(
         "rocket",
@@ -67,6 +71,7 @@ FAMILIES = Table((
         drivers=("rocket",),
         compatible=("rockchip,rk3588-rknn-core",),
         facades=("rknn",),
+        gathers=True,
         upstream=Upstream(("drivers/accel/rocket",), ("Crockchip,rk3588-rknn-core",), "6.18"),
         trace=("gpu_scheduler",),
         allocation=Allocation(
@@ -101,6 +106,7 @@ FAMILIES = Table((
         drivers=("etnaviv_gpu",),
         compatible=("vivante,gc",),
         facades=("etnaviv",),
+        gathers=True,
         upstream=Upstream(("drivers/gpu/drm/etnaviv",), ("platform:etnaviv", "Cvivante,gc")),
         trace=("gpu_scheduler",),
         allocation=Allocation(
@@ -129,6 +135,10 @@ FAMILIES = Table((
         work=(Work.ENGINE_TIME, Work.CYCLES, Work.SCHEDULER),
         memory=True,
         firmware=Loader.DRIVER,
+        own_tables=True,
+        # drivers/iommu/arm/arm-smmu/arm-smmu-qcom.c, qcom_smmu_client_of_match
+        identity="Have the driver attach page tables for each process (in the device tree, the GPU behind an SMMU that is compatible with "
+        "qcom,adreno-smmu), and audit with probes: the kernel makes identity the default of this device, and refuses to change it.",
     ),
     Family(
         "amdgpu",
@@ -143,6 +153,9 @@ FAMILIES = Table((
         work=(Work.ENGINE_TIME, Work.SCHEDULER),
         memory=True,
         firmware=Loader.DRIVER,
+        # drivers/iommu/amd/iommu.c, amd_iommu_def_domain_type: PASID, without memory encryption
+        identity="Start the kernel with memory encryption (mem_encrypt=on): without it, the kernel gives devices with PASID an identity "
+        "domain by default, and refuses to change the type of their group.",
     ),
     Family(
         "fastrpc",
@@ -152,6 +165,7 @@ FAMILIES = Table((
         drivers=("qcom_fastrpc_cb",),
         compatible=("qcom,fastrpc-compute-cb",),
         rpmsg=("qcom,fastrpc", "fastrpcglink"),
+        below_channel=True,
         nodes=(NodeName("misc", "fastrpc-"),),
         upstream=Upstream(("drivers/misc",), ("Cqcom,fastrpc",), "5.1"),
         dma_buf="FASTRPC_IOCTL_ALLOC_DMA_BUFF exports; an import takes a session on the DSP",
@@ -411,7 +425,9 @@ FAMILIES = Table((
         "tests/dut: QEMU's edu device (docs/specs/edu.rst) with a driver of the tests",
         modules=("edu_accel", "edu_accel_intree"),
         drivers=("edu_accel", "edu_accel_intree"),
-        allocation=DUMB,
+        allocation=Allocation(
+            "", "DRM_IOCTL_EDU_CREATE", "edu_create", _OWN + 0x01, "=QII", (("size", SIZE), ("handle", 0), ("pad", 0)),
+        ),
         copies=3 << 30 | 24 << 16 | ord("d") << 8 | _OWN,  # handle, length, source and destination in the buffer
         firmware=Loader.DRIVER,
     ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from auditor.inference import wire
@@ -23,6 +23,19 @@ if TYPE_CHECKING:
     from auditor.inference.watch import Limits
 
 
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What a delegate may use of the machine in addition to libraries, its own folder and a folder to write to.
+
+    The accelerator's nodes; more paths that it may read, write and drive, each with all below it; and whether to run where the kernel
+    cannot confine it.
+    """
+
+    device_nodes: tuple[str, ...] = ()
+    allow_paths: tuple[str, ...] = ()
+    allow_unconfined: bool = False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """How a model is run. Raises ValueError for a runtime that is none.
@@ -36,12 +49,9 @@ class Options:
     settings: str | None = None
     """The settings file of a stable delegate, which only the native tools can load; `delegate` is then the library that it names."""
     library_path: tuple[str, ...] = ()
-    device_nodes: tuple[str, ...] = ()
-    """The accelerator's nodes: what the delegate may open beside libraries, its own folder and a folder to write to."""
-    allow_paths: tuple[str, ...] = ()
-    """More paths that it may read, write and drive, each with all below it."""
-    allow_unconfined: bool = False
-    """Whether to run where the kernel cannot confine."""
+    access: Access = field(default_factory=Access)
+    libraries: tuple[str, ...] = ()
+    """More libraries that the delegate's process may read: those that its own search paths name (bench/libraries.py)."""
     runtime: str = AUTO
     import_path: tuple[str, ...] = ()
     """Folders that the worker looks for the runtime in before it looks where this process finds its packages."""
@@ -63,10 +73,10 @@ class Executor:
 
     def __init__(self, model: bytes, options: Options, limits: Limits, role: str) -> None:
         self._model, self._options, self._role = model, options, role
-        self.worker = Worker(role, model, limits, options.library_path, options.import_path, nodes=options.device_nodes)
+        self.worker = Worker(role, model, limits, options.library_path, options.import_path, nodes=options.access.device_nodes)
         try:
             self.python, self.runtime = self.worker.hello(options.runtime)
-            self.confinement: Confinement = self.worker.confine(policy(options), required=not options.allow_unconfined)
+            self.confinement: Confinement = self.worker.confine(policy(options), required=not options.access.allow_unconfined)
         except BaseException:
             self.worker.close()
             raise
@@ -113,5 +123,7 @@ def policy(options: Options) -> Policy:
     # in the root folder, everything lies
     own = [path if folder == "/" else folder for folder in folders]
     settings = [] if options.settings is None else [options.settings]
-    more = map(os.path.abspath, (*settings, *options.library_path))
-    return Policy(tuple(dict.fromkeys((*own, *more))), options.allow_paths, (*options.device_nodes, *options.allow_paths))
+    more = map(os.path.abspath, (*settings, *options.library_path, *options.libraries))
+    return Policy(
+        tuple(dict.fromkeys((*own, *more))), options.access.allow_paths, (*options.access.device_nodes, *options.access.allow_paths)
+    )

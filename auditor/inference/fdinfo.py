@@ -2,7 +2,8 @@
 
 Read from outside the process, in /proc/PID/task/*/fdinfo: a thread may have descriptors of its own, and go on after the first thread has
 ended. Sources: Documentation/gpu/drm-usage-stats.rst (`drm-*`), drivers/dma-buf/dma-buf.c (`size`, `exp_name`), fs/proc/fd.c (`ino`,
-Linux 5.14). A buffer that is only mapped, its descriptor closed and no DRM client holding it, is not seen.
+Linux 5.14). A buffer that is only mapped, its descriptor closed and no DRM client holding it, is not seen. Memory that a driver without
+these keys holds is nowhere else either (docs/dut.md): where the process has such a device open, what was seen is not all of it.
 """
 
 from __future__ import annotations
@@ -10,16 +11,22 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from auditor.inference import watch
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
 
 _MAX_BYTES = 1 << 16
 _UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20}
 _SIZES = ("drm-resident-", "drm-total-", "drm-memory-")
 """Prefixes of what a client holds of a region; the first that a driver writes counts, the last is the oldest name of the first."""
+_ORDINARY = frozenset({1, 4, 5, *range(136, 144)})
+"""Majors of character devices: null, zero and random numbers; terminals (Documentation/admin-guide/devices.txt)."""
+_HEAPS = "/dev/dma_heap/"
 _SHARED, _ENGINE, _CAPACITY = "drm-shared-", "drm-engine-", "drm-engine-capacity-"
 
 
@@ -31,12 +38,12 @@ Engines: TypeAlias = Mapping[tuple[str, str, str], int]
 class DeviceUse:
     """`bytes` of device memory, and how long engines of the accelerator have worked.
 
-    `is_complete` is whether every descriptor of the accelerator says how much memory it holds.
+    Not `complete` where a device does not say what memory it holds.
     """
 
     bytes: int = 0
     engines: Engines = field(default_factory=dict)
-    is_complete: bool = True
+    complete: bool = True
 
 
 def busy_ns(before: Engines, after: Engines) -> int:
@@ -61,6 +68,7 @@ def read_device_use(pid: int, accelerator: frozenset[int] = frozenset()) -> Devi
     Raises ProcessLookupError once it has ended, another OSError where this cannot be read.
     """
     texts: dict[str, str] = {}
+    devices: set[str] = set()
     own: set[str] = set()
     for folder in watch.descriptor_tables(pid):
         for name in watch.descriptors(f"{folder}/fdinfo"):
@@ -68,16 +76,20 @@ def read_device_use(pid: int, accelerator: frozenset[int] = frozenset()) -> Devi
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                 with open(f"{folder}/fdinfo/{name}", "rb") as file:
                     texts[f"{folder}/{name}"] = file.read(_MAX_BYTES).decode("ascii", "replace")
-                if accelerator and os.stat(f"{folder}/fd/{name}").st_rdev in accelerator:
+                if _holds_memory(f"{folder}/fd/{name}"):
+                    devices.add(f"{folder}/{name}")
+                if os.stat(f"{folder}/fd/{name}").st_rdev in accelerator:
                     own.add(f"{folder}/{name}")
     try:
-        return device_use(texts, frozenset(own))
+        return device_use(texts, devices, frozenset(own))
     except ValueError as problem:
         raise OSError(f"/proc/{pid}: {problem}") from problem
 
 
-def device_use(texts: Mapping[str, str], own: frozenset[str] = frozenset()) -> DeviceUse:
-    """Add up fdinfo's texts, by descriptor; `own` are those of the accelerator. Raises ValueError for a figure that is not understood.
+def device_use(texts: Mapping[str, str], devices: Collection[str] = (), own: Collection[str] = ()) -> DeviceUse:
+    """Add up fdinfo's texts, by descriptor, of which `devices` are of devices and `own` of the accelerator.
+
+    Raises ValueError for a figure that is not understood.
 
     Each client and each dma-buf counts once. A buffer of a client that is `shared` may be one of the dma-bufs that are held, or one whose
     descriptor was closed after sharing: of the two sums, the greater counts.
@@ -85,7 +97,7 @@ def device_use(texts: Mapping[str, str], own: frozenset[str] = frozenset()) -> D
     clients: dict[tuple[str, str], dict[str, str]] = {}
     workers: set[tuple[str, str]] = set()
     buffers: dict[str, int] = {}
-    is_complete = True
+    complete = True
     for descriptor, text in texts.items():
         keys = _keys(text)
         # the rest of a dma-buf's text is a name that the process itself chose, newlines and all
@@ -93,11 +105,12 @@ def device_use(texts: Mapping[str, str], own: frozenset[str] = frozenset()) -> D
             buffers[keys.get("ino", f"descriptor {descriptor}")] = _figure(keys.get("size", ""))
             continue
         client = keys.get("drm-pdev", ""), keys.get("drm-client-id", f"descriptor {descriptor}")
+        accounted = "drm-driver" in keys and any(key.startswith(_SIZES) for key in keys)
+        complete = complete and (accounted or ("drm-driver" not in keys and descriptor not in devices))
         if "drm-driver" in keys:
             clients[client] = keys
         if descriptor in own:
             workers.add(client)
-            is_complete = is_complete and any(name.startswith(_SIZES) for name in keys)
     held = [(_total(keys, _SIZES), _total(keys, (_SHARED,))) for keys in clients.values()]
     alone = sum(max(0, size - shared) for size, shared in held)
     shared = sum(min(size, shared) for size, shared in held)
@@ -108,7 +121,14 @@ def device_use(texts: Mapping[str, str], own: frozenset[str] = frozenset()) -> D
         for name, value in keys.items()
         if name.startswith(_ENGINE) and not name.startswith(_CAPACITY)
     }
-    return DeviceUse(alone + max(shared, sum(buffers.values())), engines, is_complete)
+    return DeviceUse(alone + max(shared, sum(buffers.values())), engines, complete)
+
+
+def _holds_memory(path: str) -> bool:
+    """Whether a descriptor is of a device that may hold memory: any but memory itself, terminals, and heaps, which give dma-bufs."""
+    found = os.stat(path)
+    ordinary = os.major(found.st_rdev) in _ORDINARY or os.readlink(path).startswith(_HEAPS)
+    return stat.S_ISCHR(found.st_mode) and not ordinary
 
 
 def _keys(text: str) -> dict[str, str]:

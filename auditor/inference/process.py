@@ -283,7 +283,9 @@ class Worker:
             cpu, peak = read_count(reply.header["cpu_ns"]), read_count(reply.header["peak_bytes"])
         if number is not None or code is None:
             raise WorkerFailure(self._died("become", number or 0), self.output)
-        return Ended(code, reply.ns, max(0, cpu - before), max(peak, self._peak))
+        # the greatest resident size that wait4 has survives execve: it is at least the launcher's own
+        at_end = self._refusals.peak_bytes if self._refusals else None
+        return Ended(code, reply.ns, max(0, cpu - before), max(at_end or peak, self._peak))
 
     def load_delegate(self, library: str, options: Mapping[str, str]) -> int:
         """Have the vendor's library loaded and its delegate created. Returns the bracket in ns."""
@@ -392,7 +394,7 @@ class Worker:
         return status_bytes(self.pid, "VmRSS") + status_bytes(self.pid, "VmSwap")
 
     def device_bytes(self) -> int | None:
-        """Return the most device memory that the process was seen to hold, in bytes; None if a reading failed.
+        """Return the most device memory that the process was seen to hold, in bytes; None if that may not be all of it, or was not read.
 
         It is looked at here, before a request, and ten times a second during one: what is held for less than that is not seen.
         """
@@ -534,7 +536,7 @@ class Worker:
         except OSError:
             self._device_unread = True
             return
-        self._device_unread = self._device_unread or not use.is_complete
+        self._device_unread = self._device_unread or not use.complete
         self._device_peak = max(self._device_peak or 0, use.bytes)
         self._engines.update(use.engines)
 

@@ -18,6 +18,7 @@ import struct
 import threading
 from typing import TYPE_CHECKING, Any
 
+from auditor.inference.watch import status_bytes
 from auditor.inference.wire import bounded
 from auditor.inference.worker import seccomp
 
@@ -51,8 +52,10 @@ class Refusals:
     def __init__(self, pid: int, pidfd: int, listener: int, policy: Policy) -> None:
         """Take the worker's `listener`, a descriptor of its own, over. Raises OSError."""
         self._pid = pid
-        self._writable = tuple(map(os.path.realpath, (*policy.writable, *policy.devices)))
-        self._readable = (*map(os.path.realpath, (*policy.readable, *policy.executable)), *self._writable)
+        self.peak_bytes: int | None = None
+        """VmHWM of the program that the process had become, when it was about to end by itself; None before that."""
+        self._writable = tuple(map(self._real, (*policy.writable, *policy.devices)))
+        self._readable = (*map(self._real, (*policy.readable, *policy.executable)), *self._writable)
         self._names = seccomp.names(seccomp.machine())
         self._seen: dict[tuple[str, str | None], dict[str, Any]] = {}
         self._closed = threading.Event()
@@ -113,7 +116,11 @@ class Refusals:
                 memory, self._memory = self._memory, self._open_memory()
                 os.close(memory)
         path = self._path(call, arguments)
-        goes_on = executes or call in seccomp.OPENING or (call in seccomp.OWN_THREADS and self._is_own(call, arguments))
+        if call == "exit_group":
+            self.peak_bytes = status_bytes(self._pid, "VmHWM") or None
+        goes_on = (
+            executes or call == "exit_group" or call in seccomp.OPENING or (call in seccomp.OWN_THREADS and self._is_own(call, arguments))
+        )
         if call in _FLAGS and arguments[_FLAGS[call]] & (os.O_TRUNC | os.O_ACCMODE) == os.O_TRUNC:
             goes_on = False
         # noted before it is answered: as soon as the process goes on, what was seen may be asked for, or forgotten
@@ -173,6 +180,10 @@ class Refusals:
             return False
         writes = not there or flags & os.O_ACCMODE != os.O_RDONLY
         return not _is_beneath(real, self._writable if writes else self._readable)
+
+    def _real(self, path: str) -> str:
+        """Where a path of the policy leads to, for the process."""
+        return path.replace("/proc/self/", f"/proc/{self._pid}/", 1) if path.startswith("/proc/self/") else os.path.realpath(path)
 
     def _absolute(self, call: str, arguments: list[int], path: str) -> str:
         own = f"/proc/{self._pid}"

@@ -135,6 +135,7 @@ def _results(accelerator: Hardware, peers: Sequence[Peer], shared: Sequence[Heap
         "exports": trials.exports,
         "imports": trials.imports,
         "note": "; ".join(trials.notes)[:NOTE_LIMIT],
+        "address_space": trials.address_space,
     }
 
 
@@ -145,6 +146,7 @@ def _node(accelerator: Hardware, path: str, sources: Iterable[Source], receivers
                 _other(path, node, receivers, trials)
                 return
             trials.driver, trials.claimed = drm.driver(node), drm.prime(node)
+            trials.address_space = drm.address_space(node, trials.driver)
             here = Open(accelerator, node, trials.driver)
             _export(here, receivers, trials)
             _import(here, sources, trials)
@@ -160,6 +162,7 @@ class _Trials:
         self.subject = subject
         self.driver = ""
         self.claimed: int | None = None
+        self.address_space: int | None = None
         self.exports: list[dict[str, str]] = []
         self.imports: list[dict[str, str]] = []
         self.notes: list[str] = []

@@ -17,7 +17,7 @@ from auditor.probes.ioctl import READ, WRITE, call, number
 if TYPE_CHECKING:
     from auditor.families import Allocation
 
-__all__ = ["SIZE", "allocate", "close", "copies", "driver", "export", "import_", "known", "prime"]
+__all__ = ["SIZE", "address_space", "allocate", "close", "copies", "driver", "export", "import_", "known", "prime"]
 
 _VERSION_LAYOUT = "@3iNPNPNP"
 VERSION = number(READ | WRITE, "d", 0x00, struct.calcsize(_VERSION_LAYOUT))
@@ -26,6 +26,8 @@ GEM_CLOSE = number(WRITE, "d", 0x09, 8)
 HANDLE_TO_FD = number(READ | WRITE, "d", 0x2D, 12)
 FD_TO_HANDLE = number(READ | WRITE, "d", 0x2E, 12)
 _CAP_PRIME = 0x5
+_MSM_GET_PARAM = number(READ | WRITE, "d", 0x40, 24)
+_MSM_PIPE_3D0, _MSM_PARAM_VA_SIZE = 0x10, 0x0F
 
 
 def known(driver: str) -> Allocation | None:
@@ -51,6 +53,19 @@ def prime(node: int) -> int | None:
     """DRM_CAP_PRIME: 1 import, 2 export; None where it cannot be had."""
     try:
         return call(node, GET_CAP, "=QQ", _CAP_PRIME, 0)[1] & 3
+    except OSError:
+        return None
+
+
+def address_space(node: int, driver: str) -> int | None:
+    """The size of this process's own address space on the device; None where the driver does not say that there is one.
+
+    msm answers MSM_PARAM_VA_SIZE only where it has page tables for each process (drivers/gpu/drm/msm/adreno/adreno_gpu.c).
+    """
+    if driver != "msm":
+        return None
+    try:
+        return call(node, _MSM_GET_PARAM, "=IIQII", _MSM_PIPE_3D0, _MSM_PARAM_VA_SIZE, 0, 0, 0)[2] or None
     except OSError:
         return None
 

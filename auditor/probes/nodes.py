@@ -48,10 +48,14 @@ def find(sysfs: str = "/sys", dev: str = "/dev") -> tuple[Hardware, ...]:
         for name in _names(f"{sysfs}/class/{kind}"):
             place = f"{sysfs}/class/{kind}/{name}"
             node = _properties(place).get("DEVNAME", "")
-            if node and os.path.exists(f"{place}/device") and (kind in {"accel", "drm"} or FAMILIES.by_node(kind, node)):
-                device = os.path.realpath(f"{place}/device")
-                places.setdefault(_subject(device), device)
-                nodes.setdefault(_subject(device), []).append((kind, node))
+            if not node or not (kind in {"accel", "drm"} or FAMILIES.by_node(kind, node)):
+                continue
+            linked = os.path.exists(f"{place}/device")
+            if linked or kind not in {"accel", "drm"}:  # a node of a family's own may have no parent
+                device = os.path.realpath(f"{place}/device" if linked else place)
+                subject = _subject(device) if linked else f"node:{dev}/{node}"
+                places.setdefault(subject, device)
+                nodes.setdefault(subject, []).append((kind, node))
     return tuple(
         Hardware(
             subject=subject,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from auditor.model import Status, printable
 from auditor.sources.base import LIST_LIMIT, UNASKED, Question, Reply, refused
+from auditor.sources.kernel_log import LOG_FILES, LOG_LIMIT, saved_log
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -78,6 +79,7 @@ class Tree:
             "sonames": self._sonames,
             "holds": self._holds,
             "udev": self._udev,
+            "kernel_log": self._kernel_log,
         }
 
     @property
@@ -86,7 +88,7 @@ class Tree:
         return self._names
 
     def ask(self, question: Question) -> Reply:
-        """Answer from the tree; what a tree cannot know (probes, runs, the kernel's log) is `unasked`."""
+        """Answer from the tree; what a tree cannot know (probes, runs, a log that it does not hold) is `unasked`."""
         answer = self._answers.get(question.kind)
         if answer is None:
             return UNASKED
@@ -164,6 +166,22 @@ class Tree:
             return Reply(Status.OK, b"".join(_pieces(descriptor, offset, length)))
         finally:
             os.close(descriptor)
+
+    def _kernel_log(self, question: Question) -> Reply:
+        """The log that a tree holds as a file; a node in its place is another kernel's."""
+        del question
+        for path in LOG_FILES:
+            try:
+                descriptor = self._open(path)
+            except OSError as error:
+                if refused(error).status is Status.DENIED:
+                    raise
+                continue
+            try:
+                return Reply(Status.OK, saved_log(b"".join(_pieces(descriptor, 0, LOG_LIMIT))))
+            finally:
+                os.close(descriptor)
+        return UNASKED
 
     def _list(self, question: Question) -> Reply:
         host = self._root + self._resolve(question.path)
@@ -284,7 +302,7 @@ class Tree:
 
 _UEVENT_KEYS = frozenset({
     "DEVNAME", "DEVTYPE", "DRIVER", "MAJOR", "MINOR", "MODALIAS", "OF_FULLNAME", "OF_NAME",
-    "PCI_CLASS", "PCI_ID", "PCI_SLOT_NAME", "PCI_SUBSYS_ID",
+    "PCI_CLASS", "PCI_ID", "PCI_SLOT_NAME", "PCI_SUBSYS_ID", "PRODUCT",
 })  # fmt: skip
 
 

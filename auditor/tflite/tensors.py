@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 
-_MEAN, _DEVIATION = 0.5, 1 / 3
+MEAN, DEVIATION = 0.5, 1 / 3
+"""Of the normal distribution that inference_diff draws from, until a value is in [0, 1)."""
 
 _BYTES = {
     **dict.fromkeys(("bool", "int8", "uint8"), 1),
@@ -92,9 +93,9 @@ def _values(tensor: TensorSpec, generator: np.random.Generator) -> npt.NDArray[A
     import numpy as np  # noqa: PLC0415 - only those who measure pay for it
 
     low, high = _RANGES[tensor.dtype]
-    drawn = generator.normal(_MEAN, _DEVIATION, tensor.elements)
+    drawn = generator.normal(MEAN, DEVIATION, tensor.elements)
     while (outside := (drawn < 0) | (drawn >= 1)).any():
-        drawn[outside] = generator.normal(_MEAN, _DEVIATION, int(outside.sum()))
+        drawn[outside] = generator.normal(MEAN, DEVIATION, int(outside.sum()))
     values = low + (high - low) * drawn
     return (values if tensor.dtype == "float32" else np.trunc(values)).astype(tensor.dtype)
 

@@ -75,7 +75,10 @@ def verify_module(signature: Signature, certificates: Iterable[bytes]) -> Verifi
     named = crypto.named(certificates, signature.signer)
     if named is None:
         return Verified(State.UNKNOWN_KEY, signature.scheme, signature.signer, remarks=("no certificate of the kernel has this number",))
-    scheme = crypto.scheme_of(named.key, signature.value, signature.digests)
+    try:
+        scheme = crypto.scheme_of(named.key, signature.value, signature.digests)
+    except crypto.Untried as error:
+        return Verified(State.UNKNOWN_FORMAT, signature.scheme, named.subject, named.sha256, (str(error),))
     state = State.PRODUCTION if scheme else State.BAD
     return Verified(state, scheme or signature.scheme, named.subject, named.sha256, weak=crypto.weaknesses(named.key, scheme))
 
@@ -99,10 +102,13 @@ def _by_chain(signature: Signature, settings: Settings) -> Verified:
     except ValueError as error:
         return Verified(State.UNKNOWN_FORMAT, signature.scheme, signature.signer, remarks=(f"certificates not understood: {error}",))
     leaf, root = chain[0], chain[-1]
-    scheme = crypto.scheme_of(leaf.key, signature.value, signature.digests)
+    try:
+        scheme = crypto.scheme_of(leaf.key, signature.value, signature.digests)
+        broken = crypto.broken_link(chain) if scheme else ""
+    except crypto.Untried as error:
+        return Verified(State.UNKNOWN_FORMAT, signature.scheme, leaf.subject, remarks=(str(error),))
     if scheme is None:
         return Verified(State.BAD, signature.scheme, leaf.subject, remarks=("the signature does not verify",))
-    broken = crypto.broken_link(chain)
     if broken:
         return Verified(State.BAD, signature.scheme, leaf.subject, remarks=(broken,))
     state = _root_state(root.sha256, root.subject if root.issuer == root.subject else "", settings)
@@ -119,8 +125,13 @@ def _by_key(signature: Signature, settings: Settings) -> Verified:
     if number is None:
         return Verified(State.UNKNOWN_KEY, signature.scheme, signature.signer, remarks=(f"key {signature.signer or 'without a name'}",))
     key = crypto.rsa_key(*number)
-    scheme = crypto.scheme_of(key, signature.value, signature.digests)
     fingerprint = crypto.modulus_sha256(number[0])
+    if key is None:
+        return Verified(State.BAD, signature.scheme, signature.signer, fingerprint, ("the key in it is no RSA key",))
+    try:
+        scheme = crypto.scheme_of(key, signature.value, signature.digests)
+    except crypto.Untried as error:
+        return Verified(State.UNKNOWN_FORMAT, signature.scheme, signature.signer, remarks=(str(error),))
     if scheme is None:
         return Verified(State.BAD, signature.scheme, signature.signer, fingerprint, ("the signature does not verify",))
     state = _root_state(fingerprint, "", settings) if signature.key else State.PRODUCTION

@@ -40,10 +40,15 @@ _REMEMBERED = 256
 
 _WEAK_BITS = 2048
 _WEAK_CURVE = 224
-_FAILURES = (InvalidSignature, UnsupportedAlgorithm, ValueError, TypeError)
+_FAILURES = (InvalidSignature, ValueError, TypeError)
+"""How a signature is found not to fit; that it could not be tried (UnsupportedAlgorithm) is another thing."""
 
 Key = Any
 """A public key of `cryptography`; None for one of a kind that is not understood."""
+
+
+class Untried(ValueError):  # noqa: N818  # what is wrong is not the signature
+    """A signature, or a certificate's, by an algorithm that is not supported here: it may be good."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,21 +89,30 @@ def read_chain(certificates: Iterable[bytes]) -> list[Certificate]:
         named = [each for each in pool if each.subject == path[-1].issuer]
         if not named:
             break
-        path.append(next((each for each in named if signed_by(path[-1], each)), named[0]))
+        path.append(next((each for each in named if _fits(path[-1], each)), named[0]))
         pool.remove(path[-1])
     return path
 
 
 def broken_link(chain: list[Certificate]) -> str:
-    """What in a chain does not verify, in words; empty where each was signed by the next, which may, and a root by itself."""
+    """What in a chain does not verify, in words; empty where each was signed by the next, which may, and a root by itself.
+
+    Raises Untried where that needs an algorithm that is not supported, and nothing else is wrong.
+    """
     pairs = list(itertools.pairwise(chain))
     if chain[-1].issuer == chain[-1].subject:
         pairs.append((chain[-1], chain[-1]))
+    untried: Untried | None = None
     for each, issuer in pairs:
-        if not signed_by(each, issuer):
-            return f"{issuer.subject} did not sign {each.subject}"
+        try:
+            if not signed_by(each, issuer):
+                return f"{issuer.subject} did not sign {each.subject}"
+        except Untried as error:
+            untried = error
         if not _is_authority(issuer):
             return f"{issuer.subject} is no authority, and signed {each.subject}"
+    if untried:
+        raise untried
     return ""
 
 
@@ -129,15 +143,28 @@ def modulus_sha256(modulus: int) -> str:
 
 
 def scheme_of(key: Key, value: bytes, digests: Iterable[tuple[str, bytes]]) -> str | None:
-    """The scheme under which a signature over one of the digests verifies; None where it does under none."""
+    """The scheme under which a signature over one of the digests verifies; None where it does under none.
+
+    Raises Untried where one of them could not be tried, and none of the others verifies.
+    """
+    untried = ""
     for algorithm, digest in digests:
         if algorithm not in _HASHES:
+            untried = f"the digest {algorithm} is not supported"
             continue
-        if isinstance(key, ec.EllipticCurvePublicKey):
-            if _ecdsa(key, value, digest, algorithm):
-                return f"ECDSA {key.curve.name}, {algorithm}"
-        elif isinstance(key, rsa.RSAPublicKey) and (found := _rsa(key, value, digest, algorithm)):
-            return f"RSA-{key.key_size} {found}, {algorithm}"
+        try:
+            if isinstance(key, ec.EllipticCurvePublicKey):
+                if _ecdsa(key, value, digest, algorithm):
+                    return f"ECDSA {key.curve.name}, {algorithm}"
+            elif isinstance(key, rsa.RSAPublicKey):
+                if found := _rsa(key, value, digest, algorithm):
+                    return f"RSA-{key.key_size} {found}, {algorithm}"
+            else:
+                untried = f"keys of the kind {type(key).__name__} are not supported" if key else "the key's algorithm is not supported"
+        except UnsupportedAlgorithm as error:
+            untried = f"{algorithm} with this key is not supported: {str(error)[:80]}"
+    if untried:
+        raise Untried(untried)
     return None
 
 
@@ -160,12 +187,23 @@ def validity(chain: list[Certificate]) -> tuple[str, ...]:
 
 @lru_cache(maxsize=_REMEMBERED)
 def signed_by(each: Certificate, issuer: Certificate) -> bool:
-    """Whether a certificate's signature is by another's key, and that bears the issuer's name."""
+    """Whether a certificate's signature is by another's key, and that bears the issuer's name. Raises Untried."""
+    if issuer.key is None:
+        raise Untried(f"the algorithm of the key of {issuer.subject} is not supported")
     try:
         each.x509.verify_directly_issued_by(issuer.x509)
+    except (UnsupportedAlgorithm, TypeError) as error:  # TypeError: a key of a kind that signs no certificates there
+        raise Untried(f"the signature of {each.subject} is not supported: {str(error)[:80]}") from None
     except _FAILURES:
         return False
     return True
+
+
+def _fits(each: Certificate, issuer: Certificate) -> bool:
+    try:
+        return signed_by(each, issuer)
+    except Untried:
+        return True
 
 
 def _is_authority(found: Certificate) -> bool:

@@ -90,7 +90,7 @@ def test_latencies_have_their_interval(half, ends):
 @pytest.mark.parametrize("device", sorted(DEVICES))
 def test_every_recorded_device_has_its_pictures(device):
     record = DEVICES[device]()
-    found = details(collect(Replay(record), Settings()))
+    found = details(collect(Replay(record)))
     assert found.iommu_groups
     assert all(any(each.accelerator for each in group.devices) for group in found.iommu_groups)
     for image in found.firmware:

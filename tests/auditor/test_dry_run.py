@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from auditor.audit import Request, audit, would_change
+from auditor.audit import audit
 from auditor.cli import app
 from auditor.errors import UsageError
+from auditor.gather import would_change
 from auditor.probes import would_change as changes
+from auditor.request import Request
 from auditor.sources.live import Live
 from fixtures.devices import recorded
 

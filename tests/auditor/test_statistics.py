@@ -19,8 +19,10 @@ from auditor.statistics import (
     Interval,
     Spread,
     Verdict,
+    confirm,
     find_drift,
     further,
+    inputs_needed,
     judge,
     look,
     pool,
@@ -338,3 +340,39 @@ def test_pooling_nothing():
 @pytest.mark.parametrize(("value", "kept"), [(1.0, True), (1.5, True), (1.6, False), (math.nan, False), (None, False), (math.inf, False)])
 def test_within(value, kept):
     assert within(value, 1.5) is kept
+
+
+@pytest.mark.parametrize(
+    ("limit", "deviation", "expected"), [(3e-4, 5e-6, 1), (5e-5, 6e-6, 8), (1.5, 0.2, 10), (3e-7, 5e-6, None), (0.0, 1.0, None)]
+)
+def test_how_many_inputs_of_ones_own(limit, deviation, expected):
+    assert inputs_needed(limit, deviation) == expected
+
+
+@pytest.mark.parametrize(
+    ("errors", "deviation", "expected"),
+    [
+        ([], 0.1, Verdict.UNDECIDED),
+        # few, and clear
+        ([0.0] * 2, 0.12, Verdict.MET),
+        ([1.5] * 2, 0.12, Verdict.MISSED),
+        ([0.95] * 2, 0.12, Verdict.UNDECIDED),
+        # as many as it takes
+        ([0.99] * 8, 0.12, Verdict.MET),
+        ([1.01] * 8, 0.12, Verdict.MISSED),
+        # no number would do
+        ([0.01, 0.02] * 5, 17.0, Verdict.UNDECIDED),
+        ([0.01, 0.02] * 6, 17.0, Verdict.MET),
+        ([0.1] * 11 + [9.0], 17.0, Verdict.UNDECIDED),
+        ([30.0] * 4, 17.0, Verdict.MISSED),
+    ],
+)
+def test_errors_on_ones_own_inputs(errors, deviation, expected):
+    assert confirm(errors, 1.0, deviation) is expected
+
+
+@given(st.lists(st.floats(0, 1e3), min_size=1, max_size=20), st.floats(1e-6, 20), st.floats(0, 10))
+def test_a_larger_error_is_never_judged_better(errors, deviation, more):
+    order = (Verdict.MISSED, Verdict.UNDECIDED, Verdict.MET)
+    larger = [error + more for error in errors]
+    assert order.index(confirm(larger, 1.0, deviation)) <= order.index(confirm(errors, 1.0, deviation))

@@ -119,6 +119,20 @@ def test_without_a_delegate_it_is_unknown(tmp_path):
     assert (found.outcome, found.remedy) == (Outcome.UNKNOWN, Remedy.DELEGATE)
 
 
+def test_the_delegate_that_the_device_names_is_said(tmp_path):
+    settings = {"/etc/ml_core/stable_delegate_settings.json": f'{{delegate_path: "{DELEGATE}"}}', DELEGATE: Shared(size=MB)}
+    found = audit(tmp_path, settings, delegate=None)
+    assert found.outcome is Outcome.PASS
+    assert found.observed.endswith("the delegate is the one that /etc/ml_core/stable_delegate_settings.json names")
+
+
+def test_what_only_configuration_leads_to_may_be_loaded(tmp_path):
+    opencl = {DELEGATE: Shared(needed=("libOpenCL.so.1",)), f"{LIB}/libOpenCL.so.1": Shared(), "/vendor/libicd.so": Shared(size=70 * MB)}
+    assert audit(tmp_path, opencl).outcome is Outcome.PASS
+    found = audit(tmp_path, {"/etc/OpenCL/vendors/npu.icd": "/vendor/libicd.so\n"})
+    assert (found.outcome, "libicd.so" in found.observed) == (Outcome.UNKNOWN, True)
+
+
 def test_a_missing_library_is_unknown(tmp_path):
     """Evasion: the driver is split over packages, of which one is not shown."""
     found = audit(tmp_path, {DELEGATE: Shared(needed=("libnpu_compiler.so.1",))})

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from auditor.facts.minijail import LIMIT
 from auditor.facts.types import Listing, Missing, ModelResult, Ok
 from auditor.model import Evidence, ModelRun, Outcome, Remedy, Status
 from auditor.sources import base
@@ -15,7 +17,7 @@ from auditor.sources.base import Reply
 from checks import security_1
 from fixtures import chromebook as cros
 from fixtures.chromebook import CONFINED, DAEMON, FREE, NODE, Process, chromebook, jobs, running
-from fixtures.devices import DENIED, absent, answered, denied, names, recorded
+from fixtures.devices import ABSENT, DENIED, UNASKED, absent, answered, denied, names, recorded
 from fixtures.judging import collected, judged
 
 if TYPE_CHECKING:
@@ -302,7 +304,6 @@ def test_the_whole_of_dev_fails(bind: str) -> None:
         defined(job=cros.JOB.replace("-S", "-nL -S")),
         defined(job=cros.JOB.replace("-S", "--seccomp-bpf-binary=/usr/share/policy/npud.bpf -S")),
         defined(configuration=f"{cros.CONFIGURATION}L\n"),
-        defined(job="exec /usr/sbin/npud\n"),
         defined(job="exec minijail0 -S x -- /usr/sbin/other\n"),
         defined(policy="ioctl arg1 == 5\n"),
         defined(policy="16: 1\n"),
@@ -317,11 +318,86 @@ def test_the_whole_of_dev_fails(bind: str) -> None:
         denied(chromebook(), "/etc/init"),
         denied(chromebook(), "/usr/share/minijail"),
         denied(chromebook(), DAEMON),
-        absent(chromebook(), "/etc/init"),
     ],
 )
 def test_what_cannot_be_read_or_understood_is_unknown(record: Record) -> None:
     assert definition(record).outcome is Outcome.UNKNOWN
+
+
+def odd_job(path: str, reply: Reply) -> Record:
+    """The Chromebook with one more job, or configuration, of somebody else's."""
+    folder, _, name = path.rpartition("/")
+    listed = [each.decode() for each in chromebook().answers[base.names(folder)].data.split(b"\0")[:-1]]
+    return answered(names(chromebook(), folder, *listed, name), {base.read(path, 0, LIMIT): reply})
+
+
+@pytest.mark.parametrize(
+    ("path", "reply"),
+    [
+        ("/etc/init/camera.conf", Reply(Status.OK, "# r\xe9glages\nexec /usr/bin/camera\n".encode("latin-1"))),
+        ("/etc/init/camera.conf", Reply(Status.OK, b"exec minijail0 -n ${X} \xff\xfe /usr/bin/camera\n")),
+        ("/etc/init/camera.conf", ABSENT),  # a link that dangles
+        ("/etc/init/camera.conf", Reply(Status.FAILED, errno=errno.ELOOP)),
+        ("/etc/init/camera.conf", Reply(Status.OK, b"exec minijail0 -n /usr/bin/camera\n" * 65)),
+        ("/etc/init/camera.conf", Reply(Status.OK, b"exec minijail0 --of-tomorrow /usr/bin/camera\n")),
+        ("/etc/init/camera.conf", Reply(Status.OK, b"exec minijail0 -S $(policy) /usr/bin/camera\n")),
+        ("/usr/share/minijail/camera.conf", DENIED),
+        ("/usr/share/minijail/camera.conf", ABSENT),
+        ("/usr/share/minijail/camera.conf", Reply(Status.FAILED, errno=errno.ELOOP)),
+        ("/usr/share/minijail/camera.conf", Reply(Status.OK, "% minijail-config-file v1\n# \xe9\n".encode("latin-1"))),
+        ("/usr/share/minijail/camera.conf", Reply(Status.OK, bytes(LIMIT))),
+    ],
+)
+def test_what_cannot_be_read_of_another_job_decides_nothing_about_this_one(path: str, reply: Reply) -> None:
+    record = odd_job(path, reply)
+    found = definition(record)
+    assert (found.outcome, found.subject) == (Outcome.PASS, f"exe:{DAEMON}")
+    assert judged(record, security_1.holders)[f"exe:{DAEMON}"].outcome is Outcome.PASS
+
+
+@pytest.mark.parametrize(
+    "reply", [DENIED, UNASKED, Reply(Status.FAILED, errno=errno.EIO), Reply(Status.OK, b"exec minijail0 --of-tomorrow /usr/sbin/npud\n")]
+)
+def test_what_may_be_of_this_one_is_said_and_decides_nothing(reply: Reply) -> None:
+    record = odd_job("/etc/init/camera.conf", reply)
+    found = definition(record)
+    assert (found.outcome, "/etc/init/camera.conf" in found.observed) == (Outcome.UNKNOWN, True)
+
+
+CHROME = "/opt/google/chrome/chrome"
+
+
+def gpu_process(status: str = CONFINED.replace("20131", "1000"), namespaces: tuple[str, ...] = ("net", "pid", "user")) -> Record:
+    """The recorded device with Chrome's GPU process on its node."""
+    record = jobs(names(recorded(), "/usr/share/minijail"), ui="exec session_manager\n")
+    return running(record, Process(1234, CHROME, ("--type=gpu-process",), (NODE,), (status, status), namespaces))
+
+
+def test_a_process_that_puts_itself_in_a_sandbox_needs_no_definition() -> None:
+    record = gpu_process()
+    assert judged(record, security_1.holders)[f"exe:{CHROME}"].outcome is Outcome.PASS
+    assert judged(record, security_1.definition)[f"exe:{CHROME}"].outcome is Outcome.NOT_APPLICABLE
+    # without upstart, and with the process named by a job that starts it without minijail
+    without = judged(absent(record, "/etc/init"), security_1.definition)
+    assert without[f"exe:{CHROME}"].outcome is Outcome.NOT_APPLICABLE
+    assert definition(defined(job="exec /usr/sbin/npud\n")).outcome is Outcome.NOT_APPLICABLE
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        gpu_process(namespaces=("mnt",)),
+        gpu_process(CONFINED.replace("20131", "0")),
+        gpu_process(CONFINED.replace("CapEff:\t00", "CapEff:\t0f")),
+        gpu_process(CONFINED.replace("Seccomp:\t2", "Seccomp:\t0")),
+        gpu_process(CONFINED.replace("NoNewPrivs:\t1", "NoNewPrivs:\t0")),
+        gpu_process(CONFINED.replace("Seccomp:\t2", "")),
+        denied(gpu_process(), "/proc/1234/ns/pid"),
+        running(gpu_process(), Process(1235, CHROME, (), (NODE,), (FREE,))),  # and one of the same executable that is free
+    ],
+)
+def test_a_process_that_is_in_no_sandbox_of_its_own_needs_a_definition(record: Record) -> None:
+    assert all(each.outcome is Outcome.UNKNOWN for each in judged(record, security_1.definition).values())
 
 
 def test_the_worst_of_two_definitions_of_a_daemon_counts() -> None:

@@ -647,6 +647,35 @@ def test_errors_are_pooled_over_runs():
     assert ask("accuracy", measured(with_error(1e-4), with_error(3e-4))).outcome is Outcome.FAIL
 
 
+@pytest.mark.parametrize(
+    ("errors", "outcome", "said"),
+    [
+        ([1e-9] * 4, Outcome.PASS, "; 1e-09 on 12 inputs of the auditor's own"),
+        ([9.9e-5] * 4, Outcome.PASS, ""),
+        ([1.1e-4] * 4, Outcome.FAIL, "9.9e-05 (limit 0.0001)"),
+        ([1e-9, 3e-4, 1e-9, 1e-9], Outcome.PASS, ""),
+        ([9.7e-5], Outcome.UNKNOWN, "on 3 inputs"),
+        ([1.3e-4], Outcome.FAIL, "on 3 inputs"),
+        ([], Outcome.PASS, ""),
+    ],
+)
+def test_the_auditors_own_inputs_confirm_the_tools_figure(errors, outcome, said):
+    """A mean over a few is not held against the limit; what is right for the tool alone fails."""
+    own = run(accuracy=({**OUTPUT, "avg_error": 9.9e-5, "own_errors": errors},))
+    answer = ask("accuracy", measured(own, own, own))
+    assert answer.outcome is outcome
+    assert said in answer.observed
+
+
+def test_where_errors_differ_too_much_between_inputs_the_tools_figure_is_a_claim():
+    wide = replace(ACCURACY, limits={"avg_error": 1e-4, "std_dev": 2e-3})
+    for errors, outcome in (([1e-6, 1e-5, 0, 0], Outcome.PASS), ([1e-6, 1e-3, 0, 0], Outcome.UNKNOWN), ([2e-2], Outcome.FAIL)):
+        own = run(accuracy=({**OUTPUT, "own_errors": errors},))
+        (answer,) = zoo_accuracy.baseline.judge(measured(own, own, own), wide)
+        assert answer.outcome is outcome
+    assert answer.remediation is None
+
+
 def test_a_nan_in_one_run_is_enough():
     assert ask("accuracy", measured(run(), run(accuracy=({**OUTPUT, "test_nan_runs": 1},)))).outcome is Outcome.FAIL
 

@@ -22,11 +22,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import machine
 import record
+import runtime
 import visits
 from configurations import CONFIGURATIONS
 
+from tests import archive
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
 BY_NAME = {configuration.name: configuration for configuration in CONFIGURATIONS}
 
@@ -52,14 +55,25 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.write_line(f"{name}: {value}")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show beside a test that failed what its machine said last."""
+    report = yield
+    running = getattr(item, "funcargs", {}).get("dut")
+    if report.failed and running:
+        report.sections.append(("the virtual device", running.last_words()))
+    return report
+
+
 @pytest.fixture(scope="session", params=list(BY_NAME))
 def dut(request: pytest.FixtureRequest) -> Iterator[machine.Machine]:
     """Boot the configuration that the parameter names; every one, for a test that names none."""
-    if reason := machine.missing():
+    configuration = BY_NAME[request.param]
+    if reason := machine.missing(configuration.board):
         if os.environ.get("CI") == "true":
             pytest.fail(f"the virtual device needs: {reason}")
         pytest.skip(f"the virtual device needs: {reason}")
-    with machine.boot(BY_NAME[request.param]) as running:
+    with machine.boot(configuration) as running:
         yield running
 
 
@@ -67,6 +81,14 @@ def dut(request: pytest.FixtureRequest) -> Iterator[machine.Machine]:
 def visit(dut: machine.Machine, tmp_path_factory: pytest.TempPathFactory) -> visits.Visit:
     """The one audit of a configuration."""
     return visits.visit(dut, tmp_path_factory.mktemp(dut.configuration.name))
+
+
+@pytest.fixture(scope="session")
+def made(dut: machine.Machine) -> str:
+    """A folder with a TFLite runtime for the guest's Python."""
+    version, machine_ = dut.run("python3 -c 'import os, sys; print(\"%d.%d\" % sys.version_info[:2], os.uname().machine)'").split()
+    with archive.needed():
+        return str(runtime.build(version, machine_))
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import shlex
+import signal
 import socket
 import subprocess
 import sys
@@ -23,14 +24,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import image
-from configurations import CONFIGURATIONS, Configuration
+from configurations import CONFIGURATIONS, PC, Board, Configuration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 READY = "crosml-audit virtual DUT: ready"
 BOOT_SECONDS = 180
-TOOLS = {"qemu-system-x86_64": "qemu-system-x86", "ssh": "openssh-client", "setpriv": "util-linux"}
+TOOLS = {"ssh": "openssh-client", "setpriv": "util-linux"}
 
 
 class MachineError(Exception):
@@ -42,9 +43,11 @@ class Machine:
     """A running guest."""
 
     configuration: Configuration
+    built: image.Image
     #: An ssh_config(5) file that knows the host ``dut``: address, port, key, host key.
     ssh_config: Path
     port: int
+    qemu: subprocess.Popen[bytes]
 
     def ssh(self, user: str | None = None) -> list[str]:
         """Return the ssh command line that reaches the guest as the configuration's user, or as another."""
@@ -70,10 +73,14 @@ class Machine:
                 archive.addfile(entry, io.BytesIO(content))
         self.run("busybox tar -x -C /", user="root", stdin=buffer.getvalue())
 
+    def last_words(self) -> str:
+        """How QEMU ended, if it did, and what it and the guest's console said last."""
+        return _last_words(self.qemu, self.ssh_config.parent)
 
-def missing() -> str:
+
+def missing(board: Board = PC) -> str:
     """What this machine lacks to run the virtual device: the command that installs it, in one line; or nothing."""
-    return image.missing(image.TOOLS | TOOLS)
+    return image.missing(image.TOOLS | TOOLS | {board.program: board.package})
 
 
 @contextmanager
@@ -82,7 +89,7 @@ def boot(configuration: Configuration) -> Iterator[Machine]:
 
     QEMU also ends with the thread that boots it, so a thread of a pool is not the one to call this.
     """
-    built = image.build()
+    built = image.build(configuration.board.architecture)
     with tempfile.TemporaryDirectory(prefix="crosml-dut-") as directory:
         place = Path(directory)
         port = _free_port()
@@ -94,29 +101,29 @@ def boot(configuration: Configuration) -> Iterator[Machine]:
         ):
             try:
                 _wait_for(qemu, place)
-                machine = Machine(configuration, _write_ssh_config(place, built, port), port)
+                machine = Machine(configuration, built, _write_ssh_config(place, built, port), port, qemu)
                 if configuration.files:
                     machine.put(configuration.files)
                 if configuration.setup:
                     machine.run("sh -e", user="root", stdin="\n".join(configuration.setup).encode())
                 yield machine
-                if qemu.poll() is not None:  # each test since then failed; this says why
-                    print(_why_ended(qemu, place), file=sys.stderr)
             finally:
                 qemu.kill()
 
 
 def _qemu(configuration: Configuration, built: image.Image, console: Path, port: int) -> list[str]:
-    # no_timer_check: a kernel that is emulated on a busy machine takes its timer for broken, and panics.
-    parameters = ["console=ttyS0", "quiet", "panic=-1", "mitigations=off", "no_timer_check", *configuration.kernel_parameters]
+    board = configuration.board
+    parameters = ["quiet", "panic=-1", "mitigations=off", *board.kernel_parameters, *configuration.kernel_parameters]
     devices = [
         *configuration.devices,
         "virtio-net-pci,addr=1e.0,netdev=net,romfile=,iommu_platform=on,disable-legacy=on",
     ]
+    # One processor: QEMU may go on running code that another emulated processor has since replaced. The kernel patches its own
+    # (static branches, at each change of a trace event) by way of int3, and panics on one that it has already taken away.
     return [
         *("setpriv", "--pdeathsig", "KILL"),  # no machine outlives a killed test run
-        *("qemu-system-x86_64", "-accel", "tcg,thread=multi", "-machine", "q35,kernel-irqchip=split"),
-        *("-cpu", "max", "-smp", "2", "-m", str(configuration.memory), "-nodefaults", "-nographic", "-no-reboot"),
+        *(board.program, "-accel", "tcg,thread=multi", "-machine", board.machine),
+        *("-cpu", board.cpu, "-smp", "1", "-m", str(configuration.memory), "-nodefaults", "-nographic", "-no-reboot"),
         *("-serial", f"file:{console}"),
         *("-kernel", str(built.kernel), "-initrd", str(built.initramfs), "-append", " ".join(parameters)),
         *("-blockdev", "driver=null-co,read-zeroes=on,node-name=empty"),
@@ -138,17 +145,18 @@ def _wait_for(qemu: subprocess.Popen[bytes], place: Path) -> None:
     deadline = time.monotonic() + BOOT_SECONDS
     while not (console.exists() and READY in console.read_text(errors="replace")):
         if qemu.poll() is not None:
-            raise MachineError(_why_ended(qemu, place))
+            raise MachineError(_last_words(qemu, place))
         if time.monotonic() > deadline:
             said = _tail(console.read_bytes()) if console.exists() else "nothing"
             raise MachineError(f"the guest was not ready after {BOOT_SECONDS} s; its console said: {said}")
         time.sleep(0.1)
 
 
-def _why_ended(qemu: subprocess.Popen[bytes], place: Path) -> str:
-    """What QEMU and the guest's console said last; QEMU ends with 0 where the guest's kernel panicked."""
+def _last_words(qemu: subprocess.Popen[bytes], place: Path) -> str:
+    ended = qemu.poll()  # 0 where the guest's kernel panicked
+    how = "QEMU runs" if ended is None else f"QEMU ended with {ended}" if ended >= 0 else f"QEMU was ended by {signal.Signals(-ended).name}"
     said = (_tail(file.read_bytes()) for file in (place / "qemu", place / "console") if file.exists())
-    return "\n".join((f"QEMU ended with {qemu.returncode}", *said))
+    return "\n".join((how, *said))
 
 
 def _write_ssh_config(place: Path, built: image.Image, port: int) -> Path:
@@ -164,7 +172,7 @@ def _write_ssh_config(place: Path, built: image.Image, port: int) -> Path:
 
 
 def _tail(said: bytes) -> str:
-    return "\n".join(said.decode(errors="backslashreplace").strip().splitlines()[-40:])
+    return "\n".join(said.decode(errors="backslashreplace").strip().splitlines()[-100:])
 
 
 def main(arguments: list[str]) -> int:
@@ -172,12 +180,12 @@ def main(arguments: list[str]) -> int:
     by_name = {configuration.name: configuration for configuration in CONFIGURATIONS}
     if arguments == ["--list"]:
         for configuration in CONFIGURATIONS:
-            print(f"{configuration.name:14} {configuration.title}")
+            print(f"{configuration.name:18} {configuration.title}")
         return 0
     if not arguments or arguments[0] not in by_name or arguments[1:2] not in ([], ["--"]):
         print(f"usage: machine.py --list | {{{'|'.join(by_name)}}} [-- COMMAND...]", file=sys.stderr)
         return 2
-    if needed := missing():
+    if needed := missing(by_name[arguments[0]].board):
         print(f"the virtual device needs: {needed}", file=sys.stderr)
         return 1
     start = time.monotonic()

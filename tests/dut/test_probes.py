@@ -40,7 +40,7 @@ sys.path.insert(0, f"/proc/self/fd/{memory}")
 """
 
 ASK = """
-import json
+import json  # noqa: PLC0415
 from auditor.probes import answer
 from auditor.sources.base import probe
 reply = answer(probe(*sys.argv[1:]))
@@ -136,7 +136,7 @@ def test_the_node_of_another_device_in_the_accelerators_place_is_not_tried(dut):
 
 # The dma-buf probe, whose accelerator is taken away when the first buffer is imported.
 VANISHING = """
-import json
+import json  # noqa: PLC0415
 from auditor.probes import dma_buf, drm
 imports = drm.import_
 

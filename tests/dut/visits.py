@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 import record
 
-from auditor.audit import Audited, Request, audit
+from auditor.audit import Audited, audit
+from auditor.request import Request
 from auditor.sources.ssh import Ssh
 
 if TYPE_CHECKING:

@@ -124,7 +124,8 @@ def _find(device: Device, kernel: Kernel, loading: Loading, name: str) -> Fact[t
     elif loading.search_path.status is not Status.ABSENT:  # a tree without /sys: its own folders are all that can be looked at
         return loading.search_path
     release = kernel.release.value
-    folders = (*first, f"/lib/firmware/updates/{release}", "/lib/firmware/updates", f"/lib/firmware/{release}", "/lib/firmware")
+    own = f"{kernel.libraries}/firmware"
+    folders = (*first, f"{own}/updates/{release}", f"{own}/updates", f"{own}/{release}", own)
     found: list[str] = []
     for path in _candidates(kernel, folders, name):
         folder, _, file = path.rpartition("/")
@@ -139,7 +140,7 @@ def _find(device: Device, kernel: Kernel, loading: Loading, name: str) -> Fact[t
             return names
     if found:
         return Ok(tuple(found))
-    where = device.names("/lib/firmware")
+    where = device.names(own)
     if isinstance(where, Missing):
         return Missing(Status.FAILED, where.evidence, "there is no firmware folder to look in", Remedy.LIVE)
     return Missing(Status.ABSENT, where.evidence, f"{printable(name)} is in none of {', '.join(map(printable, folders))}", Remedy.EVIDENCE)

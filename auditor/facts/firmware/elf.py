@@ -22,6 +22,7 @@ MAX_NAMES = 4 << 20
 """Bytes of the table of section names; the largest in use have a few kilobytes."""
 
 _SHT_NOBITS = 8
+_SHF_ALLOC = 2
 
 
 class BadElf(ValueError):  # noqa: N818  # the one refusal of this module
@@ -45,6 +46,12 @@ class Section:
     name: bytes
     offset: int
     size: int
+    flags: int = 0
+
+    @property
+    def is_debugging(self) -> bool:
+        """Whether it is for debuggers, and never loaded."""
+        return self.name.startswith((b".debug", b".zdebug", b".gnu_debug")) and not self.flags & _SHF_ALLOC
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,13 +106,14 @@ def read_sections(read: Reader, header: Header) -> tuple[Section, ...]:
     table = read(offset, form.size * count)
     if len(table) != form.size * count:
         raise BadElf("the file ends before its section headers do")
-    rows = [(row[0], row[1], row[4], row[5]) for row in form.iter_unpack(table)]
+    rows = [(row[0], row[1], row[4], row[5], row[2]) for row in form.iter_unpack(table)]
     names = b""
     if names_index < count:
-        _, _, at, size = rows[names_index]
+        _, _, at, size, _ = rows[names_index]
         if size > MAX_NAMES:
             raise BadElf(f"{size} bytes of section names")
         names = read(at, size)
     return tuple(
-        Section(names[name : name + 256].partition(b"\0")[0], at, 0 if kind == _SHT_NOBITS else size) for name, kind, at, size in rows
+        Section(names[name : name + 256].partition(b"\0")[0], at, 0 if kind == _SHT_NOBITS else size, flags)
+        for name, kind, at, size, flags in rows
     )

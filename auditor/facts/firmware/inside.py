@@ -25,11 +25,14 @@ SMALLEST = 4096
 _DEVICE_TREE = struct.Struct(">10I")
 
 
-def find_images(data: bytes) -> tuple[str, ...]:
-    """The images inside a file, not counting the file itself: `format at offset`, in order. What is too much to look at is named last."""
+def find_images(data: bytes, apart: tuple[tuple[int, int], ...] = ()) -> tuple[str, ...]:
+    """The images inside a file, not counting the file itself: `format at offset`, in order. What is too much to look at is named last.
+
+    Images that begin in the spans `apart` (offset, length) are none: what is there for debuggers is packed as well, and never loaded.
+    """
     found: list[str] = []
     end = 1
-    places = sorted((at - before, magic) for magic, (_, before, _) in _KINDS.items() for at in _places(data, magic))
+    places = sorted((at - before, magic) for magic, (_, before, _) in _KINDS.items() for at in _places(data, magic, apart))
     for start, magic in places[:MAX_CANDIDATES]:
         name, _, size_of = _KINDS[magic]
         size = size_of(data[start : start + WINDOW]) if start >= end else 0
@@ -41,14 +44,15 @@ def find_images(data: bytes) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _places(data: bytes, magic: bytes) -> Iterator[int]:
+def _places(data: bytes, magic: bytes, apart: tuple[tuple[int, int], ...]) -> Iterator[int]:
     """Where some bytes are, after the file's own beginning."""
-    at = data.find(magic, 1)
-    for _ in range(MAX_CANDIDATES + 1):
-        if at < 0:
-            return
-        yield at
-        at = data.find(magic, at + 1)
+    at, left = data.find(magic, 1), MAX_CANDIDATES
+    while at >= 0 and left >= 0:
+        beyond = max((offset + length for offset, length in apart if offset <= at < offset + length), default=0)
+        if not beyond:
+            yield at
+            left -= 1
+        at = data.find(magic, max(at + 1, beyond))
 
 
 def _elf(data: bytes) -> int:

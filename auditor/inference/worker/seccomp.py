@@ -158,6 +158,7 @@ CONDITIONAL: dict[str, _Call] = {
     "sched_setscheduler": (144, 119),
     "sched_setparam": (142, 118),
     "sched_setattr": (314, 274),
+    "exit_group": (231, 94),
 }
 """Calls for which their arguments decide, or whose absence every library puts up with."""
 
@@ -199,11 +200,11 @@ def machine() -> str:
     return platform.machine() if platform.machine() in MACHINES and sys.maxsize > 1 << 32 and sys.byteorder == "little" else ""
 
 
-def program(name: str, pid: int, *, notify: bool) -> list[Instruction]:
+def program(name: str, pid: int, *, notify: bool, end: bool = False) -> list[Instruction]:
     """The filter of a machine for the process `pid`.
 
     With `notify`, what is refused and what opens a file waits for the listener's answer; else what is refused fails with EPERM, and
-    opening is left to Landlock.
+    opening is left to Landlock. With `end` as well, the process waits for it once more before it ends.
     """
     architecture, column = MACHINES[name]
     refuse = NOTIFY if notify else _ERRNO | errno.EPERM
@@ -229,6 +230,7 @@ def program(name: str, pid: int, *, notify: bool) -> list[Instruction]:
     for call, flags in (("open", 1), ("openat", 2)):
         bodies[call] = [_argument(flags), (_AND, 0, 0, _TRUNCATES), (_EQUAL, 0, 1, os.O_TRUNC), _give(refuse), _give(opening)]
     bodies |= {call: _only(0, (0,), refuse) for call in OWN_THREADS}
+    bodies["exit_group"] = [_give(NOTIFY if notify and end else ALLOW)]
     bodies["setpriority"] = [_argument(0), (_EQUAL, 1, 0, os.PRIO_PROCESS), _give(refuse), *_only(1, (0,), refuse)]
 
     instructions = [
@@ -251,15 +253,15 @@ def install(*, notify: bool, must_listen: bool = False) -> int | None:
     """Put this process's only thread under the filter, for good. Returns the listener's descriptor, None without one.
 
     Threads that it starts later inherit it. Raises OSError where the kernel takes no filter or there is no table for
-    this machine. A process that someone else listens to already gets no listener; where it must have one, that is an OSError: only who
-    listens can let one program be executed, and no other.
+    this machine. One that must be listened to is also looked at before it ends. A process that someone else listens to already gets no
+    listener; where it must have one, that is an OSError: only who listens can let one program be executed, and no other.
     """
     name = machine()
     if not name:
         raise OSError(errno.ENOTSUP, f"no table of system calls for {platform.machine() or 'this machine'}")
     if notify:
         try:
-            return _install(name, program(name, os.getpid(), notify=True), _SPEC_ALLOW | _NEW_LISTENER)
+            return _install(name, program(name, os.getpid(), notify=True, end=must_listen), _SPEC_ALLOW | _NEW_LISTENER)
         except OSError as problem:
             if must_listen or problem.errno not in {errno.EBUSY, errno.EINVAL}:
                 raise

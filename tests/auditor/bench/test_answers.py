@@ -6,7 +6,7 @@ import pytest
 
 from auditor.bench.answers import MAX_ELEMENTS, compare, draw, signature
 from auditor.tflite.graph import Graph, Subgraph, Tensor, read_graph
-from auditor.tflite.tensors import OutputError, TensorSpec
+from auditor.tflite.tensors import OutputError, TensorSpec, make_inputs
 from auditor.zoo.generate import generate
 
 CODES = {"float32": "f", "int8": "b", "uint8": "B", "bool": "B", "int32": "i", "int64": "q"}
@@ -23,6 +23,17 @@ def test_what_is_drawn_is_new_each_time_and_in_range(dtype):
     low, high = {"float32": (-1, 1), "int8": (-128, 127), "uint8": (0, 255), "bool": (0, 1)}.get(dtype, (0, 99))
     assert low <= min(values) < max(values) <= high
     assert draw(wanted) != draw(wanted)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8", "uint8"])
+def test_what_is_drawn_is_distributed_as_inference_diff_has_it(dtype):
+    numpy = pytest.importorskip("numpy", reason="numpy is not installed")
+    wanted = spec(dtype, 200_000)
+    ours, theirs = (numpy.frombuffer(data, dtype) for data in (draw(wanted), make_inputs([wanted], numpy.random.default_rng(1))))
+    span = 1.0 if dtype == "float32" else 127.5
+    quantiles = [(numpy.quantile(each, (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)) / span).tolist() for each in (ours, theirs)]
+    assert quantiles[0] == pytest.approx(quantiles[1], abs=0.02)
+    assert (ours.min() / span, ours.max() / span) == pytest.approx((theirs.min() / span, theirs.max() / span), abs=0.01)
 
 
 def test_answers_are_compared_as_the_embedded_runner_does():

@@ -12,13 +12,14 @@ import pytest
 pytest.importorskip("numpy", reason="numpy is not installed")
 
 from auditor import requirements
-from auditor.audit import Request, audit
+from auditor.audit import audit
 from auditor.bench.cases import NotRecorded, differences, record
 from auditor.engine import Selection
 from auditor.errors import UsageError
 from auditor.inference.executor import Options
 from auditor.inference.wire import RUNTIMES
 from auditor.model import Outcome
+from auditor.request import Request
 from auditor.zoo.generate import generate
 from auditor.zoo.models import model_files
 from auditor.zoo.published import GOLDEN, MANIFEST, Golden, golden_document

@@ -21,12 +21,13 @@ import psutil
 import pytest
 
 from auditor import audit as audits
-from auditor.audit import Request
 from auditor.bench import over_ssh
+from auditor.bench.options import ZooOptions
 from auditor.errors import AuditError, UsageError
 from auditor.inference.wire import RUNTIMES
 from auditor.inference.worker.confine import landlock_abi
 from auditor.model import Outcome
+from auditor.request import Request
 from auditor.requirements import load
 from auditor.sources import base, recording, ssh
 from auditor.sources.ssh import MARK, Ssh, agent_zip
@@ -394,8 +395,8 @@ SURVEY = {"python": [3, 13], "machine": "x86_64", "glibc": [2, 41], "no_runtime"
 FOUND = {"name": NAME, "sha256": "0" * 64, "origin": "device"}
 
 
-def errand() -> over_ssh.Errand:
-    return over_ssh.Errand(zoo=load("r113-zoo-0.0.2").zoo, delegate="/d.so", models="/zoo", tflite="auto", bench_time="quick")
+def job() -> over_ssh.RemoteJob:
+    return over_ssh.RemoteJob(load("r113-zoo-0.0.2").zoo, ZooOptions(delegate="/d.so", zoo="/zoo", bench_time="quick"))
 
 
 @pytest.mark.parametrize(
@@ -424,7 +425,7 @@ def test_a_survey_that_is_none_is_one_line(speaker, survey):
         pytest.raises(AuditError, match=r"^--host x: the device sent what is no reply of the auditor's$"),
         Ssh("x", zoo=True) as connection,
     ):
-        over_ssh.equip(connection, errand(), over_ssh.Luggage(), lambda _text: None)
+        over_ssh.equip(connection, job(), over_ssh.Upload(), lambda _text: None)
 
 
 @pytest.mark.parametrize(
@@ -432,17 +433,17 @@ def test_a_survey_that_is_none_is_one_line(speaker, survey):
 )
 def test_a_run_that_is_none_is_one_line(speaker, run):
     speaker(frame({"run": run}))
-    equipped = over_ssh.Equipped("/d.so", models=(over_ssh.ZooModelUsed(NAME, "0" * 64, "device"),))
+    equipped = over_ssh.RemoteSetup("/d.so", models=(over_ssh.ZooModelUsed(NAME, "0" * 64, "device"),))
     with pytest.raises(AuditError, match="no reply of the auditor's"), Ssh("x", zoo=True) as connection:
-        list(over_ssh.measure(connection, errand(), equipped, lambda _text: None))
+        list(over_ssh.measure(connection, job(), equipped, lambda _text: None))
 
 
 def test_more_runs_than_can_be_are_refused(speaker):
     speaker(frame({"run": [NAME, {}]}) * (over_ssh.MAX_RUNS + 1))
-    equipped = over_ssh.Equipped("/d.so", models=(over_ssh.ZooModelUsed(NAME, "0" * 64, "device"),))
+    equipped = over_ssh.RemoteSetup("/d.so", models=(over_ssh.ZooModelUsed(NAME, "0" * 64, "device"),))
     got = []
     with pytest.raises(AuditError, match="no reply of the auditor's"), Ssh("x", zoo=True) as connection:
-        got += [name for name, _document in over_ssh.measure(connection, errand(), equipped, lambda _text: None)]
+        got += [name for name, _document in over_ssh.measure(connection, job(), equipped, lambda _text: None)]
 
 
 def test_a_reply_that_is_too_long_is_refused(speaker, monkeypatch):

@@ -29,11 +29,11 @@ def replies(*sent: bytes) -> list[dict]:
     (give, requests), (take, put) = reversed(os.pipe()), os.pipe()
     writer = threading.Thread(target=lambda: [*(frames.write(give, each) for each in sent), os.close(give)])
     writer.start()
-    errand = remote.Errand(requests, put)
+    job = remote.Job(requests, put)
     try:
-        errand.serve()
+        job.serve()
     finally:
-        errand.clean()
+        job.clean()
         os.close(put)
         writer.join()
     found = []

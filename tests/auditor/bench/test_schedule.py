@@ -14,9 +14,10 @@ from auditor import requirements
 from auditor.bench import embedded
 from auditor.bench import schedule as measure
 from auditor.bench.document import blank
-from auditor.bench.schedule import PLANS, BenchTime, Means, measure_zoo
+from auditor.bench.options import BenchTime, ZooOptions
+from auditor.bench.schedule import SCHEDULES, MeasureOptions, measure_zoo
 from auditor.facts.collect import collect
-from auditor.facts.types import Ok, Plan, Settings
+from auditor.facts.types import Ok, Plan
 from auditor.model import Status, ZooModelUsed
 from auditor.sources import base
 from auditor.sources.base import Reply
@@ -49,7 +50,7 @@ def zoo(monkeypatch):
         monkeypatch.setattr(embedded, "measure", measured)
         monkeypatch.setattr(measure.time, "monotonic", lambda: 10.0 * next(clock))
         files = [ModelFile(model, b"no model", "", "given") for model in (FIRST, SECOND) if model.name in means]
-        documents = list(measure_zoo(files, Means(bench_time=bench_time), told.append))
+        documents = list(measure_zoo(files, MeasureOptions(ZooOptions(bench_time=bench_time.value)), told.append))
         return told, jobs, documents
 
     return run
@@ -65,7 +66,7 @@ def judged(documents):
     plan = Plan(delegate="/lib.so", models=(ZooModelUsed(FIRST.name, "", "given"),), runs=((FIRST.name, len(runs)),))
     answers = {base.run(name, index): Reply(Status.OK, json.dumps(each).encode()) for index, (name, each) in enumerate(runs)}
     answers[base.plan()] = Reply(Status.OK, measure_plan(plan))
-    facts = collect(Replay(Record("", "", "", "", answers)), Settings())
+    facts = collect(Replay(Record("", "", "", "", answers)))
     (result,) = facts.models.open()
     assert all(isinstance(each, Ok) for each in result.runs)
     return judge(result.latency.open(), result.bracket.open(), LIMIT, result.drift)
@@ -102,8 +103,8 @@ def test_throttling_within_each_process_is_no_pass(zoo):
 @pytest.mark.parametrize("bench_time", BenchTime)
 def test_no_more_than_the_plan_is_run(zoo, bench_time):
     _, jobs, documents = zoo({FIRST.name: around(LIMIT, 0.05)}, bench_time)
-    assert len(documents) == PLANS[bench_time].most
-    assert {job.min_seconds for job in jobs} == {PLANS[bench_time].seconds}
+    assert len(documents) == SCHEDULES[bench_time].most
+    assert {job.min_seconds for job in jobs} == {SCHEDULES[bench_time].seconds}
 
 
 def test_page_times_what_the_page_does_in_every_process(zoo):
@@ -113,7 +114,7 @@ def test_page_times_what_the_page_does_in_every_process(zoo):
 
 
 def test_adaptive_takes_at_most_a_quarter_of_the_page():
-    plan, page = PLANS[BenchTime.ADAPTIVE], PLANS[BenchTime.PAGE]
+    plan, page = SCHEDULES[BenchTime.ADAPTIVE], SCHEDULES[BenchTime.PAGE]
     assert plan.most * plan.seconds <= 0.25 * page.seconds
     assert plan.least * plan.inferences >= page.inferences
     assert (plan.least, plan.most) == (LOOKS[0], LOOKS[-1])

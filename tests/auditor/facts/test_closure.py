@@ -7,6 +7,7 @@ import os
 import random
 import re
 import shutil
+import struct
 import subprocess
 from itertools import filterfalse
 
@@ -93,9 +94,82 @@ def reading(path):
 # --- what the linker must find -----------------------------------------------------------------------------------------------------------
 
 
-def test_without_a_delegate_nothing_is_asked(tmp_path):
-    found = read_closure(Device(Degraded(Tree(str(tmp_path)), lambda _: pytest.fail("asked"))), Plan())
+def test_without_a_delegate_there_is_no_closure(tmp_path):
+    found = read_closure(Device(Tree(str(tmp_path))), Plan())
     assert (found.status, found.remedy) == (Status.UNASKED, Remedy.DELEGATE)
+
+
+SETTINGS = '{stable_delegate_loader_settings: {delegate_path: "/opt/npu/libdelegate.so"}}'
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/etc/ml_core/stable_delegate_settings.json",
+        "/etc/tflite/settings.json",
+        "/etc/camera/npu_stable_delegate_settings.json",
+        "/etc/openvino/anything.json",
+        "/etc/neuron/settings.json",
+    ],
+)
+def test_the_delegate_is_the_one_that_the_device_names(tmp_path, path):
+    found = closure(tmp_path, {path: SETTINGS, DELEGATE: Shared(needed=("libx.so",)), "/opt/npu/libx.so": Shared()}, delegate=None)
+    assert (found.named_by, found.roots, found.objects[0].edge, found.objects[0].certain) == (path, (DELEGATE,), "root", True)
+
+
+def test_a_delegate_that_is_given_comes_before_the_device_s_own(tmp_path):
+    files = {"/etc/tflite/settings.json": SETTINGS, DELEGATE: Shared(), "/opt/other/libother.so": Shared()}
+    found = closure(tmp_path, files, delegate="/opt/other/libother.so")
+    assert (found.named_by, found.roots) == ("", ("/opt/other/libother.so", DELEGATE))
+
+
+@pytest.mark.parametrize("path", ["/etc/tflite/settings.json", "/etc/openvino"])
+def test_settings_that_cannot_be_read_leave_the_delegate_unknown(tmp_path, path):
+    plant(tmp_path, {"/etc/tflite/settings.json": SETTINGS, "/etc/openvino/x.json": SETTINGS})
+    os.unlink(tmp_path / "etc/tflite/settings.json") if path != "/etc/tflite/settings.json" else None
+    found = ask(Degraded(Tree(str(tmp_path)), **reading(path)), None)
+    named = [item for item in (found.evidence if isinstance(found, Missing) else ()) if item.path == path]
+    assert named or isinstance(found, Missing)
+
+
+# --- neighbours that say nothing ---------------------------------------------------------------------------------------------------------
+
+
+def sidecar():
+    """What `objcopy --only-keep-debug` leaves: the program headers of the whole file, the debugging sections, and none of the code."""
+    names = b"\0.debug_info\0.text\0.shstrtab\0"
+    rows = [(0, 0, 0, 0), (1, 1, 120, 8), (13, 8, 120, 4096), (19, 3, 128, len(names))]
+    at = 128 + len(names)
+    head = struct.pack("<16sHHIQQQIHHHHHH", b"\x7fELF\2\1\1", 3, 62, 1, 0, 64, at, 0, 64, 56, 1, 64, 4, 3)
+    load = struct.pack("<IIQQQQQQ", 1, 5, 0, 0, 0, 1 << 20, 1 << 20, 4096)
+    return head + load + b"DWARF..." + names + b"".join(struct.pack("<IIQQQQIIQQ", n, k, 0, 0, o, s, 0, 0, 1, 0) for n, k, o, s in rows)
+
+
+def test_a_sidecar_for_debuggers_is_no_library(tmp_path):
+    plant(tmp_path, {DELEGATE: Shared(), "/opt/npu/.debug/x": "-> ../libdelegate.so.debug"})
+    for name in ("libdelegate.so.debug", ".debug/libdelegate.so.dbg"):
+        (tmp_path / f"opt/npu/{name}").write_bytes(sidecar())
+    found = ask(Tree(str(tmp_path))).open()
+    assert (paths(found), found.unread) == ([DELEGATE], ())
+    # evasion: a library of that name; and one that is cut short says nothing of itself
+    (tmp_path / "opt/npu/libdelegate.so.debug").write_bytes(Shared(size=9999).build())
+    assert f"{DELEGATE}.debug" in paths(ask(Tree(str(tmp_path))).open())
+    (tmp_path / "opt/npu/libdelegate.so.debug").write_bytes(Shared().build()[:200])
+    assert ask(Tree(str(tmp_path))).open().unread
+
+
+def test_links_that_lead_nowhere_beside_the_driver_say_nothing(tmp_path):
+    links = {"/opt/npu/liba.so": "-> libb.so", "/opt/npu/libb.so": "-> liba.so", "/opt/npu/libc.so": "-> /none", "/opt/npu/d": "-> d"}
+    found = closure(tmp_path, {DELEGATE: Shared(), **links})
+    assert (paths(found), found.unread) == ([DELEGATE], ())
+
+
+@pytest.mark.parametrize(("own", "sibling", "foreign"), [(62, 3, 164), (183, 40, 62)])
+def test_the_32_bit_sibling_is_for_the_same_processor(tmp_path, own, sibling, foreign):
+    files = {DELEGATE: Shared(machine=own), "/opt/npu/lib32.so": Shared(machine=sibling, bits=32)}
+    assert closure(tmp_path, files).foreign == ()
+    found = closure(tmp_path, {"/opt/npu/libskel.so": Shared(machine=foreign)})
+    assert [each.path for each in found.foreign] == ["/opt/npu/libskel.so"]
 
 
 @pytest.mark.parametrize("content", ["", "no library", "\x7fELF and no more"])

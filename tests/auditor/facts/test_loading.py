@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from auditor.facts.device_mapper import read_tables
 from auditor.facts.kernel import read_kernel
 from auditor.facts.loading import read_loading
 from auditor.facts.reading import Device
@@ -89,22 +90,83 @@ OTHER = "1 other none ro 1,0 4096000 linear /dev/sda5 0"
         f'{COMMAND_LINE} dm="{OTHER}"',  # the kernel takes one of them
         f'dm="{OTHER}" {COMMAND_LINE}',
         COMMAND_LINE.replace('dm="1 vroot', f'dm="2 {OTHER[2:]}, vroot'),
-        COMMAND_LINE.replace('" noinitrd', f', {OTHER[2:]}" noinitrd').replace('dm="1 ', 'dm="2 '),
         COMMAND_LINE.replace('" noinitrd', ',4096000 4096000 linear /dev/sda5 0" noinitrd').replace("ro 1,0", "ro 2,0"),
         COMMAND_LINE.replace("vroot none ro", "vroot none rw"),
         COMMAND_LINE.replace("root=/dev/dm-0", "root=/dev/dm-1"),
-        COS.replace('6d530"', '6d530;other,,,ro,0 4077568 linear /dev/sda5 0"'),
         COS.replace('6d530"', '6d530,4077568 4096 linear /dev/sda5 0"'),
         COS.replace("vroot,,,ro", "vroot,,1,ro"),
         f'{COS} dm-mod.create="other,,,ro,0 4077568 linear /dev/sda5 0"',
         f'{COS} dm_mod.create="other,,,ro,0 4077568 linear /dev/sda5 0"',
     ],
 )
-def test_a_verity_table_beside_another_is_not_understood(line):
+def test_a_verity_table_that_is_not_the_root_s_is_not_understood(line):
     """Evasion: the table that is shown is not the one that the root is made of."""
     found = started_with(line).verified_boot.verity
     assert isinstance(found, Missing)
     assert "not understood" in found.note
+
+
+BOOTCACHE = (
+    "cros_secure init=/sbin/init root=/dev/dm-1 rootwait ro dm_verity.error_behavior=3 "
+    'dm="2 vboot none ro 1,0 2545920 bootcache PARTUUID=748b5685/PARTNROFF=1 2545920 cf36f82b4141de51494e8d862437dbcffd6c4c7e 512 20000 '
+    "100000, vroot none ro 1,0 2506752 verity payload=254:0 hashtree=254:0 hashstart=2506752 alg=sha1 "
+    'root_hexdigest=12a36f9d2ea513bddea208ab19e6408d08fe0d10 salt=2fd4f0b1115757173480a945a03909de4703d296ce3a29aad73e70af73e720d6"'
+)
+"""As ChromeOS 43 started: dm-verity over a cache of the boot's blocks."""
+
+POSITIONAL = (
+    f'root=/dev/dm-0 dm="1 vroot none ro 1,0 51599 verity 1 PARTUUID=a PARTUUID=a 4096 4096 6449 6449 sha1 {"5e" * 20} {"c0" * 20} 1 x"'
+)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        COMMAND_LINE.replace("none ro 1,0 4096000 verity ", "none  ro   1,  0 4096000   verity  "),
+        COMMAND_LINE.replace(" noinitrd", "").replace('dm="1 vroot', 'dm="   1  vroot'),
+        COMMAND_LINE.replace("alg=sha256", "alg=sha256-generic"),
+        COMMAND_LINE.replace("ro 1,0 ", "ro,0 ").replace('dm="1 ', 'dm="'),  # before there was a number of devices
+        COMMAND_LINE.replace('" noinitrd', ',"'),
+        COMMAND_LINE.replace("root=/dev/dm-0", "root=253:0"),
+        COMMAND_LINE.replace("root=/dev/dm-0", "root=fd00"),
+        COMMAND_LINE.replace("root=/dev/dm-0", "root=FD00"),
+        COMMAND_LINE.replace('" noinitrd', f', {OTHER[2:]}" noinitrd').replace('dm="1 ', 'dm="2 '),
+        POSITIONAL,
+        COS.replace("sha256 3697", "sha256-generic 3697"),
+        COS.replace(" verity 0 ", "   verity   0  ").replace("vroot,,,ro,0", " vroot , , , ro , 0"),
+        COS.replace('6d530"', '6d530;other,,,ro,0 4077568 linear /dev/sda5 0"'),
+        COS.replace('"dm-mod.create=vroot,,,', '"dm-mod.create=other,,1,ro,0 4077568 linear /dev/sda5 0;vroot,,,'),
+    ],
+)
+def test_a_table_is_read_as_the_kernel_reads_it(line):
+    assert started_with(line).verified_boot.verity.open() is True
+
+
+def test_verity_over_a_cache_is_verity():
+    record = text(text(laptop(), "/proc/cmdline", BOOTCACHE), "/sys/block/dm-1/dev", "254:1\n")
+    record = text(record, "/proc/self/mountinfo", MOUNTS.replace("253:0", "254:1"))
+    assert loading(record).verified_boot.verity.open() is True
+    # a cache over verity hands out what nothing verified
+    over = COMMAND_LINE.replace("root=/dev/dm-0", "root=/dev/dm-1").replace('dm="1 ', 'dm="2 ')
+    over = over.replace('" noinitrd', ', cache none ro 1,0 4096000 bootcache 254:0 4096000 cf36 512 20000 100000" noinitrd')
+    assert isinstance(loading(text(record, "/proc/cmdline", over)).verified_boot.verity, Missing)
+
+
+@pytest.mark.parametrize("root", ["8:3", "803", "b302", "259:3", "/dev/sda3", "PARTUUID=fd00", "9999999:1", "fd00000000"])
+def test_a_root_that_is_no_number_of_device_mapper_s(root):
+    assert started_with(COMMAND_LINE.replace("/dev/dm-0", root)).verified_boot.verity.open() is False
+
+
+@pytest.mark.parametrize("root", ["252:0", "fe00", "253:1"])
+def test_a_number_that_is_another_device_s_is_not_known(root):
+    """virtio's disks have numbers that the kernel hands out, as device-mapper has."""
+    assert isinstance(started_with(COMMAND_LINE.replace("/dev/dm-0", root)).verified_boot.verity, Missing)
+
+
+@given(st.sampled_from(("dm", "dm-mod.create")), st.text(alphabet="ro, ;12v=\tverity", max_size=80))
+def test_any_table_is_read_or_refused(parameter, table):
+    with contextlib.suppress(ValueError):
+        assert all(each.targets for each in read_tables(parameter, table))
 
 
 def test_what_follows_two_dashes_is_not_the_kernel_s():
@@ -235,6 +297,17 @@ def test_an_old_kernel_that_was_told_not_to_enforce_says_engaged_all_the_same():
     assert found.status is Status.FAILED
 
 
+@pytest.mark.parametrize(
+    ("word", "enforcing"), [("enabled", True), ("disabled", False), ("enforcing", True), ("not enforcing", False), ("enchanted", None)]
+)
+def test_how_loadpin_was_started_as_kernels_from_4_7_to_7_2_say_it(word, enforcing):
+    """Before 4.20: `ready to pin (currently enabled)`, with no line end of its own, and the sysctl only where it can be written."""
+    record = text(without_sysctl(laptop()), "/sys/kernel/security/lsm", "loadpin")
+    log = LOG.replace("currently enforcing", f"currently {word}")
+    found = loading(answered(record, {base.kernel_log(): Reply(Status.OK, log.encode())})).loadpin.enforcing
+    assert (found.value if enforcing is not None else found.status) == (Status.FAILED if enforcing is None else enforcing)
+
+
 def test_two_words_on_what_loadpin_pinned_are_none():
     """Evasion: a module of the vendor's that writes such a line itself."""
     found = logged(LOG.replace("LoadPin: dm-0", "LoadPin: sda1 (8:1): writable\nLoadPin: dm-0")).loadpin.pinned
@@ -273,7 +346,8 @@ def test_what_loadpin_leaves_out(line, excluded):
         ("LoadPin: nvme0n1p3 (259:3): writable\nLoadPin: enforcement can be disabled.", Pin("259:3", read_only=False)),
         ("[    8.17] LoadPin: sda2 (8:2): read-only", Pin("8:2", read_only=True)),
         ("[   20.59][    T1] LoadPin: sda2 (8:2): read-only", Pin("8:2", read_only=True)),
-        ("LoadPin: mnt_sb lacks block device, treating as: writable", None),
+        ("[    8.17] LoadPin: dev(253,0): read-only", Pin("253:0", read_only=True)),  # downstream kernels without the device's name
+        ("LoadPin: mnt_sb lacks block device, treating as: writable", Pin("a file system without a block device", read_only=False)),
         ("systemd: LoadPin: dm-0 (253:0): read-only", None),
         ("", None),
     ],
@@ -354,7 +428,16 @@ IMA = f"{CONFIG}CONFIG_IMA_APPRAISE=y\n"
         (IMA, "", "appraise func=FIRMWARE_CHECK appraise_type=imasig\n", True),
         (IMA, "", "appraise func=FIRMWARE_CHECK\n", False),  # a digest will do
         (IMA, "", "dont_appraise fsmagic=0x9fa0\nappraise func=MODULE_CHECK appraise_type=imasig\n", False),
-        (IMA, "", "dont_appraise func=FIRMWARE_CHECK\nappraise func=FIRMWARE_CHECK appraise_type=imasig\n", None),
+        (IMA, "", "dont_appraise func=FIRMWARE_CHECK\nappraise func=FIRMWARE_CHECK appraise_type=imasig\n", False),
+        (IMA, "", "appraise func=FIRMWARE_CHECK\nappraise func=FIRMWARE_CHECK appraise_type=imasig\n", False),  # a hash does
+        (IMA, "", "appraise func=FIRMWARE_CHECK appraise_flag=check_blacklist appraise_type=imasig\n", True),
+        (IMA, "", "appraise func=FIRMWARE_CHECK digest_type=verity appraise_type=sigv3\n", True),
+        (IMA, "", "appraise func=FIRMWARE_CHECK appraise_type=sigv9\n", None),  # of a kernel to come
+        (IMA, "", "appraise appraise_type=imasig\n", True),  # without a func: of all that is read
+        (IMA, "", "appraise fowner=0 appraise_type=imasig\n", None),
+        (IMA, "", "apprise func=FIRMWARE_CHECK\nappraise func=FIRMWARE_CHECK appraise_type=imasig\n", None),
+        (IMA, "", "measure func=FIRMWARE_CHECK\ndont_measure fsmagic=0x9fa0\n", False),
+        (IMA, "", "dont_appraise fsmagic=0x9fa0\n", False),
         (IMA, "", "dont_appraise fsmagic=0x01021994\nappraise func=FIRMWARE_CHECK appraise_type=imasig\n", None),
         (IMA, "", "appraise func=FIRMWARE_CHECK appraise_type=imasig fowner=7\n", None),
         (IMA, "", "appraise func=MODULE_CHECK appraise_type=imasig\n\nappraise func=FIRMWARE_CHECK appraise_type=imasig|modsig\n", True),

@@ -15,6 +15,7 @@ from auditor.facts import modules
 from auditor.facts.firmware import appended
 from auditor.facts.firmware.cms import parse as read_cms
 from auditor.facts.firmware.image import Bytes
+from auditor.facts.firmware.inside import find_images
 from auditor.facts.kernel import read_kernel
 from auditor.facts.reading import Device
 from auditor.facts.types import Missing, Ok
@@ -57,7 +58,9 @@ def test_a_compressed_module(tmp_path, suffix, pack):
 
 def test_a_bomb_in_place_of_a_module_is_not_read(tmp_path):
     dep = "kernel/drivers/accel/ivpu/intel_vpu.ko.xz:\n"
-    found = read(tmp_path, {f"{FOLDER}/modules.dep": dep, f"{MODULE}.xz": lzma.compress(bytes(200 << 20))}, without=(MODULE,)).open()
+    found = read(
+        tmp_path, {f"{FOLDER}/modules.dep": dep, f"{MODULE}.xz": lzma.compress(bytes(200 << 20), preset=0)}, without=(MODULE,)
+    ).open()
     assert found.info.status is Status.FAILED
     assert "unpacked" in found.info.note
 
@@ -203,9 +206,11 @@ def test_every_class_and_byte_order(bits, order):
     assert (found.license, found.intree, found.build_id) == ("GPL", True, BUILD_ID.hex())
 
 
-def test_what_repeats_is_kept_and_what_lies_is_made_printable():
-    found = modules.read_info(module("license=GPL", "license=Evil \x1b[31m", "firmware=a", "firmware=a", "firmware=b", "odd"))
-    assert found.license == "GPL and Evil \x1b[31m"
+def test_of_what_repeats_the_kernel_takes_the_first_and_what_may_repeat_is_kept():
+    lines = ("license=GPL", "license=Proprietary", "version=1", "version=2", "firmware=a", "firmware=a", "firmware=b", "alias=x", "alias=y")
+    found = modules.read_info(module(*lines, "odd"))
+    assert (found.license, found.version, found.aliases) == ("GPL", "1", ("x", "y"))
+    assert modules.read_info(module("license=Proprietary", "license=GPL")).license == "Proprietary"
     assert found.firmware == ("a", "b")
 
 
@@ -240,6 +245,23 @@ def test_mutated_modules_are_read_or_refused(data):
         modules.read_info(bytes(content))
     with contextlib.suppress(ValueError):
         appended.read_signature(Bytes(bytes(content)))
+
+
+PACKED = gzip.compress(bytes(1 << 16))
+
+
+def test_what_is_there_for_debuggers_holds_no_firmware():
+    """An unstripped module: its debugging sections are packed, and look like packed images."""
+    assert modules.read_info(module("license=GPL", sections={".debug_info": PACKED, ".debug_str": PACKED, ".text": b"code"})).images == ()
+    assert modules.read_info(module("license=GPL", sections={".rodata": PACKED})).images
+    assert modules.read_info(module("license=GPL", sections={".debug_info": PACKED, ".data": PACKED})).images
+    # evasion: a section of that name that is loaded all the same
+    assert modules.read_info(module("license=GPL", sections={".debug_info": PACKED}, flags=2)).images
+
+
+def test_many_beginnings_for_debuggers_hide_none_after_them():
+    data = bytes(64) + b"\x1f\x8b" * 4096 + bytes(64) + PACKED
+    assert find_images(data, ((64, 8192),)) == (f"packed data at {64 + 8192 + 64}",)
 
 
 def test_a_build_id_of_another_kind_of_note_is_refused():
@@ -319,6 +341,33 @@ def test_a_signature_that_lacks_an_element_is_refused(element):
         content = b"\xa0" + bytes([len(inner)]) + inner
         with pytest.raises(ValueError, match=r"element|tag|expected"):
             read_cms(b"\x30" + bytes([len(whole + content)]) + whole + content)
+
+
+@pytest.mark.parametrize(
+    "place", [f"{FOLDER}/vmlinuz", f"/boot/vmlinux-{RELEASE}", f"{FOLDER}/vmlinux", f"/boot/Image-{RELEASE}", f"{FOLDER}/Image"]
+)
+def test_a_kernel_s_image_is_found_where_distributions_put_it(tmp_path, place):
+    found = read(tmp_path, {place: image(build_key().der)}, without=(IMAGE,)).open()
+    assert (found.kernel_image.open(), found.kernel_certificates.open()) == (place, (build_key().der,))
+
+
+def test_the_image_in_boot_comes_first(tmp_path):
+    assert read(tmp_path, {f"{FOLDER}/vmlinuz": b"another"}).open().kernel_image.open() == IMAGE
+
+
+def test_a_tree_with_all_of_it_below_usr(tmp_path):
+    """The image of a merged /usr: /lib is a link that is made when the system starts."""
+    moved = {f"/usr{path}" if path.startswith("/lib/") else path: content for path, content in files().items()}
+    moved[f"/usr{FOLDER}/vmlinuz"] = moved.pop(IMAGE)
+    moved[f"/usr{FOLDER}/config"] = moved.pop(f"/boot/config-{RELEASE}")
+    del moved["/proc/sys/kernel/osrelease"]
+    write(str(tmp_path), moved, LINKS)
+    device = Device(Tree(str(tmp_path)))
+    kernel = read_kernel(device)
+    assert (kernel.release.open(), kernel.libraries, "CONFIG_SECURITY_LOADPIN" in kernel.config.open()) == (RELEASE, "/usr/lib", True)
+    found = modules.read_module(device, kernel, SYSFS, device.link_name(f"{SYSFS}/driver")).open()
+    assert (found.path.open(), found.kernel_image.open()) == (f"/usr{MODULE}", f"/usr{FOLDER}/vmlinuz")
+    assert found.info.open().intree
 
 
 def test_a_signed_module_without_its_kernel_s_image_has_no_certificates(tmp_path):

@@ -225,3 +225,8 @@ def test_nothing_that_a_device_answers_makes_reading_raise(data):
     ):
         assert isinstance(fact, (Ok, Missing))
         assert all(item.path.encode() and item.excerpt.encode() is not None for item in fact.evidence)
+
+
+def test_links_that_lead_to_each_other_lead_nowhere():
+    found = Device(Only(Reply(Status.FAILED, errno=errno.ELOOP))).stat("/x")
+    assert (found.status, found.note, found.evidence[0].status) == (Status.ABSENT, "its links lead nowhere", Status.FAILED)

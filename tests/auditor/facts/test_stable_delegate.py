@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from auditor.facts.stable_delegate import MAX_DEPTH, MAX_SETTINGS, StableDelegate, delegate_paths, parse, read_settings
+from auditor.facts.stable_delegate import MAX_DEPTH, MAX_SETTINGS, StableDelegate, delegate_paths, parse, read_settings, unknown_fields
 
 MTK = """
 // as it ships
@@ -93,3 +93,16 @@ def test_no_text_is_too_odd(text):
     with contextlib.suppress(ValueError):
         parse(text)
     delegate_paths(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("{delegate: GPU, gpu_settings: {force_backend: OPENCL}, stable_delegate_loader_settings: {delegate_path: '/x'}}", ()),
+        ("{xnnpack_setings: {num_threads: 2}, xnnpack_settings: {num_threds: 2}}", ("xnnpack_setings", "xnnpack_settings.num_threds")),
+        ("{", ()),
+        ("[]", ()),
+    ],
+)
+def test_fields_that_the_schema_does_not_have(text, expected):
+    assert unknown_fields(text) == expected

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from auditor.inference import watch
-from auditor.inference.fdinfo import DeviceUse, busy_ns, device_use, read_device_use
+from auditor.inference.fdinfo import DeviceUse, _holds_memory, busy_ns, device_use, read_device_use
 
 PIPE = "pos:\t0\nflags:\t02\nmnt_id:\t15\nino:\t77\n"
 CLIENT = """\
@@ -36,7 +36,7 @@ def test_nothing_of_a_device():
 
 
 def test_a_client_counts_once_and_by_what_is_resident():
-    use = device_use({"3": CLIENT, "4": CLIENT}, frozenset({"3"}))
+    use = device_use({"3": CLIENT, "4": CLIENT}, own={"3"})
     assert use == DeviceUse(3 * MIB, {("0000:00:0b.0", "7", "compute"): 2_000_000})
 
 
@@ -58,6 +58,47 @@ def test_what_a_client_shares_is_counted_once_and_never_lost(size, expected):
     assert device_use({"3": CLIENT, "4": BUFFER.format(ino=5, size=size)}).bytes == expected
 
 
+WITHOUT_KEYS = "".join(line + "\n" for line in CLIENT.splitlines() if not line.startswith(("drm-total", "drm-shared", "drm-resident")))
+
+
+@pytest.mark.parametrize(
+    ("texts", "devices", "complete"),
+    [
+        ({"3": CLIENT}, {"3"}, True),
+        ({"3": WITHOUT_KEYS}, {"3"}, False),  # rocket, virtio_gpu of 6.12
+        ({"3": WITHOUT_KEYS}, (), False),
+        ({"3": CLIENT, "4": WITHOUT_KEYS}, {"3", "4"}, False),
+        ({"3": PIPE}, {"3"}, False),  # fastrpc, VFIO, what is outside of DRM
+        ({"3": PIPE}, (), True),
+        ({"3": BUFFER.format(ino=5, size=MIB)}, (), True),
+        ({"3": PIPE + "drm-total-memory:\t1 MiB\n"}, {"3"}, False),  # the driver must be DRM's
+    ],
+)
+def test_memory_is_all_of_it_only_where_every_device_accounts_for_it(texts, devices, complete):
+    assert device_use(texts, devices).complete is complete
+
+
+def test_which_descriptors_are_of_devices(tmp_path):
+    fds = [os.open(path, os.O_RDONLY) for path in ("/dev/null", "/dev/zero", "/dev/urandom", str(tmp_path))]
+    try:
+        assert [_holds_memory(f"/proc/self/fd/{each}") for each in fds] == [False] * 4
+        assert read_device_use(os.getpid()).complete
+    finally:
+        for each in fds:
+            os.close(each)
+
+
+def test_a_device_outside_of_drm_is_seen():
+    try:
+        node = os.open("/dev/fuse", os.O_RDWR)
+    except OSError as error:
+        pytest.skip(f"/dev/fuse, which is a device that every user may open, is not to be opened: {error.strerror}")
+    try:
+        assert not read_device_use(os.getpid()).complete
+    finally:
+        os.close(node)
+
+
 def test_a_buffers_name_is_no_figure():
     """DMA_BUF_SET_NAME takes 32 bytes of anything."""
     forged = BUFFER.format(ino=5, size=MIB) + "name:\tx\nsize:\t0\nino:\t9\ndrm-driver:\tx\ndrm-engine-x:\t9 ns\n"
@@ -69,7 +110,7 @@ def test_a_figure_that_is_not_understood(line):
     name = line.partition(":")[0]
     text = "\n".join(line if each.startswith(name + ":") else each for each in CLIENT.split("\n"))
     with pytest.raises(ValueError, match="expected a number"):
-        device_use({"3": text}, frozenset({"3"}))
+        device_use({"3": text}, own={"3"})
 
 
 @given(st.dictionaries(st.text(max_size=2), st.text(max_size=60).map(lambda text: CLIENT[:200] + text)))
@@ -107,14 +148,10 @@ def test_too_many_descriptors(monkeypatch):
 
 
 def test_only_engines_of_the_accelerator_count():
-    """A display's engines work for everybody; a driver without a memory key has memory that nobody sees."""
+    """A display's engines work for everybody."""
     assert device_use({"3": CLIENT}).engines == {}
     display = CLIENT.replace("0b.0", "02.0")
-    assert set(device_use({"3": display, "4": CLIENT}, frozenset({"4"})).engines) == {("0000:00:0b.0", "7", "compute")}
-    mute = "drm-driver:\trocket\ndrm-client-id:\t1\n"
-    assert device_use({"3": mute}).is_complete
-    assert not device_use({"3": mute}, frozenset({"3"})).is_complete
-    assert not device_use({"3": PIPE}, frozenset({"3"})).is_complete
+    assert set(device_use({"3": display, "4": CLIENT}, own={"4"}).engines) == {("0000:00:0b.0", "7", "compute")}
 
 
 def test_a_thread_with_descriptors_of_its_own_after_the_first_has_ended(tmp_path):

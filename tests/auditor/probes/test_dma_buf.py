@@ -78,7 +78,7 @@ def kernel(monkeypatch):
 
 def tried(accelerator=NPU):
     """What the facts read of the probe's results."""
-    (result,) = read([dma_buf._results(accelerator, PEERS, [])], {accelerator.subject})
+    (result,) = read([dma_buf._results(accelerator, PEERS, [])], {accelerator.subject: accelerator.subject})
     exports = {each.importer: each.error or each.proof for each in result.exports}
     return exports, {each.exporter: each.error or each.proof for each in result.imports}, result.note
 

@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import pytest
 
-from auditor.facts import accelerators
+from auditor.facts import accelerators, discovery
 from auditor.facts.kernel import read_kernel
 from auditor.facts.reading import Device
 from auditor.probes import nodes
 from auditor.probes.nodes import Hardware, find
+from auditor.sources import base
 from auditor.sources.filesystem import Tree
+from fixtures.devices import document
+from fixtures.judging import collected
+from fixtures.trees import built, fastrpc, rocket
 
 PCI = "devices/pci0000:00/0000:00:05.0"
 VIRTIO = "devices/pci0000:00/0000:00:06.0/virtio1"
@@ -55,6 +59,7 @@ def sysfs(tmp_path):
 def test_nodes_are_found_by_the_device_that_they_belong_to(sysfs):
     root = f"{sysfs}/sys"
     assert find(root) == (
+        Hardware("node:/dev/mali0", f"{root}/devices/virtual/misc/mali0", other=("/dev/mali0",)),
         Hardware("of:/npu@fdab0000", f"{root}/{TREE}", drm=("/dev/accel/accel1",)),
         Hardware("of:/soc/apu", f"{root}/devices/platform/soc/apu", other=("/dev/apusys",)),
         Hardware("pci:0000:00:05.0", f"{root}/{PCI}", drm=("/dev/accel/accel0",)),
@@ -70,13 +75,30 @@ def test_the_facts_call_the_same_devices_accelerators_by_the_same_subjects(sysfs
         link.unlink()
         link.symlink_to(target)
     device = Device(Tree(str(sysfs)))
-    known = accelerators.read_accelerators(device, read_kernel(device)).open().items
-    assert tried == {each.subject: {node.path for node in each.nodes} for each in known}
+    listing = accelerators.read_accelerators(device, read_kernel(device)).open()
+    known = {each.subject: {node.path for node in each.nodes} for each in listing.items}
+    assert tried == {**known, "node:/dev/mali0": {"/dev/mali0"}}
+    assert [each.subject for each in listing.unrecognised] == ["node:/dev/mali0"]
 
 
 def test_the_names_that_decide_are_the_facts():
-    assert nodes.SOFTWARE == accelerators._SOFTWARE
+    assert nodes.SOFTWARE == discovery.SOFTWARE
 
 
 def test_a_machine_without_any_has_none(tmp_path):
     assert find(str(tmp_path)) == ()
+
+
+def test_results_of_a_facade_and_of_nodes_without_a_device_are_the_accelerators():
+    record = built(rocket, fastrpc)
+    both = [
+        {"accelerator": name, "driver": driver, "claimed": None, "note": "", "imports": [],
+         "exports": [{"exporter": name, "importer": "", "error": "", "proof": ""}]}
+        for name, driver in (("platform:rknn", "rocket"), ("node:/dev/fastrpc-cdsp", ""), ("node:/dev/fastrpc-cdsp-secure", ""))
+    ]  # fmt: skip
+    found = {"schema": "crosml-audit/probe/1", "probe": "dma-buf", "accelerators": both}
+    facts = collected(document(record, base.probe("dma-buf"), found))
+    known = [each.subject for each in facts.accelerators.open().items]
+    tried = facts.dma_buf.open()
+    assert [each.accelerator for each in tried] == sorted(known)
+    assert {each.accelerator: [one.exporter for one in each.exports] for each in tried} == {known[0]: [known[0]] * 2, known[1]: [known[1]]}

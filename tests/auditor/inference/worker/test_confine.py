@@ -12,6 +12,7 @@ from auditor.bench.document import Job
 from auditor.bench.embedded import measure
 from auditor.inference import executor, process, refusals
 from auditor.inference.confinement import KernelState, not_refused
+from auditor.inference.executor import Access
 from auditor.inference.process import Worker
 from auditor.inference.watch import Limits
 from auditor.inference.wire import AUTO, Outcome, WorkerFailure
@@ -124,7 +125,9 @@ def test_a_refused_path_is_named_and_can_be_allowed(said, tmp_path, monkeypatch)
     snprintf(said, sizeof said, "%d%d%d%d", config < 0, missing < 0, folder < 0, executed < 0);
     """
     # the library itself is in a folder that may be read
-    monkeypatch.setattr(executor, "policy", lambda job: Policy((job.delegate or "/dev/null",), job.allow_paths, job.allow_paths))
+    monkeypatch.setattr(
+        executor, "policy", lambda job: Policy((job.delegate or "/dev/null",), job.access.allow_paths, job.access.allow_paths)
+    )
     message, run = said(body)
     assert message == "1111"
     assert refused(run) == [
@@ -132,7 +135,7 @@ def test_a_refused_path_is_named_and_can_be_allowed(said, tmp_path, monkeypatch)
         ("mkdir", f"{elsewhere}/cache", "EACCES"),
         ("execve", "/bin/true", "EPERM"),
     ]
-    message, run = said(body, allow_paths=(str(elsewhere),))
+    message, run = said(body, access=Access(allow_paths=(str(elsewhere),)))
     assert message == "0101"
     assert refused(run) == [("execve", "/bin/true", "EPERM")]
     assert str(elsewhere) in run["conditions"]["confinement"]["writable"]
@@ -156,7 +159,7 @@ def test_a_device_node_may_be_driven(said):
     snprintf(said, sizeof said, "%d", node >= 0);
     """
     assert said(body)[0] == "0"
-    assert said(body, device_nodes=("/dev/zero",))[0] == "1"
+    assert said(body, access=Access(device_nodes=("/dev/zero",)))[0] == "1"
 
 
 def test_a_delegate_may_pin_its_own_threads_only(said):
@@ -194,7 +197,7 @@ def test_a_kernel_without_landlock_is_refused(delegate, model, monkeypatch):
 
 def test_a_kernel_without_landlock_where_that_was_allowed(delegate, model, monkeypatch):
     altered(monkeypatch, "from auditor.inference.worker import confine\nconfine.landlock_abi = lambda: 0")
-    run = measure(Job("chain", model, delegate=delegate, allow_unconfined=True, **QUICK))
+    run = measure(Job("chain", model, delegate=delegate, access=Access(allow_unconfined=True), **QUICK))
     assert run["status"]["outcome"] == "completed", run["status"]
     found = run["conditions"]["confinement"]
     assert (found["state"], found["landlock_abi"], found["seccomp"]) == ("unconfined", 0, 2)

@@ -1,0 +1,58 @@
+"""`crosml-audit snapshot`: collect a device's record without judging it, or list what one holds."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from auditor import files
+from auditor.bench.options import ZooOptions
+from auditor.cli.common import errors, outputs, progress, show_changes
+from auditor.cli.options import PLAIN, read_date, takes
+from auditor.errors import UsageError
+from auditor.model import visible
+from auditor.request import Judging, Target
+
+app = typer.Typer(help="Collect a device's record without judging it, or list what one holds.", **PLAIN)
+
+
+@app.callback(invoke_without_command=True)
+@takes(Target, ZooOptions, Judging, without=("snapshot", "demo", "manifest", "waivers", "trust_roots", "base_image"))
+def snapshot(
+    asked: dict[str, Any],
+    *,
+    context: typer.Context,
+    output: Annotated[str | None, typer.Option("--output", "-o", metavar="FILE", help="Where to write the record.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what the probes would change on the device, and undo.")] = False,
+) -> None:
+    """Collect a device's record without judging it: `crosml-audit snapshot -o FILE`."""
+    if context.invoked_subcommand is not None:
+        return
+    from auditor import gather
+    from auditor.request import Request
+    from auditor.sources.recording import pack
+
+    request = Request(**asked, today=read_date(None))
+    if dry_run:
+        show_changes(gather.would_change(request))
+        return
+    if output is None:
+        raise UsageError("snapshot: missing option --output: expected a FILE for the record")
+    outputs(output)
+    with progress() as tell:
+        record = gather.gather(request, tell)
+    files.write(output, pack(record))
+
+
+@app.command("show")
+def snapshot_show(file: Annotated[str, typer.Argument(metavar="FILE")]) -> None:
+    """List what a snapshot holds, before it leaves the building: each question, its answer's status and size."""
+    with errors():
+        from auditor.sources.recording import digest, load
+
+        record = load(file)
+        print(visible(f"{record.name}: {record.source}, {record.collector}, {record.collected_at}, sha256 {digest(record)}"))
+        for question, reply in sorted(record.answers.items(), key=lambda item: (item[0].kind, item[0].path, str(item[0].args))):
+            arguments = " ".join(str(argument) for argument in question.args)
+            print(visible(f"{question.kind:<10} {reply.status.value:<7} {len(reply.data):>9}  {question.path} {arguments}".rstrip()))

@@ -1,0 +1,95 @@
+"""`crosml-audit zoo`: the ChromeOS ML Model Zoo."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from auditor import files
+from auditor.bench.options import ZooOptions
+from auditor.cli.common import errors, progress
+from auditor.cli.options import PLAIN, takes
+from auditor.errors import UsageError
+from auditor.model import printable, visible
+from auditor.request import DEFAULT_SET
+
+app = typer.Typer(help="The ChromeOS ML Model Zoo: list its models, generate stand-ins, run it.", no_args_is_help=True, **PLAIN)
+
+RequirementSet = Annotated[str, typer.Option("--requirements", metavar="SET", help="Requirement set: a shipped name, or a .toml file.")]
+
+
+@app.command("list")
+def zoo_list(requirements: RequirementSet = DEFAULT_SET) -> None:
+    """The models of the zoo, their baselines, and which have a stand-in."""
+    with errors():
+        from auditor import requirements as sets
+        from auditor.zoo.generate import stand_ins
+
+        zoo = sets.load(requirements).zoo
+        generated = set(stand_ins(zoo.version))
+        for model in zoo.models:
+            limits = model.baseline
+            accuracy = "" if limits.avg_error is None else f", avg_error <= {limits.avg_error:g}, std_dev <= {limits.std_dev:g}"
+            memory = "" if limits.memory_mb is None else f", {limits.memory_mb:g} MB"
+            stand_in = "stand-in" if model.name in generated else f"no stand-in: {model.no_graph}"
+            print(f"{model.name:<40} {limits.latency_ms:g} ms{memory}{accuracy} ({stand_in})")
+
+
+@app.command("generate")
+def zoo_generate(folder: Annotated[str, typer.Argument(metavar="DIR")], requirements: RequirementSet = DEFAULT_SET) -> None:
+    """Write the stand-ins of a zoo version to a folder, with golden cases, and a manifest in sha256sum's format."""
+    with errors():
+        import hashlib
+
+        from auditor import requirements as sets
+        from auditor.bench.cases import NotRecorded, record
+        from auditor.inference.executor import Options
+        from auditor.zoo.generate import generate, stand_ins
+        from auditor.zoo.published import GOLDEN, MANIFEST, golden_document
+
+        lines: list[str] = []
+
+        def put(name: str, content: bytes) -> None:
+            files.write(os.path.join(folder, name), content)
+            lines.append(f"{hashlib.sha256(content).hexdigest()}  {name}\n")
+            print(lines[-1], end="")
+
+        try:
+            os.makedirs(folder, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"zoo generate: {printable(folder)}: {error.strerror}") from None
+        not_recorded = ""
+        for name in stand_ins(sets.load(requirements).zoo.version):
+            content = generate(name)
+            put(f"{name}.tflite", content)
+            try:
+                put(f"{name}{GOLDEN}", golden_document(record(content, name, Options())))
+            except NotRecorded as error:
+                not_recorded = str(error)
+        files.write(os.path.join(folder, MANIFEST), "".join(lines).encode())
+        if not_recorded:
+            print(f"crosml-audit: no golden cases: {visible(not_recorded)}", file=sys.stderr)
+
+
+@app.command("run")
+@takes(ZooOptions, without=("device_dir",))
+def zoo_run(asked: dict[str, Any], *, requirements: RequirementSet = DEFAULT_SET) -> None:
+    """Measure the zoo on this machine, without judging: one JSON document (crosml-audit/run/1) per line."""
+    import json
+
+    from auditor import gather
+    from auditor import requirements as sets
+    from auditor.bench.schedule import measure_zoo
+    from auditor.zoo.models import model_files
+
+    options = ZooOptions(**asked)
+    options.check()
+    gather.no_local(options)
+    models = model_files(sets.load(requirements).zoo, options.zoo)
+    measure = gather.measure_options(options, gather.delegate(options))
+    with progress() as tell:
+        for _name, document in measure_zoo(models, measure, tell):
+            print(json.dumps(document, sort_keys=True, allow_nan=False), flush=True)
