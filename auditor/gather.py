@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from auditor import __version__, requirements
+from auditor import __version__, registry, requirements
 from auditor.bench import over_ssh
 from auditor.bench.access import access
 from auditor.bench.delegates import Delegate, shared_library, stable_delegate
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from auditor.bench.options import ZooOptions
     from auditor.request import Request
+    from auditor.zoo.catalogue import ZooVersion
 
 TOOL = Tool("crosml-audit", __version__)
 COLLECTOR = f"{TOOL.name} {TOOL.version}"
@@ -141,8 +142,7 @@ def _remote_job(request: Request) -> over_ssh.RemoteJob | None:
     put = request.delegate is not None and request.delegate.startswith(over_ssh.LOCAL)
     if _why_no_run(request) and not put:
         return None
-    zoo = requirements.load(request.requirements).zoo
-    return over_ssh.RemoteJob(zoo, request.options(), request.accelerators, run=not _why_no_run(request))
+    return over_ssh.RemoteJob(_asked_zoo(request), request.options(), request.accelerators, run=not _why_no_run(request))
 
 
 def _now() -> str:
@@ -216,7 +216,7 @@ def _plan(request: Request) -> Plan:
 
 def _here(request: Request, progress: Callable[[str], None]) -> dict[Question, Reply]:
     """The plan, and the runs of the zoo where they can be had on this machine: through the delegate, or as a demonstration."""
-    plan, zoo = _plan(request), requirements.load(request.requirements).zoo
+    plan, zoo = _plan(request), _asked_zoo(request)
     here = request.root is None
     library = delegate(request) if here else None
     models = model_files(zoo, request.zoo) if not plan.zoo_note or (here and request.zoo is not None) else ()
@@ -227,6 +227,24 @@ def _here(request: Request, progress: Callable[[str], None]) -> dict[Question, R
     runs = _measured(measure_zoo(models, measure_options(options, library, request.accelerators), progress))
     used = tuple(ZooModelUsed(file.model.name, file.sha256, file.origin) for file in models)
     return _noted(replace(plan, models=used), runs)
+
+
+def _asked_zoo(request: Request) -> ZooVersion:
+    """The zoo, of its models those that `--only` asks for; all, where it asks for anything that is not about one model."""
+    known = requirements.load(request.requirements)
+    only = request.selection.only
+    asked = [
+        (requirement.model, check.id)
+        for requirement in known.requirements
+        for check in registry.checks()
+        if check.requirement == requirement.family and request.selection.asks(requirement, check)
+    ]
+    if not only or not asked or not all(model for model, _check in asked):
+        return known.zoo
+    # a finding's id names its model, too
+    named = {name.partition("@model:")[2] for name in only if "@model:" in name}
+    wanted = named if named and all("@model:" in name for name in only) else {model for model, _check in asked}
+    return replace(known.zoo, models=tuple(model for model in known.zoo.models if model.name in wanted))
 
 
 def measure_options(options: ZooOptions, library: Delegate | None, accelerators: tuple[str, ...] = ()) -> MeasureOptions:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 MINIMUM_WIDTH = 60
 QUANTITIES = ("latency", "accuracy", "memory")
+DISAGREE = 1.25
+"""By how much the auditor's clock is beyond the process's own figure where they do not agree: what lies between is the exchange's."""
 OTHERWISE = "otherwise"
 SENSORS = 4
 """Sensors of power that are listed for a model; the JSON report has all of them."""
@@ -226,8 +228,12 @@ def _zoo(page: _Page, report: Report) -> Iterator[str]:
 
 
 def _figures(runs: Sequence[ModelRun]) -> str:
-    """Of a model's runs: the mean latency, the worst error of an output, the highest peak of memory, the smallest delegated share."""
-    latency = _over(statistics.fmean, [run.latency_us for run in runs])
+    """Of a model's runs: the mean latency, the worst error of an output, the highest peak of memory, the smallest delegated share.
+
+    The latency is the process's own figure, and the auditor's where the two clocks disagree: the process could have said anything.
+    """
+    own, outside = _latencies(runs)
+    latency = own if outside is None else outside
     error = _over(max, [output.get("avg_error") for run in runs for output in run.accuracy or ({},)])
     memory = _over(max, [run.memory and run.memory.get("peak_bytes", 0) + run.memory.get("device_bytes", 0) for run in runs])
     share = _over(min, [run.delegated_macs for run in runs])
@@ -239,9 +245,18 @@ def _figures(runs: Sequence[ModelRun]) -> str:
     return "".join(f"{cell:>11}" for cell in cells) + f"{'-' if share is None else f'{share:.1%}':>10}"
 
 
+def _latencies(runs: Sequence[ModelRun]) -> tuple[float | None, float | None]:
+    """The mean latency by the process's own clock, and by the auditor's outside it; that one is None where they do not disagree."""
+    own, outside = (_over(statistics.fmean, [getattr(run, key) for run in runs]) for key in ("latency_us", "bracket_us"))
+    return own, outside if own is not None and outside is not None and outside > DISAGREE * own else None
+
+
 def _beside(runs: Sequence[ModelRun]) -> str:
     """Of a model's runs, what is measured and never judged: how long loading and the first inference took, and what power was drawn."""
     parts = [f"{len(runs)} {'process' if len(runs) == 1 else 'processes'}"] if runs else []
+    own, outside = _latencies(runs)
+    if own is not None and outside is not None:
+        parts.append(f"latency by the auditor's clock; {own / 1e3:.3g} ms by the process's own")
     for what, values in (("load", [run.init_us for run in runs]), ("first inference", [run.first_us for run in runs])):
         mean = _over(statistics.fmean, values)
         parts += [] if mean is None else [f"{what} {mean / 1e3:.3g} ms"]

@@ -508,3 +508,28 @@ def test_from_the_command_line(tools, settings, pinned, tmp_path):
     assert ended.returncode == 3, ended.stderr
     again = json.loads((tmp_path / "report.json").read_text())
     assert again["requirements"] == report["requirements"]
+
+
+def test_only_the_model_that_is_asked_for_is_measured(tools, delegate, busy, tmp_path, monkeypatch):
+    """Counted: of two models that are there, no process has the other one."""
+    asked, other = "mobilenet_v2_1.0_224_quant", "selfie_segmentation_landscape_256x256"
+    tools()
+    (tmp_path / "zoo").mkdir()
+    for name in (asked, other):
+        (tmp_path / "zoo" / f"{name}.tflite").write_bytes(generate(name))
+    started, start = [], process.Worker.__init__
+
+    def noted(self, role, model, *arguments, **options):
+        started.append((role, hashlib.sha256(model).hexdigest()))
+        start(self, role, model, *arguments, **options)
+
+    monkeypatch.setattr(process.Worker, "__init__", noted)
+    for only in (f"zoo-{asked}-latency", f"zoo-latency.baseline@model:{asked}"):
+        started.clear()
+        request = {"delegate": delegate(), "zoo": str(tmp_path / "zoo"), "bench_time": "quick"}
+        with mock.patch.dict(measure.SCHEDULES, {BenchTime.QUICK: Schedule(1, 1, 0.1, 50)}):
+            report = audit.audit(Request(selection=Selection(only=(only,)), today=TODAY, **request), lambda _text: None).report
+        assert [role for role, _model in started] == ["reference", "test", "memory", "accuracy"]
+        assert {model for _role, model in started} == {hashlib.sha256(generate(asked)).hexdigest()}
+        assert [each.model for each in report.model_runs] == [asked]
+        assert [each.name for each in report.zoo.models] == [asked]

@@ -48,8 +48,11 @@ spoil is null. Whatever happens to a worker, there is a document; what was measu
       operators   {runtime, model}: digests of the operators that each has and needs (operators.py); no model where we cannot read it
       escapes     [{attempt, refused: name of the errno | null}]: attempts to get out that the auditor made in that same process
       power       {seconds, watts: {sensor: mean}} over the timed part, where the machine has a sensor that may be read (conditions.py)
+      rewritten   {operator, nodes: [[subgraph, index]]}: a custom operator that neither the runtime nor the delegate has, where it was
+                  replaced for the delegate's processes, too; these nodes count as not delegated
       golden_cases {count, wrong: [text]}: of the model's golden cases, in what this runtime, without the delegate, gives something else
       cpu_share   processor time of the timed inferences over their brackets: about 1 for each thread that computes or waits busily
+      delegated   [{source, nodes, total, partitions}] of the native tools, where sources say different things; the least counts
       engines     {source, busy_us, timed_us}: where engines of a device were seen working for the process meanwhile
       accelerator_busy  true where they worked for BUSY_SHARE of the time at least; else absent: not seen, which is not the same as idle
       refused     [{call, path | null, errno, times}] that the confinement refused to the delegate | null where that could not be seen

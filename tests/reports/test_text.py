@@ -115,6 +115,16 @@ def powered(watts):
     return {"power": {"seconds": 1.0, "watts": watts}}
 
 
+def test_where_the_clocks_disagree_the_auditors_is_shown():
+    """A delegate that computes where its process's clock does not look, as in a handler of page faults."""
+    told = lines(sample(model_runs=(run(SELFIE, latency_us=160.0, bracket_us=14_750.0),)))
+    (row,) = [line for line in told if line.startswith(f"{SELFIE}  ")]
+    assert row.split()[1:3] == ["14.8", "ms"]
+    assert "latency by the auditor's clock; 0.16 ms by the process's own" in " ".join(" ".join(told).split())
+    agreed = sample(model_runs=(run(SELFIE, latency_us=4000.0, bracket_us=4100.0),))
+    assert not any("auditor's clock;" in line for line in lines(agreed))
+
+
 def test_load_and_first_inference_and_power_are_beside_the_latency():
     first, second = run(SELFIE, conditions=powered({"package-0": 10.0})), run(SELFIE, conditions=powered({"package-0": 12.0}))
     assert beside(first, second) == "2 processes, load 51 ms, first inference 6 ms, package-0 11 W"

@@ -14,6 +14,8 @@ from auditor.bench.embedded import measure
 from auditor.inference import process
 from auditor.inference.fdinfo import DeviceUse
 from auditor.inference.watch import Limits
+from auditor.tflite.graph import read_graph
+from auditor.tflite.rewrite import without_custom_deconvolution
 
 QUICK = {"inputs": 3, "min_runs": 6, "min_seconds": 0, "warmup_seconds": 0, "memory_runs": 6}
 ADD, DEQUANTIZE, GREATER, FLOOR_MOD, WHERE = 0, 6, 61, 95, 109
@@ -315,3 +317,38 @@ def test_no_output(write, runtime):
     run = measure(job)
     assert run["status"]["outcome"] == "completed", run["status"]
     assert run["accuracy"]["outputs"] == []
+
+
+@pytest.fixture(scope="module")
+def published():
+    path = os.path.join(os.path.dirname(__file__), *[os.pardir] * 4, "shared", "models", "selfie_segmentation_landscape_256x256.tflite")
+    if not os.path.exists(path):
+        pytest.skip("the published selfie_segmentation_landscape_256x256.tflite is not on this machine")
+    with open(path, "rb") as file:
+        return file.read()
+
+
+@pytest.mark.parametrize("operators", ["3", "3,67"])
+def test_a_custom_operator_that_nobody_has_is_the_processors_work(delegate, runtime, published, operators):
+    """It is rewritten for the delegate's processes, too; even where the delegate takes what stands in its place, it did not take it."""
+    rewritten = without_custom_deconvolution(published)
+    options = (("ops", operators),)
+    found = measure(
+        Job("selfie", published, reference=rewritten, delegate=delegate, options=options, runtime=runtime, **QUICK, xnnpack=False)
+    )
+    assert found["status"]["outcome"] == "completed", found["status"]
+    assert found["conditions"]["rewritten"] == {"operator": "Convolution2DTransposeBias", "nodes": [[0, 244]]}
+    taken = [node for part in found["nodes"]["partitions"] for node in part["nodes"]]
+    assert (found["nodes"]["total"], found["nodes"]["delegated"]) == (246, len(taken))
+    assert 244 not in taken
+    assert taken == [index for index, each in enumerate(read_graph(published).operators) if each.name == "CONV_2D"]
+    assert output_of(found)["avg_error"] < 1e-6
+
+
+def test_another_failure_is_not_answered_by_rewriting(delegate, runtime, published):
+    rewritten = without_custom_deconvolution(published)
+    options = (("fault", "fail"), ("at", "prepare"))
+    found = measure(
+        Job("selfie", published, reference=rewritten, delegate=delegate, options=options, runtime=runtime, **QUICK, xnnpack=False)
+    )
+    assert found["status"]["outcome"] != "completed"

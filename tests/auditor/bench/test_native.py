@@ -15,6 +15,7 @@ from auditor.bench import native
 from auditor.bench.document import Job
 from auditor.bench.libraries import libraries_beside
 from auditor.bench.native_output import Line, lines
+from auditor.inference.executor import Access
 from auditor.inference.watch import Limits
 from auditor.inference.worker.confine import landlock_abi
 from auditor.tflite.rewrite import without_custom_deconvolution
@@ -273,7 +274,7 @@ def test_a_library_that_is_allowed_is_loaded_in_every_process(tmp_path, delegate
     subprocess.run(command, input=code.encode(), check=True)
     tool = native.Tools(str(tmp_path / "bin" / "benchmark_model"), None)
     assert outcome(measure(tool, delegate())) == ("load-failed", "reference")
-    assert outcome(measure(tool, delegate(), allow_paths=(place,))) == ("completed", None)
+    assert outcome(measure(tool, delegate(), access=Access(allow_paths=(place,)))) == ("completed", None)
 
 
 def test_search_paths_that_lead_nowhere(tmp_path):
