@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 from auditor import files, frames
 from auditor.facts.collect import collect
 from auditor.model import Status
+from auditor.probes import answer as answer_probe
 from auditor.sources import base
 from auditor.sources.live import Live
 from auditor.sources.recording import Recorder, pack
@@ -61,7 +62,7 @@ class Planned:
     def __init__(self, plan: str, alive: Callable[[], None], *, probes: bool) -> None:
         self._alive = alive
         self._plan = base.Reply(Status.OK, json.dumps({**json.loads(plan), "uid": os.geteuid()}, sort_keys=True).encode())
-        self._live = Live(probes=probes)
+        self._live = Live(answer_probe) if probes else Live()
 
     @property
     def name(self) -> str:

@@ -22,6 +22,8 @@ from auditor.facts.reading import Device
 from auditor.facts.types import Plan
 from auditor.inference.runtime import check_folder, this_machine, why_none
 from auditor.model import Status, Tool, ZooModelUsed, printable
+from auditor.probes import answer as answer_probe
+from auditor.probes import would_change as changes_of
 from auditor.sources import base, recording
 from auditor.sources.base import Question, Reply, Source
 from auditor.sources.filesystem import Tree
@@ -94,15 +96,13 @@ def _kernel_log(path: str | None) -> dict[Question, Reply]:
 
 def would_change(request: Request) -> tuple[str, ...]:
     """What the probes of an audit change on the device while they run, a line each; nothing is asked of the device."""
-    from auditor.probes import would_change as changes  # noqa: PLC0415  # most audits do not ask
-
     if not request.may_try:
         return ()
     plan = Reply(Status.OK, plan_document(Plan(probe_dma=request.probe_dma)))
     recorder = Recorder(Replay(Record("", "", COLLECTOR, "", {base.plan(): plan})))
     collect(recorder)
     probes = [each for each in recorder.unasked() if each.kind == "probe"]
-    return tuple(f"{each.path}: {change}" for each in probes for change in changes(each.path, *each.args))
+    return tuple(f"{each.path}: {change}" for each in probes for change in changes_of(each.path, *each.args))
 
 
 def _over_ssh(request: Request, host: str, progress: Callable[[str], None]) -> Record:
@@ -161,7 +161,7 @@ def _source(request: Request) -> Source:
     if request.demo:
         return Replay(demo_record())
     if request.root is None:
-        return Live(probes=request.probes)
+        return Live(answer_probe) if request.probes else Live()
     if not os.path.isdir(request.root):
         raise UsageError(f"--root: {printable(request.root)}: expected a directory laid out like a device's file system")
     return Tree(request.root)

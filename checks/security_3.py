@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,10 @@ PCI_OPTIONS = ("config_acs=", "disable_acs_redir=", "noats")
 ACS_OVERRIDE = "pcie_acs_override"
 """Not a parameter of the mainline kernel: with the patch that adds it, groups are reported that the hardware does not keep apart."""
 
+_ADDRESS = re.compile(r"([0-9a-f]{2}):([0-9a-f]{2})\.([0-7])")
+_TRANSLATION_FAULT = re.compile(r"arm-smmu-v3 .*0x[0-9a-f]{4}([0-9a-f]{4})[0-9a-f]{6}10$")
+"""The first word of an SMMUv3 event record: the stream in bits 63:32, and F_TRANSLATION, 0x10, in 7:0 (Arm IHI 0070, 7.3)."""
+
 NOTHING = (b"\0", b"\xff")
 """The bytes that a device gets for a read that is not let through: cleared, or as a bus without an answer reads."""
 
@@ -63,8 +68,9 @@ def domain(facts: Facts, accelerator: Accelerator) -> Iterator[Answer]:
     """The accelerator is in an IOMMU group, and the group's default domain translates.
 
     `identity` maps all of memory one to one, so it fails; so does a device that the kernel put in no group at all, where the kernel's
-    groups could be listed, and a group that VFIO made up in its unsafe no-IOMMU mode. Any other type (`blocked`, `auto`, a name that
-    this auditor does not know) is unknown: it is not evidence of translation.
+    groups could be listed, and a group that VFIO made up in its unsafe no-IOMMU mode. Without a driver, no group is unknown: with a
+    device tree, and with ACPI on Arm, the kernel puts a device into its group when a driver is first bound to it. Any other type
+    (`blocked`, `auto`, a name that this auditor does not know) is unknown: it is not evidence of translation.
 
     A driver can attach another domain than the default. What is in force decides: VFIO attaches one of its own whenever the device is
     open (what the default is, security-3.default-domain looks at); amdxdna does with its parameter `force_iova`; msm says that it has
@@ -105,9 +111,15 @@ def _in_no_group(facts: Facts, accelerator: Accelerator) -> Answer:
         return Answer(
             Outcome.UNKNOWN, observed, (*accelerator.group.evidence, *hypervisor.evidence), remediation=advice, remedy=Remedy.LIVE
         )
-    groups = facts.iommu.groups.open()
-    observed = f"in no IOMMU group; the kernel has {len(groups) or 'none at all'}"
-    return Answer(Outcome.FAIL, observed, (*accelerator.group.evidence, *facts.iommu.groups.evidence))
+    groups, units, driver = facts.iommu.groups.open(), facts.iommu.units, accelerator.driver
+    evidence = (*accelerator.group.evidence, *facts.iommu.groups.evidence)
+    if not groups and not (isinstance(units, Ok) and units.value):
+        return Answer(Outcome.FAIL, "in no IOMMU group; the kernel has none at all", evidence)
+    if isinstance(driver, Missing) and driver.status is Status.ABSENT:
+        observed = f"in no IOMMU group, and no driver is bound; the kernel has {len(groups) or 'none yet'}"
+        return Answer(Outcome.UNKNOWN, observed, (*evidence, *driver.evidence), remedy=Remedy.DRIVER)
+    driver.open()
+    return Answer(Outcome.FAIL, f"in no IOMMU group; the kernel has {len(groups) or 'none'}", (*evidence, *driver.evidence))
 
 
 def _behind_identity(facts: Facts, accelerator: Accelerator, evidence: tuple[Evidence, ...]) -> Answer:
@@ -324,7 +336,9 @@ def isolation(facts: Facts, accelerator: Accelerator) -> Iterator[Answer]:
     All three are needed: without the first the device may not have copied at all, without the fault something else may have stopped it.
     The probe drives a device through VFIO, and knows how to make only some copy; for others this stays unknown.
 
-    It shows one address at one time. Source: Documentation/driver-api/vfio.rst; drivers/iommu/intel/dmar.c, dmar_fault_do_one.
+    It shows one address at one time. Source: Documentation/driver-api/vfio.rst; drivers/iommu/intel/dmar.c, dmar_fault_do_one;
+    drivers/iommu/arm/arm-smmu-v3/arm-smmu-v3.c, arm_smmu_evtq_thread, which up to 6.12 writes the words of an event record: the first has
+    the stream, whose lower 16 bits are the requester id where the device tree's `iommu-map` or IORT maps a whole bus.
     """
     if elsewhere := unless_vfio(accelerator):
         yield elsewhere
@@ -342,13 +356,22 @@ def isolation(facts: Facts, accelerator: Accelerator) -> Iterator[Answer]:
         observed = f"not tried: {error or 'the probe cannot make this device copy'}"
         yield Answer(Outcome.UNKNOWN, observed, evidence, remedy=refusal_remedy(error))
         return
-    named = accelerator.subject.removeprefix("pci:").partition(":")[2]  # the kernel leaves the PCI domain out
-    fault = next((line for line in trial.faults if named in line), "")
+    fault = next((line for line in trial.faults if _is_about(line, accelerator.subject)), "")
     shown = tuple(replace(item, excerpt=fault) for item in facts.vfio.evidence)
     mapped = "was read" if trial.mapped else "was not read"
     observed = f"mapped memory {mapped}; where nothing is mapped, {trial.unmapped_read or 'nothing'} was read; "
     observed += fault or f"no fault of this device in the kernel's log {trial.log_error}".rstrip()
     yield Answer(_isolated(trial, fault), observed, (*accelerator.driver.evidence, *shown))
+
+
+def _is_about(line: str, subject: str) -> bool:
+    """Whether a line of the kernel's log is about a fault of a PCI device."""
+    named = subject.removeprefix("pci:").partition(":")[2]  # the kernel leaves the PCI domain out
+    numbers, event = _ADDRESS.fullmatch(named), _TRANSLATION_FAULT.search(line)
+    if named in line or not numbers or not event:
+        return named in line
+    bus, slot, function = (int(number, 16) for number in numbers.groups())
+    return int(event[1], 16) == bus << 8 | slot << 3 | function
 
 
 def _isolated(trial: DmaTrial, fault: str) -> Outcome:

@@ -1,7 +1,8 @@
 """Debian packages for tests, from the mirror that this machine's own apt uses: real kernels, real firmware, a compiler.
 
-They are Debian trixie's for amd64, whatever this machine is. Packages are downloaded with private lists and unpacked without
-running their scripts, so neither this machine's apt nor its dpkg is touched, and root is not needed.
+They are Debian trixie's, for amd64 where nothing else is said, whatever this machine is. Packages are downloaded with
+private lists and unpacked without running their scripts, so neither this machine's apt nor its dpkg is touched, and root is
+not needed.
 
 Everything is kept in ``$XDG_CACHE_HOME/crosml-audit/packages``, each folder named by the SHA-256 of what it was made from; it may
 be removed at any time. ``python tests/archive.py --refresh`` asks the archive again, which is needed once a package found there
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 SUITE = "trixie"
+ARCHITECTURE = "amd64"
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
 # A program that this needs, and the Debian package that has it.
@@ -108,22 +110,23 @@ def npm(package: str) -> Path:
     return cached(_home(), re.sub(r"\W", "-", package), [package], make) / "package"
 
 
-def kernel_release() -> str:
+def kernel_release(architecture: str = ARCHITECTURE) -> str:
     """The release of the suite's kernel, `6.12.…-amd64`: its package is `linux-image-` with it."""
-    archive = lists()
-    place = cached(_home(), "kernel-release", [_state(archive)], lambda place: _find_release(archive, place))
+    archive = lists(architecture=architecture)
+    inputs = [_state(archive), architecture]
+    place = cached(_home(), "kernel-release", inputs, lambda place: _find_release(archive, architecture, place))
     return (place / "release").read_text()
 
 
-def lists(component: str = "main", suite: str = SUITE, *, refresh: bool = False) -> Path:
+def lists(component: str = "main", suite: str = SUITE, *, architecture: str = ARCHITECTURE, refresh: bool = False) -> Path:
     """A component's package lists, for ``apt``: those fetched before, else from the first mirror that serves the suite."""
     if lacks := missing():
         raise ArchiveError(f"this machine needs: {lacks}")
     if refresh:
         _lists.cache_clear()
-        for old in _home().glob(f"lists-{component}-*"):
+        for old in _home().glob(f"lists-{component}-{architecture}-*"):
             shutil.rmtree(old)
-    found = _lists(_home(), component, suite, mirrors())
+    found = _lists(_home(), component, suite, architecture, mirrors())
     if isinstance(found, ArchiveError):
         raise found
     return found
@@ -143,7 +146,6 @@ def mirrors() -> tuple[str, ...]:
 def apt(archive: Path, downloads: Path, *command: str) -> str:
     """Run an apt program on the private lists of an archive folder; packages go to the folder ``downloads``."""
     options = {
-        "APT::Architecture": "amd64",
         "APT::Install-Recommends": "false",
         "APT::Sandbox::User": "root",
         "Acquire::Languages": "none",
@@ -222,21 +224,24 @@ def _state(archive: Path) -> bytes:
 
 
 @functools.cache
-def _lists(home: Path, component: str, suite: str, uris: tuple[str, ...]) -> Path | ArchiveError:
+def _lists(home: Path, component: str, suite: str, architecture: str, uris: tuple[str, ...]) -> Path | ArchiveError:
     """The lists, or why there are none: a mirror that does not answer is waited for once, not by every test."""
+    name, inputs = f"lists-{component}-{architecture}", [suite, *uris]
     try:
-        return cached(home, f"lists-{component}", [suite, *uris], lambda place: _fetch_lists(component, suite, uris, place))
+        return cached(home, name, inputs, lambda place: _fetch_lists(component, suite, architecture, uris, place))
     except ArchiveError as error:
         return error
 
 
-def _fetch_lists(component: str, suite: str, uris: tuple[str, ...], place: Path) -> None:
+def _fetch_lists(component: str, suite: str, architecture: str, uris: tuple[str, ...], place: Path) -> None:
     for directory in ("lists/partial", "partial"):
         (place / directory).mkdir(parents=True)
     (place / "status").touch()
     # How to reach the network (proxies, certificates) is the machine's to say; hooks and sources are not taken over.
     settings = run(["apt-config", "dump", "Acquire"])
-    (place / "apt.conf").write_text(f'{settings}Dir::Etc::main "/dev/null";\nDir::Etc::parts "/dev/null";\n')
+    private = 'Dir::Etc::main "/dev/null";\nDir::Etc::parts "/dev/null";\n'
+    private += f'APT::Architecture "{architecture}";\nAPT::Architectures "{architecture}";\n'
+    (place / "apt.conf").write_text(settings + private)
     errors = []
     for uri in uris:
         (place / "sources.list").write_text(f"deb [signed-by={KEYRING}] {uri} {suite} {component}\n")
@@ -249,11 +254,11 @@ def _fetch_lists(component: str, suite: str, uris: tuple[str, ...], place: Path)
     raise ArchiveError("\n".join(errors))
 
 
-def _find_release(archive: Path, place: Path) -> None:
-    depends = apt(archive, place, "apt-cache", "depends", "linux-image-amd64")
+def _find_release(archive: Path, architecture: str, place: Path) -> None:
+    depends = apt(archive, place, "apt-cache", "depends", f"linux-image-{architecture}")
     found = re.search(r"Depends: linux-image-(6\.\S+)", depends)
     if not found:
-        raise ArchiveError(f"expected linux-image-amd64 to depend on a 6.x kernel of {SUITE}, found:\n{depends}")
+        raise ArchiveError(f"expected linux-image-{architecture} to depend on a 6.x kernel of {SUITE}, found:\n{depends}")
     (place / "release").write_text(found[1])
 
 

@@ -23,7 +23,7 @@ def access(options: ZooOptions, accelerators: tuple[str, ...] = ()) -> Access:
     for path in options.allow_paths:
         if not os.path.exists(path):
             raise UsageError(f"--allow-path: {printable(path)}: expected a file or a folder that is there")
-    device = Device(Live(probes=False))
+    device = Device(Live())
     found = read_accelerators(device, read_kernel(device), accelerators)
     nodes = {node.path for each in found.value.items for node in each.nodes} if isinstance(found, Ok) else set()
     if any(path.startswith("/dev/vfio/") for path in nodes):

@@ -132,6 +132,8 @@ FAMILIES = Table((
             "drm/msm_drm.h", "DRM_IOCTL_MSM_GEM_NEW", "drm_msm_gem_new", _OWN + 0x02, "=QII",
             (("size", SIZE), ("flags", 0x00020000), ("handle", 0)),  # MSM_BO_WC
         ),
+        # adreno/a*_catalog.c: microcode, GMU; the zap shader is the device tree's
+        images=tuple(f"qcom/a[2-8]*_{each}" for each in ("pm4.fw", "pfp.fw", "sqe.fw", "aqe.fw", "gmu.bin", "gpmu.fw2", "zap.m*")),
         work=(Work.ENGINE_TIME, Work.CYCLES, Work.SCHEDULER),
         memory=True,
         firmware=Loader.DRIVER,
@@ -184,6 +186,7 @@ FAMILIES = Table((
             (("size", SIZE), ("handle", 0), ("pad", 0)),
         ),
         firmware=Loader.MHI,
+        images=("qcom/aic100/*.bin", "qcom/aic100/*.mbn"),
     ),
     Family(
         "habanalabs",
@@ -425,7 +428,9 @@ FAMILIES = Table((
         "tests/dut: QEMU's edu device (docs/specs/edu.rst) with a driver of the tests",
         modules=("edu_accel", "edu_accel_intree"),
         drivers=("edu_accel", "edu_accel_intree"),
-        allocation=DUMB,
+        allocation=Allocation(
+            "", "DRM_IOCTL_EDU_CREATE", "edu_create", _OWN + 0x01, "=QII", (("size", SIZE), ("handle", 0), ("pad", 0)),
+        ),
         copies=3 << 30 | 24 << 16 | ord("d") << 8 | _OWN,  # handle, length, source and destination in the buffer
         firmware=Loader.DRIVER,
     ),

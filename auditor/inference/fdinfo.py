@@ -2,16 +2,21 @@
 
 Read from outside the process, in /proc/PID/fdinfo. Sources: Documentation/gpu/drm-usage-stats.rst (`drm-*`),
 drivers/dma-buf/dma-buf.c (`size`, `exp_name`), fs/proc/fd.c (`ino`, Linux 5.14). A buffer that is only mapped, its descriptor closed and
-no DRM client holding it, is not seen; nor is memory that a driver without these keys holds.
+no DRM client holding it, is not seen. Memory that a driver without these keys holds is nowhere else either (docs/dut.md): where the process
+has such a device open, what was seen is not all of it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 MAX_DESCRIPTORS = 4096
 """Open files of a worker (its RLIMIT_NOFILE); of a process with more, nothing is said."""
@@ -20,6 +25,9 @@ _MAX_BYTES = 1 << 16
 _UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20}
 _SIZES = ("drm-resident-", "drm-total-", "drm-memory-")
 """Prefixes of what a client holds of a region; the first that a driver writes counts, the last is the oldest name of the first."""
+_ORDINARY = frozenset({1, 4, 5, *range(136, 144)})
+"""Majors of character devices: null, zero and random numbers; terminals (Documentation/admin-guide/devices.txt)."""
+_HEAPS = "/dev/dma_heap/"
 _SHARED, _ENGINE, _CAPACITY = "drm-shared-", "drm-engine-", "drm-engine-capacity-"
 
 
@@ -29,10 +37,11 @@ Engines: TypeAlias = Mapping[tuple[str, str, str], int]
 
 @dataclass(frozen=True, slots=True)
 class DeviceUse:
-    """`bytes` of device memory, and how long engines have worked."""
+    """`bytes` of device memory, and how long engines have worked. Not `complete` where a device does not say what memory it holds."""
 
     bytes: int = 0
     engines: Engines = field(default_factory=dict)
+    complete: bool = True
 
 
 def busy_ns(before: Engines, after: Engines) -> int:
@@ -49,31 +58,37 @@ def read_device_use(pid: int) -> DeviceUse:
         raise ProcessLookupError from None
     if len(names) > MAX_DESCRIPTORS:
         raise OSError(f"{folder}: {len(names)} descriptors, expected at most {MAX_DESCRIPTORS}")
-    texts = {}
+    texts, devices = {}, set()
     for name in names:
         # one that is not there was closed since it was listed
         with contextlib.suppress(FileNotFoundError, ProcessLookupError), open(f"{folder}/{name}", "rb") as file:
             texts[name] = file.read(_MAX_BYTES).decode("ascii", "replace")
+            if _holds_memory(f"/proc/{pid}/fd/{name}"):
+                devices.add(name)
     try:
-        return device_use(texts)
+        return device_use(texts, devices)
     except ValueError as problem:
         raise OSError(f"{folder}: {problem}") from problem
 
 
-def device_use(texts: Mapping[str, str]) -> DeviceUse:
-    """Add up fdinfo's texts, by descriptor. Raises ValueError for a figure that is not understood.
+def device_use(texts: Mapping[str, str], devices: Collection[str] = ()) -> DeviceUse:
+    """Add up fdinfo's texts, by descriptor, of which `devices` are of devices. Raises ValueError for a figure that is not understood.
 
     Each client and each dma-buf counts once. A buffer of a client that is `shared` may be one of the dma-bufs that are held, or one whose
     descriptor was closed after sharing: of the two sums, the greater counts.
     """
     clients: dict[tuple[str, str], dict[str, str]] = {}
     buffers: dict[str, int] = {}
+    complete = True
     for descriptor, text in texts.items():
         keys = _keys(text)
         # the rest of a dma-buf's text is a name that the process itself chose, newlines and all
         if "exp_name" in keys:
             buffers[keys.get("ino", f"descriptor {descriptor}")] = _figure(keys.get("size", ""))
-        elif "drm-driver" in keys:
+            continue
+        accounted = "drm-driver" in keys and any(key.startswith(_SIZES) for key in keys)
+        complete = complete and (accounted or ("drm-driver" not in keys and descriptor not in devices))
+        if "drm-driver" in keys:
             clients[keys.get("drm-pdev", ""), keys.get("drm-client-id", f"descriptor {descriptor}")] = keys
     held = [(_total(keys, _SIZES), _total(keys, (_SHARED,))) for keys in clients.values()]
     own = sum(max(0, size - shared) for size, shared in held)
@@ -84,7 +99,14 @@ def device_use(texts: Mapping[str, str]) -> DeviceUse:
         for name, value in keys.items()
         if name.startswith(_ENGINE) and not name.startswith(_CAPACITY)
     }
-    return DeviceUse(own + max(shared, sum(buffers.values())), engines)
+    return DeviceUse(own + max(shared, sum(buffers.values())), engines, complete)
+
+
+def _holds_memory(path: str) -> bool:
+    """Whether a descriptor is of a device that may hold memory: any but memory itself, terminals, and heaps, which give dma-bufs."""
+    found = os.stat(path)
+    ordinary = os.major(found.st_rdev) in _ORDINARY or os.readlink(path).startswith(_HEAPS)
+    return stat.S_ISCHR(found.st_mode) and not ordinary
 
 
 def _keys(text: str) -> dict[str, str]:

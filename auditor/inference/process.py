@@ -233,6 +233,7 @@ class Worker:
             (*base.writable, *policy.writable),
             (*base.devices, *policy.devices),
             policy.executable,
+            policy.listable,
         )
         reply = self._request("confine", {"policy": asdict(whole), "notify": self._can_listen()}).header
         with self._checking("confine"):
@@ -392,7 +393,7 @@ class Worker:
         return status_bytes(self.pid, "VmRSS") + status_bytes(self.pid, "VmSwap")
 
     def device_bytes(self) -> int | None:
-        """Return the most device memory that the process was seen to hold, in bytes; None if a reading failed.
+        """Return the most device memory that the process was seen to hold, in bytes; None if that may not be all of it, or was not read.
 
         It is looked at here, before a request, and ten times a second during one: what is held for less than that is not seen.
         """
@@ -534,6 +535,7 @@ class Worker:
         except OSError:
             self._device_unread = True
             return
+        self._device_unread = self._device_unread or not use.complete
         self._device_peak = max(self._device_peak or 0, use.bytes)
         self._engines.update(use.engines)
 

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 from auditor.probes.buffers import closing
 from auditor.probes.ioctl import call, error_name, number, opened
-from auditor.sources.live import LOG_DEVICE
+from auditor.sources.base import LOG_DEVICE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,7 +70,8 @@ _MEMORY = 0x40000
 _MAPPED, _UNMAPPED = 0x100000, 0x900000
 _PAGE = 0x1000
 _TOKEN = 8
-_FAULT = re.compile("fault", re.IGNORECASE)
+_FAULT = re.compile(r"fault|arm-smmu-v3 \S+: (event|(\\x09|\s)*0x)", re.IGNORECASE)
+"""VT-d and AMD's IOMMU name it; SMMUv3 says `event 0x10 received:` and four words, the device's stream in the first one's upper half."""
 
 
 def run() -> dict[str, Any]:

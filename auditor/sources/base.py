@@ -23,6 +23,7 @@ Paths are `str` with surrogate escapes for bytes that are not UTF-8 (`os.fsdecod
 from __future__ import annotations
 
 import errno
+import os
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -51,6 +52,9 @@ class Reply:
     data: bytes = b""
     errno: int = 0
 
+
+LOG_DEVICE = os.makedev(1, 11)
+"""Of /dev/kmsg (Documentation/admin-guide/devices.txt): what else lies there, a terminal for one, says what its owner wants."""
 
 UNASKED = Reply(Status.UNASKED)
 

@@ -6,9 +6,10 @@ import errno
 import os
 import platform
 import re
+from typing import TYPE_CHECKING
 
 from auditor.model import Status, printable
-from auditor.sources.base import Question, Reply, refused
+from auditor.sources.base import LOG_DEVICE, UNASKED, Question, Reply, refused
 from auditor.sources.filesystem import Tree, kernel_properties, udev_document
 from auditor.sources.kernel_log import LOG_LIMIT
 
@@ -23,8 +24,8 @@ KERNELS = {
 }
 """Where the kernel speaks for itself, and by which file system."""
 
-LOG_DEVICE = os.makedev(1, 11)
-"""Of /dev/kmsg (Documentation/admin-guide/devices.txt): what else lies there, a terminal for one, says what its owner wants."""
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 _OCTAL = re.compile(rb"\\([0-7]{3})")
@@ -35,19 +36,18 @@ class Live(Tree):
 
     kind = "live"
 
-    def __init__(self, *, probes: bool = True) -> None:
-        self._probes = probes
+    def __init__(self, probe: Callable[[Question], Reply] = lambda _question: UNASKED) -> None:
+        """`probe` answers the questions that must be tried; without it they are `unasked`."""
+        self._probe = probe
         self._covered = covered(MOUNTS)
         super().__init__("/", printable(platform.node()) or "this machine")
 
     def ask(self, question: Question) -> Reply:
-        """Answer from this machine; what must be tried is `unasked` where nothing may be."""
+        """Answer from this machine."""
         if question.kind == "kernel_log":
             return _kernel_log()
-        if question.kind == "probe" and self._probes:
-            from auditor.probes import answer  # noqa: PLC0415  # most uses of this machine ask for none
-
-            return answer(question)
+        if question.kind == "probe":
+            return self._probe(question)
         return super().ask(question)
 
     def _target(self, path: str) -> str | None:

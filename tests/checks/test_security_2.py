@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 
 from auditor.facts.plan import plan_document
-from auditor.facts.types import Plan, PublicKey, Settings
+from auditor.facts.types import Listing, Ok, Plan, PublicKey, Settings
 from auditor.model import Outcome, Remedy, Status
 from auditor.sources import base
 from auditor.sources.base import Reply
-from checks import security_2
+from checks import security_2, security_2_kernel
 from fixtures.devices import absent, answered, denied, every_degradation, text
 from fixtures.elf import Shared
 from fixtures.images import KEY_ID, amd_psp, intel_css, qualcomm_mbn, rsa_key
@@ -297,19 +297,19 @@ def test_an_image_that_hides_another():
 
 
 LAYERS = [
-    (security_2.verified_boot, OPEN["not verified"], "/proc/self/mountinfo"),
-    (security_2.loadpin, OPEN["excluded"], "/proc/sys/kernel/loadpin/enforce"),
+    (security_2_kernel.verified_boot, OPEN["not verified"], "/proc/self/mountinfo"),
+    (security_2_kernel.loadpin, OPEN["excluded"], "/proc/sys/kernel/loadpin/enforce"),
     (
-        security_2.search_path,
+        security_2_kernel.search_path,
         lambda: text(laptop(), "/sys/module/firmware_class/parameters/path", "/var/fw\n"),
         "/sys/module/firmware_class/parameters/path",
     ),
     (
-        security_2.lockdown,
+        security_2_kernel.lockdown,
         lambda: text(laptop(), "/sys/kernel/security/lockdown", "[none] integrity confidentiality\n"),
         "/sys/kernel/security/lockdown",
     ),
-    (security_2.module_signing, lambda: text(laptop(), CMDLINE, f"{COMMAND_LINE} loadpin.exclude=kernel-module"), CMDLINE),
+    (security_2_kernel.module_signing, lambda: text(laptop(), CMDLINE, f"{COMMAND_LINE} loadpin.exclude=kernel-module"), CMDLINE),
 ]
 
 
@@ -322,32 +322,32 @@ def test_a_layer(check, bad, unread):
 
 def test_module_signatures_do_as_well_as_loadpin():
     enforced = text(laptop(), "/sys/module/module/parameters/sig_enforce", "Y\n")
-    both = on_device(enforced, security_2.module_signing)
+    both = on_device(enforced, security_2_kernel.module_signing)
     assert not [each for each in both.evidence if each.necessary]
-    one = on_device(text(enforced, CMDLINE, "quiet"), security_2.module_signing)
+    one = on_device(text(enforced, CMDLINE, "quiet"), security_2_kernel.module_signing)
     assert one.outcome is Outcome.PASS
     assert [each.path for each in one.evidence if each.necessary] == ["/sys/module/module/parameters/sig_enforce"]
 
 
 def test_the_helper():
-    assert on_device(laptop(), security_2.helper).outcome is Outcome.PASS
+    assert on_device(laptop(), security_2_kernel.helper).outcome is Outcome.PASS
     record = answered(laptop(), {base.names("/proc/sys/kernel"): Reply(Status.OK, b"firmware_config\0")})
     for path, value in (("force_sysfs_fallback", "1"), ("ignore_sysfs_fallback", "0")):
         record = text(record, f"/proc/sys/kernel/firmware_config/{path}", value)
-    assert on_device(record, security_2.helper).outcome is Outcome.FAIL
-    assert on_device(denied(laptop(), "/proc/sys/kernel"), security_2.helper).outcome is Outcome.UNKNOWN
+    assert on_device(record, security_2_kernel.helper).outcome is Outcome.FAIL
+    assert on_device(denied(laptop(), "/proc/sys/kernel"), security_2_kernel.helper).outcome is Outcome.UNKNOWN
 
 
 def test_ima_or_loadpin():
-    assert on_device(laptop(), security_2.ima).outcome is Outcome.NOT_APPLICABLE
-    assert on_device(OPEN["excluded"](), security_2.ima).outcome is Outcome.FAIL
-    assert on_device(logged(""), security_2.ima).outcome is Outcome.UNKNOWN
+    assert on_device(laptop(), security_2_kernel.ima).outcome is Outcome.NOT_APPLICABLE
+    assert on_device(OPEN["excluded"](), security_2_kernel.ima).outcome is Outcome.FAIL
+    assert on_device(logged(""), security_2_kernel.ima).outcome is Outcome.UNKNOWN
 
     def change(contents, links):
         contents[f"/boot/config-{RELEASE}"] = "CONFIG_IMA_APPRAISE=y\n"
         contents["/sys/kernel/security/ima/policy"] = "appraise func=FIRMWARE_CHECK appraise_type=imasig\n"
 
-    assert on_device(recorded_with(change), security_2.ima).outcome is Outcome.PASS
+    assert on_device(recorded_with(change), security_2_kernel.ima).outcome is Outcome.PASS
 
 
 def test_the_override_parameter():
@@ -365,7 +365,7 @@ def test_what_the_device_verifies_is_not_known_offline():
 def test_a_root_that_is_mounted_writable_is_not_taken_for_verified():
     """Evasion: the table of a verified root on the command line of a system whose root can be written."""
     record = text(laptop(), "/proc/self/mountinfo", MOUNTS.replace("ro,relatime - ext2 /dev/root ro", "rw,relatime - ext2 /dev/root rw"))
-    (unknown,) = judged(record, security_2.verified_boot).values()
+    (unknown,) = judged(record, security_2_kernel.verified_boot).values()
     assert (unknown.outcome, "mounted writable" in unknown.observed) == (Outcome.UNKNOWN, True)
     assert found(record, security_2.loading).outcome is Outcome.UNKNOWN
 
@@ -381,7 +381,7 @@ def test_a_machine_of_which_nothing_is_known_passes_and_fails_nothing():
     )
     outcomes = {
         each.outcome
-        for check in (security_2.loading, security_2.verified_boot, security_2.loadpin)
+        for check in (security_2.loading, security_2_kernel.verified_boot, security_2_kernel.loadpin)
         for each in judged(record, check).values()
     }
     assert outcomes == {Outcome.UNKNOWN}
@@ -410,3 +410,18 @@ def test_what_is_not_read_never_makes_it_better_or_worse(name):
             for subject, after in judged(facts, check).items():
                 was = before[check.id].get(subject, Outcome.UNKNOWN)
                 assert after.outcome in {was, Outcome.UNKNOWN}, f"{label}: {after.id} was {was}: {after.observed}"
+
+
+@pytest.mark.parametrize("name", ["etnaviv", "rocket", "panfrost"])
+def test_a_built_in_driver_that_is_known_to_take_no_firmware_is_not_concerned(name):
+    """Of a driver in the kernel's image there are no symbols to look at: what it takes is what mainline's table of it says."""
+    facts = collected(laptop())
+    (npu,) = facts.accelerators.open().items
+    module_ = npu.module.open()
+    info = replace(module_.info.open(), firmware=(), images=())
+    built_in = replace(npu, module=Ok(replace(module_, name=name, built_in=Ok(True), info=Ok(info))))
+    changed = replace(facts, accelerators=Ok(Listing((built_in,))), firmware=Ok(Listing(())))
+    assert judged(changed, security_2.loading)[NPU].outcome is Outcome.NOT_APPLICABLE
+    loaded = replace(npu, module=Ok(replace(module_, name=name, info=Ok(info))))
+    changed = replace(changed, accelerators=Ok(Listing((loaded,))))
+    assert judged(changed, security_2.loading)[NPU].outcome is Outcome.UNKNOWN  # its symbols have a loader of firmware

@@ -63,10 +63,24 @@ def test_a_device_in_no_group_fails_only_where_the_groups_could_be_listed() -> N
     assert judged(alone, security_3.domain)[NPU].observed == f"in no IOMMU group; the kernel has {known}"
     assert outcome(names(alone, GROUPS), security_3.domain) is Outcome.UNKNOWN  # whether a hypervisor is below was not asked
     bare = answered(alone, {base.read("/sys/hypervisor/type"): ABSENT})
-    none = judged(names(bare, GROUPS), security_3.domain)[NPU]
+    none = judged(names(names(bare, GROUPS), "/sys/class/iommu"), security_3.domain)[NPU]
     assert (none.outcome, none.observed) == (Outcome.FAIL, "in no IOMMU group; the kernel has none at all")
     for unreadable in (denied(alone, GROUPS), absent(alone, GROUPS)):
         assert outcome(unreadable, security_3.domain) is Outcome.UNKNOWN
+
+
+def test_a_device_in_no_group_is_unknown_before_a_driver_is_bound() -> None:
+    """On Arm a device is in no group until then (the virtual device arm64.no-driver); without any IOMMU it never will be."""
+    alone = absent(absent(recorded(), f"{SYSFS}/iommu_group"), f"{SYSFS}/driver")
+    alone = answered(alone, {base.read("/sys/hypervisor/type"): ABSENT})
+    found = judged(alone, security_3.domain)[NPU]
+    assert (found.outcome, found.remedy) == (Outcome.UNKNOWN, Remedy.DRIVER)
+    assert found.observed.startswith("in no IOMMU group, and no driver is bound; the kernel has ")
+    first = names(alone, GROUPS)
+    assert judged(first, security_3.domain)[NPU].observed == "in no IOMMU group, and no driver is bound; the kernel has none yet"
+    for without in (names(first, "/sys/class/iommu"), absent(first, "/sys/class/iommu")):
+        assert outcome(without, security_3.domain) is Outcome.FAIL
+    assert outcome(denied(absent(recorded(), f"{SYSFS}/iommu_group"), f"{SYSFS}/driver"), security_3.domain) is Outcome.UNKNOWN
 
 
 @pytest.mark.parametrize("path", [f"{SYSFS}/iommu_group", f"{GROUP}/type", f"{GROUP}/name", GROUP])
@@ -219,6 +233,11 @@ def test_a_device_that_was_stopped_is_shown_with_its_fault() -> None:
         ({"faults": [OTHER_FAULT, FAULT]}, Outcome.PASS),
         ({"unmapped": True, "unmapped_read": "0123456789abcdef"}, Outcome.FAIL),
         ({"unmapped": True, "unmapped_read": "0123456789abcdef", "faults": []}, Outcome.FAIL),
+        # the first word of an SMMUv3 event: stream and kind
+        ({"faults": [r"arm-smmu-v3 9050000.smmuv3: \x090x0000005800000010"]}, Outcome.PASS),
+        ({"faults": [r"arm-smmu-v3 9050000.smmuv3: \x090x0000005900000010"]}, Outcome.UNKNOWN),
+        ({"faults": [r"arm-smmu-v3 9050000.smmuv3: \x090x0000005800000004"]}, Outcome.UNKNOWN),
+        ({"faults": [r"other 9050000.smmuv3: \x090x0000005800000010"]}, Outcome.UNKNOWN),
         ({"faults": []}, Outcome.UNKNOWN),
         ({"faults": [OTHER_FAULT]}, Outcome.UNKNOWN),
         ({"faults": [], "log_error": "EPERM"}, Outcome.UNKNOWN),

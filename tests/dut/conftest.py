@@ -22,8 +22,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import machine
 import record
+import runtime
 import visits
 from configurations import CONFIGURATIONS
+
+from tests import archive
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -65,11 +68,12 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 @pytest.fixture(scope="session", params=list(BY_NAME))
 def dut(request: pytest.FixtureRequest) -> Iterator[machine.Machine]:
     """Boot the configuration that the parameter names; every one, for a test that names none."""
-    if reason := machine.missing():
+    configuration = BY_NAME[request.param]
+    if reason := machine.missing(configuration.board):
         if os.environ.get("CI") == "true":
             pytest.fail(f"the virtual device needs: {reason}")
         pytest.skip(f"the virtual device needs: {reason}")
-    with machine.boot(BY_NAME[request.param]) as running:
+    with machine.boot(configuration) as running:
         yield running
 
 
@@ -77,6 +81,14 @@ def dut(request: pytest.FixtureRequest) -> Iterator[machine.Machine]:
 def visit(dut: machine.Machine, tmp_path_factory: pytest.TempPathFactory) -> visits.Visit:
     """The one audit of a configuration."""
     return visits.visit(dut, tmp_path_factory.mktemp(dut.configuration.name))
+
+
+@pytest.fixture(scope="session")
+def made(dut: machine.Machine) -> str:
+    """A folder with a TFLite runtime for the guest's Python."""
+    version, machine_ = dut.run("python3 -c 'import os, sys; print(\"%d.%d\" % sys.version_info[:2], os.uname().machine)'").split()
+    with archive.needed():
+        return str(runtime.build(version, machine_))
 
 
 @pytest.fixture

@@ -1,7 +1,9 @@
-"""Builds what the virtual device under test boots: a Debian kernel and a root file system, both with nothing but apt.
+"""Builds what the virtual devices under test boot: a Debian kernel and a root file system, both with nothing but apt.
 
-The guest is Debian trixie: its 6.12 kernel is the first of Debian's with DRM accel, dma-buf heaps and virtio-iommu. The
-kernel's version is read from what ``linux-image-amd64`` depends on in the archive. Packages come as ``tests/archive.py`` says:
+The guest is Debian trixie: its 6.12 kernel is the first of Debian's with DRM accel, dma-buf heaps and virtio-iommu (on
+amd64; what arm64's lacks is written down in docs/dut.md). The kernel's version is read from what ``linux-image-amd64``, or
+``-arm64``, depends on in the archive. Nothing of arm64 runs here: an amd64 compiler makes its modules and libraries, and
+an amd64 Python compiles its library. Packages come as ``tests/archive.py`` says:
 neither this machine's apt nor its dpkg is touched. The whole root file system is the initramfs.
 
 Everything is kept in ``$XDG_CACHE_HOME/crosml-audit/dut``, a folder a stage, named by the SHA-256 of the stage's inputs;
@@ -40,18 +42,19 @@ GUEST_PACKAGES = (
     "libstdc++6", "libudev1", "login", "mawk", "openssh-server", "passwd", "pciutils", "python3", "sed", "util-linux",
 )  # fmt: skip
 BUILDER_PACKAGES = (
-    "base-files", "bash", "binutils", "coreutils", "dash", "findutils", "gcc-14", "grep", "kmod", "libc6-dev",
-    "libelf1t64", "make", "mawk", "perl-base", "sed", "xz-utils",
+    "base-files", "bash", "coreutils", "dash", "findutils", "grep", "kmod", "libelf1t64", "make", "mawk", "perl-base", "sed",
+    "xz-utils",
 )  # fmt: skip
+INTERPRETER_PACKAGES = ("base-files", "libpython3-stdlib", "python3-minimal")
 # Modules of the kernel package that the guest has; their dependencies come with them.
 KERNEL_MODULES = (
-    "drm_shmem_helper", "gpu-sched", "habanalabs", "intel_vpu", "test_firmware", "vfio-pci", "vfio_iommu_type1", "vgem",
-    "virtio-gpu", "virtio_blk", "virtio_iommu", "virtio_net", "vivid",
+    "drm_shmem_helper", "gpu-sched", "test_firmware", "vfio-pci", "vfio_iommu_type1", "vgem", "virtio-gpu", "virtio_blk",
+    "virtio_iommu", "virtio_net", "vivid",
 )  # fmt: skip
 # Folders that no test reads; what they weigh would be loaded at every boot.
 UNUSED = (
     "usr/share/doc", "usr/share/i18n", "usr/share/info", "usr/share/locale", "usr/share/man", "usr/share/perl5",
-    "usr/lib/x86_64-linux-gnu/gconv", "usr/lib/x86_64-linux-gnu/perl-base",
+    "usr/lib/{triplet}/gconv", "usr/lib/{triplet}/perl-base",
 )  # fmt: skip
 
 # A program that this needs, and the Debian package that has it.
@@ -83,7 +86,25 @@ ETC = {
         "PrintMotd no\n"
     ),
 }
+DELEGATES = HERE.parents[1] / "fixtures" / "delegates"
 FIRMWARE = b"EDUFW\x001.0\ncrosml-audit: firmware of the virtual accelerator, made at build time; unsigned\n" * 16
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """What an image is made for."""
+
+    #: Debian's name, and GNU's.
+    name: str
+    triplet: str
+    #: Packages with a compiler that makes code for it on amd64; its program is `TRIPLET-gcc-14`.
+    compilers: tuple[str, ...]
+    #: Kernel modules that only this one has.
+    kernel_modules: tuple[str, ...] = ()
+
+
+AMD64 = Architecture("amd64", "x86_64-linux-gnu", ("binutils", "gcc-14", "libc6-dev"), ("habanalabs", "intel_vpu"))
+ARM64 = Architecture("arm64", "aarch64-linux-gnu", ("gcc-14-aarch64-linux-gnu", "libc6-dev-arm64-cross"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +116,8 @@ class Image:
     initramfs: Path
     client_key: Path
     host_key: str
+    #: A folder with the delegates of `fixtures`, each as `libNAME.so`, compiled for the guest with its suite's compiler.
+    delegates: Path
 
 
 def missing(tools: Mapping[str, str] = TOOLS) -> str:
@@ -104,34 +127,38 @@ def missing(tools: Mapping[str, str] = TOOLS) -> str:
     return archive.missing(tools)
 
 
-def build(refresh: bool = False) -> Image:
+def build(architecture: Architecture = AMD64, refresh: bool = False) -> Image:
     """Build the image, or find it in the cache. ArchiveError where it cannot be built."""
     cache = archive.cache_folder("dut")
     recipe = Path(__file__).read_bytes()
-    sources = {path.name: path.read_bytes() for path in sorted((HERE / "modules").iterdir())}
+    sources = (path for folder in (HERE / "modules", DELEGATES) for path in sorted(folder.iterdir()) if path.is_file())
     init = (HERE / "init").read_bytes()
 
     def stage(name: str, inputs: Iterable[str | bytes], make: Callable[[Path], None]) -> Path:
         return archive.cached(cache, name, [archive.SUITE, *inputs], make)
 
-    lists = archive.lists(refresh=refresh)
-    release = archive.kernel_release()
+    own = archive.lists(refresh=refresh)  # of programs that run here
+    lists = own if architecture is AMD64 else archive.lists(architecture=architecture.name, refresh=refresh)
+    release = archive.kernel_release(architecture.name)
+    version = release.removesuffix(f"-{architecture.name}")
 
-    def packages(name: str, names: Sequence[str]) -> Path:
+    def packages(name: str, lists: Path, names: Sequence[str]) -> Path:
         return stage(name, [release, *names], lambda place: download(lists, names, place))
 
-    guest = packages("guest-packages", GUEST_PACKAGES)
-    # The headers depend on the kernel itself, so it comes with the builder's packages.
-    builder = packages("builder-packages", [*BUILDER_PACKAGES, f"linux-headers-{release}"])
-    modules = stage(
-        "modules",
-        [builder.name, recipe, *(part for source in sources.items() for part in source)],
-        lambda place: build_modules(release, builder, place),
+    guest = packages("guest-packages", lists, GUEST_PACKAGES)
+    interpreter = packages("interpreter-packages", own, INTERPRETER_PACKAGES)
+    kernel = stage("kernel-packages", [release], lambda place: fetch(lists, [f"linux-image-{release}", f"linux-headers-{release}"], place))
+    headers = (f"linux-headers-{version}-common", f"linux-kbuild-{version}")
+    builder = packages("builder-packages", own, (*BUILDER_PACKAGES, *architecture.compilers, *headers))
+    compiled = stage(
+        "compiled",
+        [builder.name, kernel.name, recipe, *(part for path in sources for part in (path.name, path.read_bytes()))],
+        lambda place: compile_sources(architecture, release, (builder, kernel), place),
     )
     place = stage(
         "image",
-        [guest.name, modules.name, recipe, init],
-        lambda place: build_image(release, guest, builder, modules, place),
+        [guest.name, compiled.name, recipe, init],
+        lambda place: build_image(architecture, release, guest, interpreter, kernel, compiled / "modules", place),
     )
     return Image(
         release=release,
@@ -139,6 +166,7 @@ def build(refresh: bool = False) -> Image:
         initramfs=place / "initramfs",
         client_key=place / "client_key",
         host_key=(place / "host_key.pub").read_text().strip(),
+        delegates=compiled / "delegates",
     )
 
 
@@ -146,6 +174,11 @@ def download(lists: Path, names: Sequence[str], place: Path) -> None:
     """Download packages and what they depend on into a folder."""
     (place / "partial").mkdir()
     archive.apt(lists, place, "apt-get", "install", "--yes", "--download-only", *names)
+
+
+def fetch(lists: Path, names: Sequence[str], place: Path) -> None:
+    """Download packages alone into a folder."""
+    archive.apt(lists, place, "apt-get", "download", *names)
 
 
 def unpack(packages: Path, root: Path) -> None:
@@ -173,39 +206,56 @@ def inside(root: Path, *command: str) -> None:
         null.unlink()
 
 
-def build_modules(release: str, packages: Path, place: Path) -> None:
-    """Build this folder's kernel modules with the suite's compiler and the kernel's headers."""
+def compile_sources(architecture: Architecture, release: str, packages: Iterable[Path], place: Path) -> None:
+    """Build the kernel modules of this folder and the delegates of `fixtures`, with the suite's compiler and the kernel's headers."""
     with tempfile.TemporaryDirectory(dir=place.parent, prefix="builder-") as directory:
         root = Path(directory)
-        unpack(packages, root)
+        for folder in packages:
+            unpack(folder, root)
         awk = root / "usr/bin/awk"
         if not awk.is_symlink():
             awk.symlink_to("mawk")
-        shutil.copytree(HERE / "modules", root / "src")
-        inside(root, "make", "-s", "-j2", "-C", f"/usr/lib/modules/{release}/build", "M=/src", "modules")
-        for module in sorted((root / "src").glob("*.ko")):
-            shutil.copy(module, place)
+        for name, folder in (("modules", HERE / "modules"), ("delegates", DELEGATES)):
+            shutil.copytree(folder, root / name)
+            (place / name).mkdir()
+        inside(root, "make", "-s", "-j2", "-C", f"/usr/lib/modules/{release}/build", "M=/modules", "modules")
+        for module in sorted((root / "modules").glob("*.ko")):
+            shutil.copy(module, place / "modules")
+        for source in sorted((root / "delegates").glob("*.c")):
+            library = f"lib{source.stem}.so"
+            options = ("-shared", "-fPIC", "-O2", "-Wall", "-Wextra", "-Werror", "-o", f"/delegates/{library}", f"/delegates/{source.name}")
+            inside(root, f"{architecture.triplet}-gcc-14", *options, "-lm")
+            shutil.copy(root / "delegates" / library, place / "delegates")
 
 
-def build_image(release: str, guest: Path, builder: Path, modules: Path, place: Path) -> None:
-    """Build the guest's kernel, root file system and keys."""
-    root = place.parent / "root"
-    root.mkdir()
-    unpack(guest, root)
+def compile_library(root: Path, interpreter: Path) -> None:
+    """Compile the library of a root file system's Python with another root file system's Python of the same version."""
     library = next((root / "usr/lib").glob("python3.*"))
-    inside(root, "python3", "-m", "compileall", "-q", f"/usr/lib/{library.name}")
-    for directory in UNUSED:
-        shutil.rmtree(root / directory, ignore_errors=True)
+    moved = interpreter / "library"
+    library.rename(moved)
+    options = ("-q", "-s", "/library", "-p", f"/usr/lib/{library.name}")
+    inside(interpreter, library.name, "-m", "compileall", *options, "/library")
+    moved.rename(library)
 
-    linux = place.parent / "linux"
-    linux.mkdir()
-    for package in builder.glob("linux-image-*.deb"):
+
+def build_image(architecture: Architecture, release: str, guest: Path, interpreter: Path, kernel: Path, modules: Path, place: Path) -> None:
+    """Build the guest's kernel, root file system and keys."""
+    root, python, linux = (place.parent / name for name in ("root", "python", "linux"))
+    for folder in (root, python, linux):
+        folder.mkdir()
+    unpack(guest, root)
+    unpack(interpreter, python)
+    compile_library(root, python)
+    for directory in UNUSED:
+        shutil.rmtree(root / directory.format(triplet=architecture.triplet), ignore_errors=True)
+
+    for package in kernel.glob("linux-image-*.deb"):
         extract(package, linux)
     (root / "boot").mkdir(exist_ok=True)
     for name in ("vmlinuz", "config"):
         shutil.copy(linux / f"boot/{name}-{release}", root / "boot")
     shutil.copy(linux / f"boot/vmlinuz-{release}", place / "vmlinuz")
-    install_modules(release, linux, modules, root)
+    install_modules(release, (*KERNEL_MODULES, *architecture.kernel_modules), linux, modules, root)
     firmware = root / "usr/lib/firmware/edu/edu_fw.bin"
     firmware.parent.mkdir(parents=True)
     firmware.write_bytes(FIRMWARE)
@@ -226,7 +276,7 @@ def build_image(release: str, guest: Path, builder: Path, modules: Path, place: 
         subprocess.run(pack, check=True, cwd=root, input=files.encode(), stdout=initramfs)
 
 
-def install_modules(release: str, linux: Path, extra: Path, root: Path) -> None:
+def install_modules(release: str, names: Iterable[str], linux: Path, extra: Path, root: Path) -> None:
     """Install the kernel modules that tests use, with their dependencies, and this folder's own as updates."""
     run(["depmod", "--basedir", str(linux / "usr"), release])
     source = linux / "usr/lib/modules" / release
@@ -235,7 +285,7 @@ def install_modules(release: str, linux: Path, extra: Path, root: Path) -> None:
         module: needed.split() for module, needed in (line.split(":", 1) for line in (source / "modules.dep").read_text().splitlines())
     }
     by_name = {Path(module).name.split(".")[0].replace("-", "_"): module for module in dependencies}
-    wanted = {by_name[name.replace("-", "_")] for name in KERNEL_MODULES}
+    wanted = {by_name[name.replace("-", "_")] for name in names}
     wanted |= {needed for module in wanted for needed in dependencies[module]}
     for name in (*wanted, "modules.builtin", "modules.builtin.modinfo", "modules.order"):
         (target / name).parent.mkdir(parents=True, exist_ok=True)
@@ -248,6 +298,7 @@ if __name__ == "__main__":
     if needed := missing():
         sys.exit(f"the virtual device needs: {needed}")
     try:
-        print(build(refresh="--refresh" in sys.argv[1:]))
+        for each in (AMD64, ARM64):
+            print(build(each, refresh="--refresh" in sys.argv[1:]))
     except ArchiveError as problem:
         sys.exit(str(problem))

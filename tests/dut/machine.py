@@ -24,14 +24,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import image
-from configurations import CONFIGURATIONS, Configuration
+from configurations import CONFIGURATIONS, PC, Board, Configuration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 READY = "crosml-audit virtual DUT: ready"
 BOOT_SECONDS = 180
-TOOLS = {"qemu-system-x86_64": "qemu-system-x86", "ssh": "openssh-client", "setpriv": "util-linux"}
+TOOLS = {"ssh": "openssh-client", "setpriv": "util-linux"}
 
 
 class MachineError(Exception):
@@ -43,6 +43,7 @@ class Machine:
     """A running guest."""
 
     configuration: Configuration
+    built: image.Image
     #: An ssh_config(5) file that knows the host ``dut``: address, port, key, host key.
     ssh_config: Path
     port: int
@@ -77,9 +78,9 @@ class Machine:
         return _last_words(self.qemu, self.ssh_config.parent)
 
 
-def missing() -> str:
+def missing(board: Board = PC) -> str:
     """What this machine lacks to run the virtual device: the command that installs it, in one line; or nothing."""
-    return image.missing(image.TOOLS | TOOLS)
+    return image.missing(image.TOOLS | TOOLS | {board.program: board.package})
 
 
 @contextmanager
@@ -88,7 +89,7 @@ def boot(configuration: Configuration) -> Iterator[Machine]:
 
     QEMU also ends with the thread that boots it, so a thread of a pool is not the one to call this.
     """
-    built = image.build()
+    built = image.build(configuration.board.architecture)
     with tempfile.TemporaryDirectory(prefix="crosml-dut-") as directory:
         place = Path(directory)
         port = _free_port()
@@ -100,7 +101,7 @@ def boot(configuration: Configuration) -> Iterator[Machine]:
         ):
             try:
                 _wait_for(qemu, place)
-                machine = Machine(configuration, _write_ssh_config(place, built, port), port, qemu)
+                machine = Machine(configuration, built, _write_ssh_config(place, built, port), port, qemu)
                 if configuration.files:
                     machine.put(configuration.files)
                 if configuration.setup:
@@ -111,8 +112,8 @@ def boot(configuration: Configuration) -> Iterator[Machine]:
 
 
 def _qemu(configuration: Configuration, built: image.Image, console: Path, port: int) -> list[str]:
-    # no_timer_check: a kernel that is emulated on a busy machine takes its timer for broken, and panics.
-    parameters = ["console=ttyS0", "quiet", "panic=-1", "mitigations=off", "no_timer_check", *configuration.kernel_parameters]
+    board = configuration.board
+    parameters = ["quiet", "panic=-1", "mitigations=off", *board.kernel_parameters, *configuration.kernel_parameters]
     devices = [
         *configuration.devices,
         "virtio-net-pci,addr=1e.0,netdev=net,romfile=,iommu_platform=on,disable-legacy=on",
@@ -121,8 +122,8 @@ def _qemu(configuration: Configuration, built: image.Image, console: Path, port:
     # (static branches, at each change of a trace event) by way of int3, and panics on one that it has already taken away.
     return [
         *("setpriv", "--pdeathsig", "KILL"),  # no machine outlives a killed test run
-        *("qemu-system-x86_64", "-accel", "tcg,thread=multi", "-machine", "q35,kernel-irqchip=split"),
-        *("-cpu", "max", "-smp", "1", "-m", str(configuration.memory), "-nodefaults", "-nographic", "-no-reboot"),
+        *(board.program, "-accel", "tcg,thread=multi", "-machine", board.machine),
+        *("-cpu", board.cpu, "-smp", "1", "-m", str(configuration.memory), "-nodefaults", "-nographic", "-no-reboot"),
         *("-serial", f"file:{console}"),
         *("-kernel", str(built.kernel), "-initrd", str(built.initramfs), "-append", " ".join(parameters)),
         *("-blockdev", "driver=null-co,read-zeroes=on,node-name=empty"),
@@ -179,12 +180,12 @@ def main(arguments: list[str]) -> int:
     by_name = {configuration.name: configuration for configuration in CONFIGURATIONS}
     if arguments == ["--list"]:
         for configuration in CONFIGURATIONS:
-            print(f"{configuration.name:14} {configuration.title}")
+            print(f"{configuration.name:18} {configuration.title}")
         return 0
     if not arguments or arguments[0] not in by_name or arguments[1:2] not in ([], ["--"]):
         print(f"usage: machine.py --list | {{{'|'.join(by_name)}}} [-- COMMAND...]", file=sys.stderr)
         return 2
-    if needed := missing():
+    if needed := missing(by_name[arguments[0]].board):
         print(f"the virtual device needs: {needed}", file=sys.stderr)
         return 1
     start = time.monotonic()

@@ -16,17 +16,10 @@ if TYPE_CHECKING:
 PACKAGES = ("ai-edge-litert", "numpy")
 
 
-def build(python: str) -> Path:
-    """The folder, for a version of Python on x86-64. ArchiveError where the packages cannot be had."""
-    options = (
-        "--python-version",
-        python,
-        "--only-binary=:all:",
-        "--platform",
-        "manylinux_2_27_x86_64",
-        "--platform",
-        "manylinux2014_x86_64",
-    )
+def build(python: str, machine: str) -> Path:
+    """The folder, for a version of Python on a machine (as `uname -m` says it). ArchiveError where the packages cannot be had."""
+    platforms = ("--platform", f"manylinux_2_27_{machine}", "--platform", f"manylinux2014_{machine}")
+    options = ("--python-version", python, "--only-binary=:all:", *platforms)
 
     def make(place: Path) -> None:
         archive.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-compile", "--target", str(place), *options, *PACKAGES])

@@ -48,6 +48,11 @@ EXPECTED = {
     "virtio-gpu": ("unknown", "fail", "unknown", "not-applicable", "pass", "unknown", "pass"),
     "unprivileged": ("fail", "unknown", "unknown", "unknown", "pass", "unknown", "pass"),
     "no-driver": ("unknown", "unknown", "unknown", "unknown", "pass", "unknown", "unknown"),
+    "arm64.in-place": ("fail", "pass", "unknown", "unknown", "pass", "unknown", "pass"),
+    "arm64.vfio": ("pass", "unknown", "unknown", "unknown", "pass", "unknown", "unknown"),
+    "arm64.not-viable": ("fail", "unknown", "unknown", "unknown", "pass", "unknown", "unknown"),
+    "arm64.no-driver": ("unknown", "unknown", "unknown", "unknown", "unknown", "unknown", "unknown"),
+    "arm64.passthrough": ("fail", "unknown", "unknown", "unknown", "fail", "unknown", "pass"),
 }
 ALL = pytest.mark.parametrize("dut", list(EXPECTED), indirect=True)
 
@@ -85,14 +90,17 @@ def test_an_audit_leaves_the_device_as_it_was(dut: machine.Machine, visit: Visit
     assert visit.after == visit.before
 
 
-@pytest.mark.parametrize("dut", ["vfio"], indirect=True)
+FAULT = {"vfio": ("DMAR", "[00:05.0]", "fault addr 0x900000"), "arm64.vfio": ("arm-smmu-v3 9050000.smmuv3", "0x0000002800000010")}
+
+
+@pytest.mark.parametrize("dut", list(FAULT), indirect=True)
 def test_a_device_that_the_iommu_stops_is_shown_with_the_fault(dut: machine.Machine, visit: Visit) -> None:
     assert finding(visit, "functional-1.viability").outcome is Outcome.PASS
     found = finding(visit, "security-3.isolation")
     assert found.outcome is Outcome.PASS
     assert f"where nothing is mapped, {'00' * 8} was read" in found.observed
     (probe,) = (each for each in found.evidence if each.path == "probe:vfio")
-    assert all(word in probe.excerpt for word in ("DMAR", "[00:05.0]", "fault addr 0x900000"))
+    assert all(word in probe.excerpt for word in FAULT[dut.configuration.name])
 
 
 @pytest.mark.parametrize("dut", ["not-viable"], indirect=True)

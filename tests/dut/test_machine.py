@@ -56,6 +56,24 @@ SHOWS: Mapping[str, Mapping[str, str]] = {
     },
     "zoo": {"id -un": "tester", DRIVER: "edu_accel", "test -w /dev/accel/accel0 && echo allowed": "allowed"},
     "no-driver": {"cat $D/class": "0x120000", "ls $D/driver": "", GROUP_TYPE: "DMA"},
+    "arm64.in-place": {
+        "uname -m": "aarch64",
+        "tr '\\0' ' ' </proc/device-tree/compatible": "linux,dummy-virt",
+        "ls /sys/class/iommu": "smmu3.0x0000000009050000",
+        DRIVER: "edu_accel",
+        GROUP_TYPE: "DMA",
+        MATES: "1",
+        "ls $D/drm": "card0\nrenderD128",
+        TAINT % "edu_accel": "OE",
+        "dmesg | grep -o 'firmware edu/edu_fw.bin loaded'": "firmware edu/edu_fw.bin loaded",
+        "ls -d /dev/accel /dev/dma_heap /dev/udmabuf /dev/video0": "/dev/udmabuf\n/dev/video0",
+        "cat /proc/sys/kernel/tainted": str(1 << 12 | 1 << 13),
+    },
+    "arm64.vfio": {DRIVER: "vfio-pci", GROUP_TYPE: "DMA", MATES: "1", "ls $D/vfio-dev": "vfio0", "ls /dev/vfio | wc -w": "2"},
+    "arm64.not-viable": {DRIVER: "vfio-pci", MATES: "2", 'basename "$(readlink $D/../0000:00:05.1/driver)"': "virtio-pci"},
+    "arm64.passthrough": {DRIVER: "edu_accel", GROUP_TYPE: "identity"},
+    "arm64.no-driver": {"ls $D/driver $D/iommu_group": "", "ls /sys/class/iommu | wc -w": "1"},
+    "arm64.zoo": {"id -un": "tester", DRIVER: "edu_accel", "test -w /dev/dri/renderD128 && echo allowed": "allowed"},
 }
 
 
@@ -124,3 +142,45 @@ def test_the_accelerator_copies_by_its_own_dma_and_shows_it(dut: machine.Machine
         ("0000:00:05.0", "8", str(-errno.E2BIG)),
         ("0000:00:05.0", "8", str(-errno.E2BIG)),
     ]
+
+
+# Two jobs of a buffer of the accelerator's own, or none; the process that has them made, and the time that the engine worked.
+JOBS = r"""
+import fcntl, os, re, struct, sys
+
+def call(request, layout, *values):
+    data = bytearray(struct.pack(layout, *values))
+    fcntl.ioctl(accelerator, request, data, True)
+    return struct.unpack(layout, data)
+
+accelerator = os.open(sys.argv[1], os.O_RDWR)
+handle = call(0xC0106441, "=QII", 1 << 20, 0, 0)[1]           # DRM_IOCTL_EDU_CREATE
+for _ in range(int(sys.argv[2])):
+    call(0xC0186440, "=IIQQ", handle, 64, 0, 2048)            # DRM_IOCTL_EDU_COPY
+fdinfo = open(f"/proc/self/fdinfo/{accelerator}").read()
+print(os.getpid(), re.search(r"drm-engine-dma:\s+(\d+) ns", fdinfo)[1])
+"""
+NODE = {"in-place": "/dev/accel/accel0", "arm64.in-place": "/dev/dri/renderD128"}
+
+
+@pytest.mark.parametrize("dut", list(NODE), indirect=True)
+def test_the_schedulers_events_show_whose_job_ran_and_how_long(dut: machine.Machine) -> None:
+    """Of 6.12: the task that queues a job, and its fence, by which its start and its end are told; no client, which 7.2 has."""
+    events = "/sys/kernel/tracing/events/gpu_scheduler"
+
+    def traced(jobs: int) -> tuple[int, int, str]:
+        script = f"echo 1 >{events}/enable; echo >{events}/../../trace; python3 - {NODE[dut.configuration.name]} {jobs}"
+        process, busy = dut.run(script, stdin=JOBS.encode()).split()
+        return int(process), int(busy), dut.run(f"cat {events}/../../trace; echo 0 >{events}/enable; echo >{events}/../../trace")
+
+    _, busy, trace = traced(0)
+    assert (busy, re.findall(r": drm_\w+:", trace)) == (0, [])
+    process, busy, trace = traced(2)
+    queued = re.findall(r"-(\d+) .*: drm_sched_job: .* fence=(\w+), ring=edu", trace)
+    started = re.findall(r" (\d+\.\d+): drm_run_job: .* fence=(\w+), ring=edu", trace)
+    ended = re.findall(r" (\d+\.\d+): drm_sched_process_job: fence=(\w+) signaled", trace)
+    fences = [fence for _, fence in queued]
+    assert [int(task) for task, _ in queued] == [process, process]
+    assert [fence for _, fence in started] == [fence for _, fence in ended] == fences
+    worked = sum(float(end) - float(start) for (start, _), (end, _) in zip(started, ended, strict=True))
+    assert busy / 1e9 <= worked  # the engine's time lies inside of its jobs'

@@ -54,6 +54,47 @@ def test_what_a_client_shares_is_counted_once_and_never_lost(size, expected):
     assert device_use({"3": CLIENT, "4": BUFFER.format(ino=5, size=size)}).bytes == expected
 
 
+WITHOUT_KEYS = "".join(line + "\n" for line in CLIENT.splitlines() if not line.startswith(("drm-total", "drm-shared", "drm-resident")))
+
+
+@pytest.mark.parametrize(
+    ("texts", "devices", "complete"),
+    [
+        ({"3": CLIENT}, {"3"}, True),
+        ({"3": WITHOUT_KEYS}, {"3"}, False),  # rocket, virtio_gpu of 6.12
+        ({"3": WITHOUT_KEYS}, (), False),
+        ({"3": CLIENT, "4": WITHOUT_KEYS}, {"3", "4"}, False),
+        ({"3": PIPE}, {"3"}, False),  # fastrpc, VFIO, what is outside of DRM
+        ({"3": PIPE}, (), True),
+        ({"3": BUFFER.format(ino=5, size=MIB)}, (), True),
+        ({"3": PIPE + "drm-total-memory:\t1 MiB\n"}, {"3"}, False),  # the driver must be DRM's
+    ],
+)
+def test_memory_is_all_of_it_only_where_every_device_accounts_for_it(texts, devices, complete):
+    assert device_use(texts, devices).complete is complete
+
+
+def test_which_descriptors_are_of_devices(tmp_path):
+    fds = [os.open(path, os.O_RDONLY) for path in ("/dev/null", "/dev/zero", "/dev/urandom", str(tmp_path))]
+    try:
+        assert [fdinfo._holds_memory(f"/proc/self/fd/{each}") for each in fds] == [False] * 4
+        assert read_device_use(os.getpid()).complete
+    finally:
+        for each in fds:
+            os.close(each)
+
+
+def test_a_device_outside_of_drm_is_seen():
+    try:
+        node = os.open("/dev/fuse", os.O_RDWR)
+    except OSError as error:
+        pytest.skip(f"/dev/fuse, which is a device that every user may open, is not to be opened: {error.strerror}")
+    try:
+        assert not read_device_use(os.getpid()).complete
+    finally:
+        os.close(node)
+
+
 def test_a_buffers_name_is_no_figure():
     """DMA_BUF_SET_NAME takes 32 bytes of anything."""
     forged = BUFFER.format(ino=5, size=MIB) + "name:\tx\nsize:\t0\nino:\t9\ndrm-driver:\tx\ndrm-engine-x:\t9 ns\n"

@@ -9,6 +9,7 @@ import pytest
 from auditor.probes.vfio import _Log
 
 FAULT = b"DMAR: [DMA Read NO_PASID] Request device [00:05.0] fault addr 0x900000"
+WORD = rb"arm-smmu-v3 9050000.smmuv3: \x090x0000002800000010"
 
 
 @pytest.fixture
@@ -29,6 +30,9 @@ def log(monkeypatch: pytest.MonkeyPatch):
     ("record", "found"),
     [
         (b"3,1,1,-;" + FAULT + b"\n SUBSYSTEM=pci\n", [FAULT.decode()]),
+        (b"3,1,1,-;arm-smmu-v3 9050000.smmuv3: event 0x10 received:\n", ["arm-smmu-v3 9050000.smmuv3: event 0x10 received:"]),
+        (b"3,1,1,-;" + WORD + b"\n", [WORD.decode()]),
+        (b"3,1,1,-;arm-smmu-v3 9050000.smmuv3: allocated 65536 entries for cmdq\n", []),
         (b"11,1,1,-;" + FAULT + b"\n", []),  # facility 1: written by user space
         (b"3,1,1,-;all is well\n", []),
         (b"x;" + FAULT, []),
