@@ -76,9 +76,9 @@ def loading(facts: Facts, accelerator: Accelerator) -> Iterator[Answer]:
         yield Answer(Outcome.UNKNOWN, observed, module.info.evidence, remedy=Remedy.VENDOR)
     elif wanted:
         yield _images(facts, accelerator, module, wanted)
-    elif not info.loaders and not info.images and _takes_none(module):
+    elif _takes_none(module) and not info.images and (module.built_in.open() or not info.loaders):
         observed = f"{module.name} names no firmware and takes none in"
-        yield Answer(Outcome.NOT_APPLICABLE, observed, module.info.evidence)
+        yield Answer(Outcome.NOT_APPLICABLE, observed, (*module.built_in.evidence, *module.info.evidence))
     else:
         observed = f"{module.name} names no firmware, which does not mean that it takes none in"
         yield Answer(Outcome.UNKNOWN, observed, module.info.evidence, remedy=Remedy.VENDOR)
@@ -131,7 +131,7 @@ def _images(facts: Facts, accelerator: Accelerator, module: Module, wanted: list
 
 def _is_left_out(image: FirmwareImage) -> bool:
     """Whether an image is one that is merely named: it is not there, and so cannot be loaded."""
-    return image.named_by == "modinfo" and isinstance(image.path, Missing) and image.path.status is Status.ABSENT
+    return image.named_by in {"modinfo", "catalogue"} and isinstance(image.path, Missing) and image.path.status is Status.ABSENT
 
 
 def _origin(facts: Facts, image: FirmwareImage) -> Origin:

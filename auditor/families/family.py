@@ -140,6 +140,8 @@ class Family:
     """The command by which its device copies inside of a buffer."""
     dma_buf: str = ""
     """What is known of how it shares buffers."""
+    images: tuple[str, ...] = ()
+    """Images that its modinfo does not name, as patterns below the firmware folder: those of a catalogue inside of the driver."""
     work: tuple[Work, ...] = ()
     profiling: str = ""
     """What to write to sysfs `profiling` so that it counts at all."""

@@ -132,6 +132,8 @@ FAMILIES = Table((
             "drm/msm_drm.h", "DRM_IOCTL_MSM_GEM_NEW", "drm_msm_gem_new", _OWN + 0x02, "=QII",
             (("size", SIZE), ("flags", 0x00020000), ("handle", 0)),  # MSM_BO_WC
         ),
+        # adreno/a*_catalog.c: microcode, GMU; the zap shader is the device tree's
+        images=tuple(f"qcom/a[2-8]*_{each}" for each in ("pm4.fw", "pfp.fw", "sqe.fw", "aqe.fw", "gmu.bin", "gpmu.fw2", "zap.m*")),
         work=(Work.ENGINE_TIME, Work.CYCLES, Work.SCHEDULER),
         memory=True,
         firmware=Loader.DRIVER,
@@ -184,6 +186,7 @@ FAMILIES = Table((
             (("size", SIZE), ("handle", 0), ("pad", 0)),
         ),
         firmware=Loader.MHI,
+        images=("qcom/aic100/*.bin", "qcom/aic100/*.mbn"),
     ),
     Family(
         "habanalabs",

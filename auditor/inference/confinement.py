@@ -63,6 +63,7 @@ class Confinement:
             "writable": list(map(shown, self.policy.writable)),
             "devices": list(map(shown, self.policy.devices)),
             "executable": list(map(shown, self.policy.executable)),
+            "listable": list(map(shown, self.policy.listable)),
         }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from auditor.tflite import operators
 from auditor.tflite.graph import BadModel, read_graph
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from types import TracebackType
 
     from typing_extensions import Self
@@ -124,6 +125,35 @@ def policy(options: Options) -> Policy:
     own = [path if folder == "/" else folder for folder in folders]
     settings = [] if options.settings is None else [options.settings]
     more = map(os.path.abspath, (*settings, *options.library_path, *options.libraries))
+    nodes = options.access.device_nodes
     return Policy(
-        tuple(dict.fromkeys((*own, *more))), options.access.allow_paths, (*options.access.device_nodes, *options.access.allow_paths)
+        readable=tuple(dict.fromkeys((*own, *more, *described(nodes)))),
+        writable=options.access.allow_paths,
+        devices=(*nodes, *options.access.allow_paths),
+        listable=LISTED if nodes else (),
     )
+
+
+LISTED = ("/dev/accel", "/dev/dri", "/sys/class/accel", "/sys/class/drm", "/sys/dev/char")
+"""Folders in which libdrm and Mesa look for nodes by name (xf86drm.c, drmGetDevices2)."""
+
+
+def described(nodes: Iterable[str]) -> tuple[str, ...]:
+    """The folders in which sysfs describes nodes and their devices, by their real paths, for Landlock goes by those.
+
+    libdrm and Mesa read `/sys/dev/char/MAJOR:MINOR/device/{vendor,device,uevent}` and others of their node before they use it.
+    """
+    found: list[str] = []
+    for node in nodes:
+        try:
+            status = os.stat(node)
+        except OSError:
+            continue
+        if stat.S_ISCHR(status.st_mode):
+            own = f"/sys/dev/char/{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
+            found += [os.path.realpath(path) for path in (own, f"{own}/device") if os.path.isdir(path)]
+    return tuple(each for each in dict.fromkeys(found) if each.startswith("/sys/devices/") and each.count("/") > _DEPTH)
+
+
+_DEPTH = 3
+"""A path with no more slashes is of no device, but of a bus or a bridge with all that is on it."""

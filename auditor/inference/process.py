@@ -235,6 +235,7 @@ class Worker:
             (*base.writable, *policy.writable),
             (*base.devices, *policy.devices),
             policy.executable,
+            policy.listable,
         )
         reply = self._request("confine", {"policy": asdict(whole), "notify": self._can_listen()}).header
         with self._checking("confine"):

@@ -56,6 +56,7 @@ class Refusals:
         """VmHWM of the program that the process had become, when it was about to end by itself; None before that."""
         self._writable = tuple(map(self._real, (*policy.writable, *policy.devices)))
         self._readable = (*map(self._real, (*policy.readable, *policy.executable)), *self._writable)
+        self._listable = frozenset(map(self._real, policy.listable))
         self._names = seccomp.names(seccomp.machine())
         self._seen: dict[tuple[str, str | None], dict[str, Any]] = {}
         self._closed = threading.Event()
@@ -177,6 +178,8 @@ class Refusals:
         there = os.path.lexists(real)
         makes = bool(flags & os.O_CREAT) and os.path.isdir(os.path.dirname(real))
         if there if call in {"mkdir", "mkdirat"} else not there and not makes:
+            return False
+        if flags & os.O_DIRECTORY and real in self._listable:
             return False
         writes = not there or flags & os.O_ACCMODE != os.O_RDONLY
         return not _is_beneath(real, self._writable if writes else self._readable)

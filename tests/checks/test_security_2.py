@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from auditor.facts.plan import plan_document
-from auditor.facts.types import Plan, PublicKey, Settings
+from auditor.facts.types import Listing, Ok, Plan, PublicKey, Settings
 from auditor.model import Outcome, Remedy, Status
 from auditor.sources import base
 from auditor.sources.base import Reply
@@ -410,3 +410,18 @@ def test_what_is_not_read_never_makes_it_better_or_worse(name):
             for subject, after in judged(facts, check).items():
                 was = before[check.id].get(subject, Outcome.UNKNOWN)
                 assert after.outcome in {was, Outcome.UNKNOWN}, f"{label}: {after.id} was {was}: {after.observed}"
+
+
+@pytest.mark.parametrize("name", ["etnaviv", "rocket", "panfrost"])
+def test_a_built_in_driver_that_is_known_to_take_no_firmware_is_not_concerned(name):
+    """Of a driver in the kernel's image there are no symbols to look at: what it takes is what mainline's table of it says."""
+    facts = collected(laptop())
+    (npu,) = facts.accelerators.open().items
+    module_ = npu.module.open()
+    info = replace(module_.info.open(), firmware=(), images=())
+    built_in = replace(npu, module=Ok(replace(module_, name=name, built_in=Ok(True), info=Ok(info))))
+    changed = replace(facts, accelerators=Ok(Listing((built_in,))), firmware=Ok(Listing(())))
+    assert judged(changed, security_2.loading)[NPU].outcome is Outcome.NOT_APPLICABLE
+    loaded = replace(npu, module=Ok(replace(module_, name=name, info=Ok(info))))
+    changed = replace(changed, accelerators=Ok(Listing((loaded,))))
+    assert judged(changed, security_2.loading)[NPU].outcome is Outcome.UNKNOWN  # its symbols have a loader of firmware

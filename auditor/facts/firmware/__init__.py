@@ -7,13 +7,15 @@ An appended signature is recognised by the last bytes instead, and before the ot
 from __future__ import annotations
 
 import struct
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from auditor.facts.firmware import amd_psp, appended, intel_css, intel_npu, qualcomm_mbn
-from auditor.facts.firmware.image import Bytes, OnDevice
+from auditor.facts.firmware.image import Bytes, Split
 from auditor.facts.reading import all_of, parse
 from auditor.facts.types import Envelope, Fact, FirmwareImage, Listing, Missing, MissingFact, Ok
 from auditor.facts.unpack import BadArchive, compression, unpack
+from auditor.families import FAMILIES, Loader
 from auditor.model import Remedy, Status, printable
 
 if TYPE_CHECKING:
@@ -28,6 +30,11 @@ FORMATS = (amd_psp, intel_css, intel_npu, qualcomm_mbn)
 
 MAX_NAMES = 4096
 """Images of one driver; amdgpu, with the most, names 600."""
+
+CATALOGUE = "catalogue"
+"""What names an image that the driver's own table has, and its modinfo has not."""
+
+REMOTEPROC = "/sys/class/remoteproc"
 
 MAX_PACKED = 64 << 20
 """Bytes of a compressed image as it lies; the largest in use have 20 MB."""
@@ -50,7 +57,19 @@ def read_firmware(
             if names.status is not Status.ABSENT:
                 unread.append(names)
             continue
-        images += [_image(device, kernel, loading, accelerator.subject, *each) for each in names.value]
+        further = (*names.value, *_catalogued(accelerator), *_by_device_tree(device, accelerator), *_by_remoteproc(device, accelerator))
+        for name, named_by in dict.fromkeys(further):
+            expanded = _expanded(device, kernel, loading, name)
+            if isinstance(expanded, Ok) and not expanded.value and named_by != CATALOGUE:
+                note = f"{printable(name)} is a pattern for the names of images, and none that is there fits it"
+                expanded = Missing(Status.FAILED, accelerators.evidence, note, Remedy.VENDOR)
+            if isinstance(expanded, Missing):
+                images.append(FirmwareImage(printable(name), named_by, accelerator.subject, expanded))
+                continue
+            images += [_image(device, kernel, loading, accelerator.subject, each, named_by) for each in expanded.value]
+        if len(images) > MAX_NAMES:
+            note = f"more than {MAX_NAMES} images"
+            return Missing(Status.FAILED, accelerators.evidence, note, Remedy.EVIDENCE)
     return Ok(Listing(tuple(images), accelerators.evidence, tuple(unread)), accelerators.evidence)
 
 
@@ -70,6 +89,71 @@ def wanted(accelerator: Accelerator) -> Fact[tuple[tuple[str, str], ...]]:
     if len(names) > MAX_NAMES:
         return Missing(Status.FAILED, module.info.evidence, f"the driver names more than {MAX_NAMES} images", Remedy.EVIDENCE)
     return Ok(tuple(names), module.info.evidence)
+
+
+def _catalogued(accelerator: Accelerator) -> tuple[tuple[str, str], ...]:
+    """The images of the catalogue inside of a driver, as patterns."""
+    module = accelerator.module.value.name if isinstance(accelerator.module, Ok) else ""
+    family = FAMILIES.by_module(module) if module else None
+    return tuple((each, CATALOGUE) for each in family.images) if family else ()
+
+
+def _by_device_tree(device: Device, accelerator: Accelerator) -> tuple[tuple[str, str], ...]:
+    """The zap shader that a GPU's device tree node names (Documentation/devicetree/bindings/display/msm/gpu.yaml)."""
+    if not isinstance(accelerator.module, Ok) or accelerator.module.value.name != "msm":
+        return ()
+    name = device.text(f"{accelerator.sysfs}/of_node/zap-shader/firmware-name")
+    return ((name.value.strip("\0"), "device tree"),) if isinstance(name, Ok) and name.value.strip("\0") else ()
+
+
+def _by_remoteproc(device: Device, accelerator: Accelerator) -> tuple[tuple[str, str], ...]:
+    """The images of the processor that an accelerator's channel leads to; of all of them, where none is above it in sysfs.
+
+    `unknown` is one that the boot firmware started (Documentation/ABI/testing/sysfs-class-remoteproc).
+    """
+    driver = accelerator.driver.value if isinstance(accelerator.driver, Ok) else ""
+    module = accelerator.module.value.name if isinstance(accelerator.module, Ok) else ""
+    family = FAMILIES.by_module(module) or FAMILIES.by_driver(driver)
+    if family is None or family.firmware is not Loader.REMOTEPROC:
+        return ()
+    listed = device.names(REMOTEPROC)
+    if isinstance(listed, Missing):
+        return ((REMOTEPROC, "remoteproc"),)  # no name of an image: what it is called is not known
+    above = [each for each in listed.value if (place := _device_of(device, each)) and f"{accelerator.sysfs}/".startswith(f"{place}/")]
+    names = []
+    for each in above or listed.value:
+        name = device.line(f"{REMOTEPROC}/{each}/firmware")
+        # `/…` is no name of an image, so what could not be read stays unknown
+        names.append((name.value if isinstance(name, Ok) and name.value != "unknown" else f"{REMOTEPROC}/{each}/firmware", "remoteproc"))
+    return tuple(names)
+
+
+def _device_of(device: Device, remoteproc: str) -> str:
+    """The sysfs folder of the device that a remoteproc belongs to: what its class link leads to is `DEVICE/remoteproc/remoteprocN`."""
+    found = device.stat(f"{REMOTEPROC}/{remoteproc}")
+    return found.value.real.rpartition("/")[0].rpartition("/")[0] if isinstance(found, Ok) else ""
+
+
+def _expanded(device: Device, kernel: Kernel, loading: Loading, name: str) -> Fact[tuple[str, ...]]:
+    """The names that a pattern stands for, in any of the folders that the kernel searches; a name that is none stands for itself."""
+    if not any(character in name for character in "*?[") or ".." in name.split("/") or name.startswith("/"):
+        return Ok((name,))
+    folders = _folders(kernel, loading)
+    if isinstance(folders, Missing):
+        return folders
+    place, _, last = name.rpartition("/")
+    if any(character in place for character in "*?["):
+        return Missing(Status.FAILED, (), f"{printable(name)} is a pattern for folders", Remedy.VENDOR)
+    found: dict[str, None] = {}
+    for folder in folders.value:
+        names = device.names(f"{folder}/{place}".rstrip("/"))
+        if isinstance(names, Missing):
+            if names.status is not Status.ABSENT:
+                return names
+            continue
+        plain = (each.removesuffix(".zst").removesuffix(".xz") for each in names.value)
+        found |= dict.fromkeys(f"{place}/{each}".lstrip("/") for each in plain if fnmatchcase(each, last))
+    return Ok(tuple(found))
 
 
 def read_envelope(image: Image) -> Envelope:
@@ -114,18 +198,10 @@ def _find(device: Device, kernel: Kernel, loading: Loading, name: str) -> Fact[t
     """
     if name.startswith("/") or ".." in name.split("/"):
         return Missing(Status.FAILED, (), f"{printable(name)} is no name of an image", Remedy.VENDOR)
-    if any(character in name for character in "*?["):
-        return Missing(Status.FAILED, (), f"{printable(name)} is a pattern for the names of images", Remedy.VENDOR)
-    if isinstance(kernel.release, Missing):
-        return kernel.release
-    first: tuple[str, ...] = ()
-    if isinstance(loading.search_path, Ok):
-        first = (loading.search_path.value,) if loading.search_path.value else ()
-    elif loading.search_path.status is not Status.ABSENT:  # a tree without /sys: its own folders are all that can be looked at
-        return loading.search_path
-    release = kernel.release.value
-    own = f"{kernel.libraries}/firmware"
-    folders = (*first, f"{own}/updates/{release}", f"{own}/updates", f"{own}/{release}", own)
+    searched = _folders(kernel, loading)
+    if isinstance(searched, Missing):
+        return searched
+    folders = searched.value
     found: list[str] = []
     for path in _candidates(kernel, folders, name):
         folder, _, file = path.rpartition("/")
@@ -140,10 +216,24 @@ def _find(device: Device, kernel: Kernel, loading: Loading, name: str) -> Fact[t
             return names
     if found:
         return Ok(tuple(found))
-    where = device.names(own)
+    where = device.names(folders[-1])
     if isinstance(where, Missing):
         return Missing(Status.FAILED, where.evidence, "there is no firmware folder to look in", Remedy.LIVE)
     return Missing(Status.ABSENT, where.evidence, f"{printable(name)} is in none of {', '.join(map(printable, folders))}", Remedy.EVIDENCE)
+
+
+def _folders(kernel: Kernel, loading: Loading) -> Fact[tuple[str, ...]]:
+    """The folders that the kernel searches, in order."""
+    if isinstance(kernel.release, Missing):
+        return kernel.release
+    first: tuple[str, ...] = ()
+    if isinstance(loading.search_path, Ok):
+        first = (loading.search_path.value,) if loading.search_path.value else ()
+    elif loading.search_path.status is not Status.ABSENT:  # a tree without /sys: its own folders are all that can be looked at
+        return loading.search_path
+    release = kernel.release.value
+    own = f"{kernel.libraries}/firmware"
+    return Ok((*first, f"{own}/updates/{release}", f"{own}/updates", f"{own}/{release}", own))
 
 
 def _candidates(kernel: Kernel, folders: tuple[str, ...], name: str) -> Iterator[str]:
@@ -159,7 +249,7 @@ def _candidates(kernel: Kernel, folders: tuple[str, ...], name: str) -> Iterator
 def _envelope(device: Device, path: str, stat: Ok[FileStat], *, packed: bool) -> Fact[Envelope]:
     """What the image at a path is; unpacked first where the kernel would."""
     if not packed:
-        return _parsed(OnDevice(device, path, stat.value.size), stat.evidence)
+        return _parsed(Split(device, path, stat.value.size), stat.evidence)
     data = parse(device.data(path, length=MAX_PACKED), _unpacked)
     return data if isinstance(data, Missing) else _parsed(Bytes(data.value), data.evidence)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Protocol
 
+from auditor.facts.types import Missing
+from auditor.model import Status
 from auditor.sources import base
 
 if TYPE_CHECKING:
@@ -71,6 +73,18 @@ class OnDevice:
     def digest(self, algorithm: str, *spans: Span) -> bytes:
         """The digest of the spans' bytes, as one question."""
         return bytes.fromhex(self._device.answer(base.digest(self._path, algorithm, _inside(self.size, spans))).decode("ascii"))
+
+
+class Split(OnDevice):
+    """A file whose segments may lie in files of their own beside it: NAME.b00, NAME.b01 … (drivers/soc/qcom/mdt_loader.c)."""
+
+    def part(self, number: int) -> Image | None:
+        """The file of a segment; None where there is none. Raises MissingFact for one that may not be looked at."""
+        path = f"{self._path.rpartition('.')[0]}.b{number:02d}"
+        found = self._device.stat(path)
+        if isinstance(found, Missing) and found.status is Status.ABSENT:
+            return None
+        return OnDevice(self._device, path, found.open().size)
 
 
 def uncovered(image: Image, covered: list[Span]) -> int:

@@ -14,7 +14,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from auditor.facts.firmware import der, elf
-from auditor.facts.firmware.image import uncovered
+from auditor.facts.firmware.image import Split, uncovered
 from auditor.facts.types import Envelope, Signature
 
 if TYPE_CHECKING:
@@ -69,8 +69,18 @@ def _plain(image: Image, header: elf.Header, segments: tuple[Segment, ...]) -> E
     return Envelope(NAME, unsigned="no hash segment, and every byte belongs to a header, a segment or a section")
 
 
+def _hashes(image: Image, segments: tuple[Segment, ...], marked: Segment) -> tuple[bytes, int]:
+    """The hash segment, and where in the file it lies: of a split image right behind the headers, or (-1) in a file of its own."""
+    if marked.offset + marked.size <= image.size:
+        return image.read(marked.offset, marked.size), marked.offset
+    if segments[0].size + marked.size == image.size:
+        return image.read(segments[0].size, marked.size), segments[0].size
+    part = image.part(segments.index(marked)) if isinstance(image, Split) else None
+    return (part.read(0, marked.size), -1) if part else (b"", -1)
+
+
 def _signed(image: Image, segments: tuple[Segment, ...], marked: Segment) -> Envelope:
-    data = image.read(marked.offset, marked.size)
+    data, place = _hashes(image, segments, marked)
     if len(data) != marked.size or len(data) < 48:
         raise ValueError("the hash segment is cut short")
     version = struct.unpack_from("<I", data, 4)[0]
@@ -86,33 +96,47 @@ def _signed(image: Image, segments: tuple[Segment, ...], marked: Segment) -> Env
     digests = [data[at : at + width] for at in range(start, end, width)]
     algorithm = _ALGORITHMS[width]
     found = tuple(_signatures(data, version, sizes, end, signers, algorithm))
-    covered, mismatched = _compare(image, segments, marked, digests, algorithm)
+    covered, mismatched, elsewhere = _compare(image, segments, marked, digests, algorithm)
     # the rest of the hash segment is padding, or a place to hide in
-    covered += [(marked.offset, end), *((marked.offset + at, length) for _, (at, length) in found)]
+    if place >= 0:
+        covered += [(place, end), *((place + at, length) for _, (at, length) in found)]
     return Envelope(
         SIGNED,
         signatures=tuple(signature for signature, _ in found),
         mismatched=mismatched,
         uncovered=uncovered(image, covered),
+        unchecked=f"the bytes of {', '.join(elsewhere)} are not in this file, nor in one of their own beside it" if elsewhere else "",
     )
 
 
 def _compare(
     image: Image, segments: tuple[Segment, ...], marked: Segment, digests: list[bytes], algorithm: str
-) -> tuple[list[Span], tuple[str, ...]]:
-    """The spans that have the digest that the table has for them, and the segments that have another. Zeros stand for no digest."""
+) -> tuple[list[Span], tuple[str, ...], tuple[str, ...]]:
+    """The spans that have the digest that the table has for them, the segments that have another, and those that lie elsewhere.
+
+    Zeros stand for no digest.
+    """
     covered: list[Span] = []
     mismatched = []
-    if sum(segment.size for segment in segments) > 2 * image.size:
+    elsewhere = []
+    inside = [segment for segment in segments if segment.offset + segment.size <= image.size]
+    if sum(segment.size for segment in inside) > 2 * image.size:
         raise ValueError("segments that overlap")
     for number, (segment, digest) in enumerate(zip(segments, digests, strict=True)):
         if segment is marked or not segment.size or not any(digest):
             continue
-        if segment.offset + segment.size > image.size or image.digest(algorithm, (segment.offset, segment.size)) != digest:
+        if segment in inside:
+            if image.digest(algorithm, (segment.offset, segment.size)) != digest:
+                mismatched.append(f"segment {number}")
+            else:
+                covered.append((segment.offset, segment.size))
+            continue
+        part = image.part(number) if isinstance(image, Split) else None
+        if part is None:
+            elsewhere.append(f"segment {number}")
+        elif part.size != segment.size or part.digest(algorithm, (0, segment.size)) != digest:
             mismatched.append(f"segment {number}")
-        else:
-            covered.append((segment.offset, segment.size))
-    return covered, tuple(mismatched)
+    return covered, tuple(mismatched), tuple(elsewhere)
 
 
 def _signatures(

@@ -76,6 +76,8 @@ class Policy:
     writable: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
     executable: tuple[str, ...] = ()
+    listable: tuple[str, ...] = ()
+    """Folders whose names may be read, and nothing in them."""
 
 
 def base_policy(scratch: str) -> Policy:
@@ -169,6 +171,7 @@ def _landlock(policy: Policy, abi: int) -> None:
             (policy.writable, _TO_WRITE),
             (policy.devices, _TO_DRIVE),
             (policy.executable, _READ | _EXECUTE),
+            (policy.listable, _READ_DIR),
         ):
             for path in paths:
                 _allow(ruleset, path, rights & handled)

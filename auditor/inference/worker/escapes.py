@@ -53,7 +53,7 @@ def _on_files(scratch: str, policy: Policy) -> Iterator[tuple[str, Callable[[], 
         ("open another device node", "/dev/zero", os.O_RDWR),
         ("read the controller's memory", f"/proc/{os.getppid()}/mem", os.O_RDONLY),
     ):
-        if not _is_beneath(path, opened):
+        if not _is_beneath(path, opened) and path not in policy.listable:
             yield name, lambda path=path, flags=flags: os.close(os.open(path, flags))  # type: ignore[misc]
     beside = scratch.rstrip("/") + "-escaped"
     if not _is_beneath(beside, (*policy.writable, *policy.devices)):

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import lzma
 import sys
+from dataclasses import replace
 
 import pytest
 
 from auditor.facts.accelerators import read_accelerators
 from auditor.facts.firmware import read_firmware
+from auditor.facts.firmware.elf import read_header, read_segments
+from auditor.facts.firmware.image import Bytes
 from auditor.facts.kernel import read_kernel
 from auditor.facts.loading import read_loading
 from auditor.facts.reading import Device
-from auditor.facts.types import Missing
+from auditor.facts.types import Listing, Missing, Ok, Settings
 from auditor.model import Status
 from auditor.sources.filesystem import Tree
 from auditor.sources.recording import Recorder, Replay
+from auditor.verify import State, verify_image
 from fixtures.devices import UNASKED, absent, answered, denied
 from fixtures.images import amd_psp, qualcomm_mbn
 from fixtures.kernel import RELEASE, build_key, module, signed
@@ -174,3 +178,114 @@ def test_an_unpacked_tree_without_firmware_is_not_one_whose_images_are_absent(tm
     contents = {path: content for path, content in files().items() if path != FIRMWARE}
     write(str(tmp_path), contents, LINKS)
     assert images(Tree(str(tmp_path)))[NAME].path.status is Status.FAILED
+
+
+# --- images that no modinfo names --------------------------------------------------------------------------------------------------------
+
+
+def split(image, kept):
+    """An image as Qualcomm's tools split it: NAME.mdt with headers and hash segment, and a file for each segment's bytes."""
+    segments = read_segments(Bytes(image).read, read_header(Bytes(image).read))
+    parts = {number: image[each.offset : each.offset + each.size] for number, each in enumerate(segments) if each.flags >> 24 & 7 == 0}
+    headers, hashes = (image[each.offset : each.offset + each.size] for each in (segments[0], segments[-1]))
+    return {"behind": headers + hashes, "in place": image[: segments[-1].offset] + hashes, "apart": headers}[kept], parts, hashes
+
+
+NAMED = "qcom/x.mdt"
+
+
+def split_on(tmp_path, kept, without=(), changed=()):
+    head, parts, hashes = split(qualcomm_mbn(), kept)
+    contents = {f"{LIB}/{NAMED}": head, MODULE: module(*INFO, f"firmware={NAMED}")}
+    if kept == "apart":
+        parts[len(parts) + 1] = hashes
+    for number, content in parts.items():
+        if number not in without:
+            contents[f"{LIB}/qcom/x.b{number:02d}"] = content[:-1] + b"\x55" if number in changed else content
+    return planted(tmp_path, contents)[NAMED].envelope.open()
+
+
+@pytest.mark.parametrize("kept", ["behind", "in place", "apart"])
+def test_a_split_image_is_read_with_the_files_of_its_segments(tmp_path, kept):
+    envelope = split_on(tmp_path, kept)
+    assert (envelope.format, len(envelope.signatures), envelope.mismatched, envelope.unchecked) == ("qualcomm-mbn", 1, (), "")
+    assert verify_image(envelope, Settings()).state is State.UNKNOWN_ROOT
+
+
+def test_bytes_that_lie_in_another_file_are_not_called_altered(tmp_path):
+    envelope = split_on(tmp_path, "behind", without=(2,))
+    assert (envelope.mismatched, "segment 2" in envelope.unchecked) == ((), True)
+    assert verify_image(envelope, Settings()).state is State.UNKNOWN_FORMAT
+
+
+def test_a_file_of_a_segment_that_was_altered_is(tmp_path):
+    envelope = split_on(tmp_path, "behind", changed=(1,))
+    assert (envelope.mismatched, verify_image(envelope, Settings()).state) == (("segment 1",), State.BAD)
+
+
+def test_a_pattern_stands_for_what_is_there(tmp_path):
+    changes = {
+        MODULE: module(*INFO, "firmware=qcom/a*_sqe.fw"),
+        f"{LIB}/qcom/a630_sqe.fw": b"x" * 9,
+        f"{LIB}/updates/qcom/a660_sqe.fw.xz": b"y",
+    }
+    found = planted(tmp_path, changes)
+    assert {"qcom/a630_sqe.fw", "qcom/a660_sqe.fw"} <= set(found)
+    assert not any("*" in name for name in found)
+
+
+def accelerator(module_name, driver, sysfs="/sys/devices/platform/soc/remoteproc/cdsp/fastrpc"):
+    found = read_accelerators(Device(Replay(laptop())), read_kernel(Device(Replay(laptop())))).open().items[0]
+    module_ = replace(found.module.open(), name=module_name)
+    module_ = replace(module_, info=Ok(replace(module_.info.open(), firmware=())))
+    return replace(found, module=Ok(module_), driver=Ok(driver), sysfs=sysfs)
+
+
+def wanted_by(tmp_path, item, contents, links=None):
+    write(str(tmp_path), {**files(), **contents}, {**LINKS, **(links or {})})
+    device = Device(Tree(str(tmp_path)))
+    kernel = read_kernel(device)
+    found = read_firmware(device, kernel, read_loading(device, kernel), Ok(Listing((item,)))).open()
+    return {(each.name, each.named_by): each for each in found.items}
+
+
+CDSP = "/sys/devices/platform/soc/remoteproc/cdsp"
+PROCESSOR = f"{CDSP}/remoteproc/remoteproc1"
+OTHERS = "/sys/devices/platform/soc/adsp/remoteproc/remoteproc0"
+PROCESSORS = {"/sys/class/remoteproc/remoteproc0": OTHERS, "/sys/class/remoteproc/remoteproc1": PROCESSOR}
+
+
+def test_a_dsp_s_image_is_its_processor_s(tmp_path):
+    dsp = accelerator("fastrpc", "qcom,fastrpc", f"{CDSP}/fastrpc")
+    contents = {f"{PROCESSOR}/firmware": "qcom/cdsp.mbn\n", f"{OTHERS}/firmware": "qcom/adsp.mbn\n", f"{LIB}/qcom/cdsp.mbn": qualcomm_mbn()}
+    found = wanted_by(tmp_path, dsp, contents, PROCESSORS)
+    assert list(found) == [("qcom/cdsp.mbn", "remoteproc")]
+    assert found["qcom/cdsp.mbn", "remoteproc"].envelope.open().signatures
+
+
+@pytest.mark.parametrize("contents", [{}, {f"{PROCESSOR}/firmware": "unknown\n"}, {f"{PROCESSOR}/state": "running\n"}])
+def test_a_processor_that_the_boot_firmware_started_has_an_image_that_is_not_known(tmp_path, contents):
+    found = wanted_by(tmp_path, accelerator("fastrpc", "qcom,fastrpc", f"{CDSP}/fastrpc"), contents, PROCESSORS if contents else {})
+    assert {each.path.status for each in found.values()} == {Status.FAILED}
+
+
+def test_where_no_processor_is_above_the_channel_all_count(tmp_path):
+    contents = {f"{PROCESSOR}/firmware": "qcom/cdsp.mbn\n", f"{OTHERS}/firmware": "qcom/adsp.mbn\n"}
+    found = wanted_by(tmp_path, accelerator("fastrpc", "qcom,fastrpc", "/sys/devices/elsewhere"), contents, PROCESSORS)
+    assert {name for name, _ in found} == {"qcom/cdsp.mbn", "qcom/adsp.mbn"}
+
+
+def test_images_of_a_driver_s_own_catalogue(tmp_path):
+    gpu = accelerator("msm", "adreno", "/sys/devices/platform/soc/gpu")
+    there = ("a630_sqe.fw", "a630_gmu.bin", "a630_zap.mdt", "a300_pm4.fw")
+    contents = {f"{LIB}/qcom/{name}": b"x" * 64 for name in (*there, "venus.mbn")}
+    contents["/sys/devices/platform/soc/gpu/of_node/zap-shader/firmware-name"] = "qcom/LENOVO/zap.mbn\0"
+    found = wanted_by(tmp_path, gpu, contents)
+    assert {name for name, by in found if by == "catalogue"} == {f"qcom/{name}" for name in there}
+    assert ("qcom/LENOVO/zap.mbn", "device tree") in found
+
+
+def test_images_that_go_through_mhi(tmp_path):
+    contents = {f"{LIB}/qcom/aic100/{name}": b"x" * 64 for name in ("sbl.bin", "fw1.bin")}
+    found = wanted_by(tmp_path, accelerator("qaic", "qaic", "/sys/devices/pci0000:00/0000:00:0b.0"), contents)
+    assert set(found) == {("qcom/aic100/sbl.bin", "catalogue"), ("qcom/aic100/fw1.bin", "catalogue")}

@@ -25,6 +25,7 @@ pytestmark = pytest.mark.skipif(not landlock_abi(), reason="this kernel has no L
 
 DELEGATE = """
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -36,6 +37,7 @@ DELEGATE = """
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 static void *idle(void *tid) { *(pid_t *)tid = syscall(SYS_gettid); for (;;) pause(); }
 void *tflite_plugin_create_delegate(char **k, char **v, size_t n, void (*report)(const char *)) {
@@ -59,6 +61,41 @@ def said(compiled, model):
         return run["status"]["message"], run
 
     return measured
+
+
+STARTING = """
+  /* libdrm (drmGetDevices2, drmParsePciDeviceInfo), Mesa's loader, Level Zero's NPU driver */
+  struct stat node;
+  if (stat("NODE", &node)) strcat(said, "stat ");
+  char path[128];
+  snprintf(path, sizeof path, "/sys/dev/char/%u:%u/uevent", major(node.st_rdev), minor(node.st_rdev));
+  int file = open(path, O_RDONLY | O_CLOEXEC);
+  char text[64] = "";
+  if (file < 0 || read(file, text, 63) <= 0) strcat(said, "uevent ");
+  snprintf(path, sizeof path, "/sys/dev/char/%u:%u/subsystem", major(node.st_rdev), minor(node.st_rdev));
+  if (readlink(path, text, 63) < 0) strcat(said, "subsystem ");
+  DIR *folder = opendir("/sys/dev/char");
+  if (!folder || !readdir(folder)) strcat(said, "list ");
+  if (open("NODE", O_RDWR | O_CLOEXEC) < 0) strcat(said, "open ");
+  /* and what is not its own */
+  if (open("/sys/devices/virtual/mem/zero/uevent", O_RDONLY) >= 0) strcat(said, "another's ");
+  if (open("/sys/kernel/uevent_seqnum", O_RDONLY) >= 0) strcat(said, "the kernel's ");
+  strcat(said, "end");
+"""
+
+
+def test_what_libdrm_and_mesa_read_of_their_own_node_may_be_read(said):
+    """And nothing of another's, though its name may be listed."""
+    message, run = said(STARTING.replace("NODE", "/dev/null"), access=Access(device_nodes=("/dev/null",)))
+    assert message.split()[-1:] == ["end"]
+    assert {"stat", "uevent", "subsystem", "list", "open", "another's", "kernel's"}.isdisjoint(message.split())
+    assert {each[1] for each in refused(run)} == {"/sys/devices/virtual/mem/zero/uevent", "/sys/kernel/uevent_seqnum"}
+    message, _ = said(STARTING.replace("NODE", "/dev/null"))
+    assert "uevent list" in message.replace("subsystem ", "")
+
+
+def test_only_the_folders_of_devices_are_opened(tmp_path):
+    assert executor.described(["/dev/null", "/none", str(tmp_path)]) == ("/sys/devices/virtual/mem/null",)
 
 
 def refused(run):
