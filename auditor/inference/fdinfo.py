@@ -9,16 +9,23 @@ these keys holds is nowhere else either (docs/dut.md): where the process has suc
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
-from auditor.inference import watch
-
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
+
+MAX_DESCRIPTORS = 4096
+"""Open files of a worker (its RLIMIT_NOFILE); of a process with more, nothing is said."""
+MAX_THREADS = 1024
+"""Threads of a worker; of a process with more, nothing is said."""
+
+_KCMP = {"x86_64": 312, "aarch64": 272}
+_KCMP_FILES = 2
 
 _MAX_BYTES = 1 << 16
 _UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20}
@@ -51,6 +58,48 @@ def busy_ns(before: Engines, after: Engines) -> int:
     return sum(max(0, ns - before.get(key, 0)) for key, ns in after.items())
 
 
+def tasks(pid: int) -> list[int]:
+    """The threads of a process. Raises ProcessLookupError once it has ended, another OSError where there are too many."""
+    try:
+        found = sorted(map(int, os.listdir(f"/proc/{pid}/task")))
+    except FileNotFoundError:
+        raise ProcessLookupError from None
+    if len(found) > MAX_THREADS:
+        raise OSError(f"/proc/{pid}: {len(found)} threads, expected at most {MAX_THREADS}")
+    return found
+
+
+def descriptor_tables(pid: int) -> list[str]:
+    """The /proc folder of one thread for each table of descriptors that a process's threads have. Raises as `tasks` does.
+
+    Threads that share one are told by kcmp(2), where the kernel has it.
+    """
+    found: list[int] = []
+    for task in tasks(pid):
+        if not any(_share_descriptors(task, other) for other in found):
+            found.append(task)
+    return [f"/proc/{pid}/task/{task}" for task in found]
+
+
+def descriptors(folder: str) -> list[str]:
+    """The names in a folder of descriptors; none once the thread has ended. Raises OSError if it cannot be read, or there are too many."""
+    try:
+        names = os.listdir(folder)
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    if len(names) > MAX_DESCRIPTORS:
+        raise OSError(f"{folder}: {len(names)} descriptors, expected at most {MAX_DESCRIPTORS}")
+    return names
+
+
+def _share_descriptors(task: int, other: int) -> bool:
+    number = _KCMP.get(os.uname().machine)
+    if number is None:
+        return False
+    arguments = (ctypes.c_long(value) for value in (number, task, other, _KCMP_FILES, 0, 0))
+    return bool(ctypes.CDLL(None).syscall(*arguments) == 0)
+
+
 def device_numbers(nodes: Iterable[str]) -> frozenset[int]:
     """The device numbers of character device nodes; of what is no node, none."""
     found = set()
@@ -70,8 +119,8 @@ def read_device_use(pid: int, accelerator: frozenset[int] = frozenset()) -> Devi
     texts: dict[str, str] = {}
     devices: set[str] = set()
     own: set[str] = set()
-    for folder in watch.descriptor_tables(pid):
-        for name in watch.descriptors(f"{folder}/fdinfo"):
+    for folder in descriptor_tables(pid):
+        for name in descriptors(f"{folder}/fdinfo"):
             # one that is not there was closed since it was listed
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                 with open(f"{folder}/fdinfo/{name}", "rb") as file:

@@ -2,19 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
-import os
 import time
 from dataclasses import dataclass
-
-MAX_DESCRIPTORS = 4096
-"""Open files of a worker (its RLIMIT_NOFILE); of a process with more, nothing is said."""
-MAX_THREADS = 1024
-"""Threads of a worker; of a process with more, nothing is said."""
-
-_KCMP = {"x86_64": 312, "aarch64": 272}
-_KCMP_FILES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,48 +26,6 @@ def status_bytes(pid: int, name: str) -> int:
         return 0
     prefix = name.encode() + b":"
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(prefix)), 0)
-
-
-def tasks(pid: int) -> list[int]:
-    """The threads of a process. Raises ProcessLookupError once it has ended, another OSError where there are too many."""
-    try:
-        found = sorted(map(int, os.listdir(f"/proc/{pid}/task")))
-    except FileNotFoundError:
-        raise ProcessLookupError from None
-    if len(found) > MAX_THREADS:
-        raise OSError(f"/proc/{pid}: {len(found)} threads, expected at most {MAX_THREADS}")
-    return found
-
-
-def descriptor_tables(pid: int) -> list[str]:
-    """The /proc folder of one thread for each table of descriptors that a process's threads have. Raises as `tasks` does.
-
-    Threads that share one are told by kcmp(2), where the kernel has it.
-    """
-    found: list[int] = []
-    for task in tasks(pid):
-        if not any(_share_descriptors(task, other) for other in found):
-            found.append(task)
-    return [f"/proc/{pid}/task/{task}" for task in found]
-
-
-def descriptors(folder: str) -> list[str]:
-    """The names in a folder of descriptors; none once the thread has ended. Raises OSError if it cannot be read, or there are too many."""
-    try:
-        names = os.listdir(folder)
-    except (FileNotFoundError, ProcessLookupError):
-        return []
-    if len(names) > MAX_DESCRIPTORS:
-        raise OSError(f"{folder}: {len(names)} descriptors, expected at most {MAX_DESCRIPTORS}")
-    return names
-
-
-def _share_descriptors(task: int, other: int) -> bool:
-    number = _KCMP.get(os.uname().machine)
-    if number is None:
-        return False
-    arguments = (ctypes.c_long(value) for value in (number, task, other, _KCMP_FILES, 0, 0))
-    return bool(ctypes.CDLL(None).syscall(*arguments) == 0)
 
 
 def oom_kills() -> int:

@@ -18,7 +18,7 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from auditor.inference.watch import MAX_DESCRIPTORS
+from auditor.inference.fdinfo import MAX_DESCRIPTORS
 from auditor.inference.worker import seccomp
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from auditor.inference import watch
+from auditor.inference import fdinfo
 from auditor.inference.fdinfo import DeviceUse, _holds_memory, busy_ns, device_use, read_device_use
 
 PIPE = "pos:\t0\nflags:\t02\nmnt_id:\t15\nino:\t77\n"
@@ -142,7 +142,7 @@ def test_a_process_that_has_ended():
 
 
 def test_too_many_descriptors(monkeypatch):
-    monkeypatch.setattr(watch, "MAX_DESCRIPTORS", 1)
+    monkeypatch.setattr(fdinfo, "MAX_DESCRIPTORS", 1)
     with pytest.raises(OSError, match="expected at most 1"):
         read_device_use(os.getpid())
 
@@ -173,7 +173,7 @@ ctypes.CDLL(None).syscall({"x86_64": 60, "aarch64": 93}[os.uname().machine], 0)
         descriptor = child.stdout.readline().decode().strip()
         while b"Z (zombie)" not in pathlib.Path(f"/proc/{child.pid}/status").read_bytes():
             time.sleep(0.01)
-        links = [f"{folder}/fd/{name}" for folder in watch.descriptor_tables(child.pid) for name in watch.descriptors(f"{folder}/fd")]
+        links = [f"{folder}/fd/{name}" for folder in fdinfo.descriptor_tables(child.pid) for name in fdinfo.descriptors(f"{folder}/fd")]
         assert str(tmp_path / "held") in [os.readlink(link) for link in links if link.endswith(f"/{descriptor}")]
         assert read_device_use(child.pid) == DeviceUse(0, {})
     finally:
