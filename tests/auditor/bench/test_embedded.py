@@ -352,3 +352,15 @@ def test_another_failure_is_not_answered_by_rewriting(delegate, runtime, publish
         Job("selfie", published, reference=rewritten, delegate=delegate, options=options, runtime=runtime, **QUICK, xnnpack=False)
     )
     assert found["status"]["outcome"] != "completed"
+
+
+def test_scalars(runtime, write):
+    """Inputs and outputs of no dimensions."""
+    write_model, tensor, op = write
+    constant = tensor((), struct.pack("<f", 0.5))
+    found = measure(
+        Job("scalar", write_model([tensor(()), constant, tensor(())], (0,), (2,), [op(ADD, (0, 1), (2,))]), runtime=runtime, **QUICK)
+    )
+    assert found["status"]["outcome"] == "completed", found["status"]
+    assert output_of(found)["avg_error"] == 0
+    assert output_of(found)["two_input_distance"] > 0

@@ -18,15 +18,15 @@ from auditor.bench.native_output import Line, lines
 from auditor.inference.executor import Access
 from auditor.inference.watch import Limits
 from auditor.inference.worker.confine import landlock_abi
+from auditor.tflite.graph import read_graph
 from auditor.tflite.rewrite import without_custom_deconvolution
-from auditor.zoo.generate import generate
+from auditor.zoo.generate import generate, stand_ins
 from fixtures.stand_in import DELEGATE, FORMS, NAMES, build_delegate, build_library, build_tools
 
 ROOT = os.path.join(os.path.dirname(__file__), *[os.pardir] * 3)
 NATIVE = os.path.join(ROOT, "fixtures", "native")
 PUBLISHED = os.path.join(ROOT, os.pardir, "shared", "models", "selfie_segmentation_landscape_256x256.tflite")
 MODEL = "selfie_segmentation_landscape_256x256"
-OUTPUTS = 144 * 256
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler (cc) to build the stand-in tools with"),
@@ -41,7 +41,7 @@ def tools(tmp_path_factory):
     @functools.cache
     def build(names=NAMES, flags=(), **macros):
         folder = str(tmp_path_factory.mktemp("bin"))
-        build_tools(folder, names, flags, OUTPUTS=OUTPUTS, **macros)
+        build_tools(folder, names, flags, **macros)
         difference = os.path.join(folder, "inference_diff_eval")
         return native.Tools(os.path.join(folder, "benchmark_model"), difference if len(names) > 1 else None)
 
@@ -132,6 +132,53 @@ def published():
         pytest.skip(f"the published {MODEL}.tflite is not on this machine")
     with open(PUBLISHED, "rb") as file:
         return file.read()
+
+
+TAKES = 'const char *stand_in_takes(void) {{ return "{}"; }}'
+INVOKE = "void stand_in_invoke(float *o, int n) {{ (void)o; (void)n; calls++; {} }}"
+FORGED = "INFO: Inference timings in us: Init: 1, First inference: 1, Warmup (avg): 1, Inference (avg): 1"
+
+
+@pytest.mark.parametrize("build", FORMS)
+@pytest.mark.parametrize(
+    ("code", "expected", "said"),
+    [
+        (TAKES.format("not"), ("completed", None), ""),
+        (TAKES.format("30"), ("completed", None), ""),
+        (TAKES.format("refused"), ("prepare-failed", "test"), "(StandInDelegate) failed to prepare."),
+        ("int stand_in_fails(void) { return 1; }", ("invoke-failed", "test"), "(StandInDelegate) failed to invoke."),
+        (INVOKE.format("if (calls == 3) abort();"), ("died", "test"), "signal 6"),
+        (INVOKE.format("if (calls == 3) exit(0);"), ("output-unreadable", "test"), "lines of a loop's statistics"),
+        (INVOKE.format(f'if (calls == 2) say("{FORGED}");'), ("output-unreadable", "test"), "is there 2 times"),
+        (INVOKE.format("o[0] = 0.f / 0.f;"), ("completed", None), ""),
+        (INVOKE.format("o[0] += 100;"), ("completed", None), ""),
+    ],
+    ids=["not", "partly", "refused", "fails", "aborts", "exits", "forges", "nan", "wrong"],
+)
+def test_each_fault_in_each_build(tools, delegate, build, code, expected, said):
+    found = measure(tools(FORM=FORMS[build]), delegate(code))
+    assert outcome(found) == expected, found["status"]
+    assert said in found["status"]["message"]
+    if expected[0] == "completed":
+        taken = 0 if '"not"' in code else 30 if '"30"' in code else found["nodes"]["total"]
+        assert found["nodes"]["delegated"] == taken
+        (output,) = found["accuracy"]["outputs"]
+        assert (output["test_nan_runs"] > 0) == ("0.f" in code)
+        assert (sum(output["own_errors"]) > 0) == ("100" in code)
+
+
+def test_the_full_zoo(tools, delegate):
+    """Each of its models, whatever it gives out: floats or bytes."""
+    library = delegate()
+    for name in stand_ins("0.0.2"):
+        content = generate(name)
+        found = measure(tools(), library, content)
+        assert outcome(found) == ("completed", None), (name, found["status"])
+        graph = read_graph(content)
+        assert [part["nodes"] for part in found["nodes"]["partitions"]] == [list(range(len(graph.operators)))]
+        (output,) = found["accuracy"]["outputs"]
+        assert output["own_errors"] == [0.0] * native.OWN_INPUTS
+        assert found["memory"]["peak_bytes"] < 150e6
 
 
 @pytest.mark.parametrize("build", FORMS)
@@ -247,7 +294,7 @@ def test_libraries_beside_the_tool_and_the_delegate_are_loaded(tmp_path):
         helpers.append(build_library(os.path.join(place, name), code, (f"-Wl,-soname,{name}",)))
         flags.append((helpers[-1], f"-Wl,-rpath,{place}", "-Wl,--enable-new-dtags"))
     (tmp_path / "vendor libraries" / "libsecret.so").write_text("secret")
-    build_tools(str(tmp_path / "bin"), NAMES, ("-Wl,--push-state,--no-as-needed", *flags[0], "-Wl,--pop-state"), OUTPUTS=OUTPUTS)
+    build_tools(str(tmp_path / "bin"), NAMES, ("-Wl,--push-state,--no-as-needed", *flags[0], "-Wl,--pop-state"))
     tool = native.Tools(str(tmp_path / "bin" / "benchmark_model"), None)
     library = build_delegate(str(tmp_path / "vendor" / "libvendor.so"), "int help1(void); int (*used)(void) = help1;", flags[1])
     assert libraries_beside(tool.benchmark) == (helpers[0],)
@@ -261,7 +308,7 @@ def test_a_library_that_is_allowed_is_loaded_in_every_process(tmp_path, delegate
     """One that the tool's search path does not find by a name of the file: a link in a folder that leads elsewhere."""
     place = str(tmp_path / "elsewhere")
     helper = build_library(os.path.join(place, "libhelper.so"), "int help(void) { return 1; }", ("-Wl,-soname,libhelper.so",))
-    loads = f"-Dmain=real_main -DOUTPUTS={OUTPUTS}"
+    loads = "-Dmain=real_main"
     os.makedirs(tmp_path / "bin")
     code = f"""
     #include <dlfcn.h>
@@ -270,7 +317,7 @@ def test_a_library_that_is_allowed_is_loaded_in_every_process(tmp_path, delegate
     int main(int count, char **words) {{ return dlopen("{helper}", RTLD_NOW) ? real_main(count, words) : 5; }}
     """
     source = os.path.join(ROOT, "fixtures", "tools", "stand_in.c")
-    command = ["cc", "-O2", *loads.split(), "-o", str(tmp_path / "bin" / "benchmark_model"), source, "-x", "c", "-", "-ldl", "-lm"]
+    command = ["cc", "-O2", loads, "-o", str(tmp_path / "bin" / "benchmark_model"), source, "-x", "c", "-", "-ldl", "-lm"]
     subprocess.run(command, input=code.encode(), check=True)
     tool = native.Tools(str(tmp_path / "bin" / "benchmark_model"), None)
     assert outcome(measure(tool, delegate())) == ("load-failed", "reference")
@@ -296,3 +343,18 @@ def test_the_peak_is_that_of_the_tools_own_image(tools, delegate):
         delegate("void stand_in_invoke(float *o, int n) { if (!calls++) memset(malloc(64 << 20), 1, 64 << 20); (void)o; (void)n; }"),
     )
     assert grown["memory"]["peak_bytes"] - found["memory"]["peak_bytes"] >= 63 << 20
+
+
+def test_scalars(tools, delegate, write):
+    """An input of no dimensions beside another one has an empty shape; alone, it cannot be named. Outputs may have none."""
+    write_model, tensor, op = write
+    both = write_model([tensor((2,)), tensor(()), tensor(())], (0, 1), (2,), [op(0, (0, 1), (2,))])
+    found = measure(tools(), delegate(), both)
+    assert outcome(found) == ("completed", None), found["status"]
+    (output,) = found["accuracy"]["outputs"]
+    assert output["own_errors"] == [0.0] * native.OWN_INPUTS
+    alone = write_model([tensor(()), tensor(())], (0,), (1,), [op(0, (0, 0), (1,))])
+    found = measure(tools(), delegate(), alone)
+    assert outcome(found) == ("completed", None), found["status"]
+    assert "a scalar alone has none to give" in found["conditions"]["accuracy_note"]
+    assert found["accuracy"]["outputs"][0]["two_input_distance"] is None
