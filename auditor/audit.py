@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from auditor import files, registry, requirements
 from auditor.codec import decode_waivers
+from auditor.details import details
 from auditor.engine import Context, Selection, judge, names
 from auditor.errors import AuditError, UsageError
 from auditor.facts.collect import collect
@@ -50,7 +51,8 @@ def audit(request: Request, progress: Callable[[str], None]) -> Audited:
     facts = _told_apart(replace(collect(Replay(record)), settings=settings), request.not_accelerators)
     _wanted(request, facts)
     summary = _summary(record, facts)
-    context = Context(TOOL, judged_by.name, summary, ZooUsed(judged_by.zoo.version, facts.plan.models), tuple(_notes(request, facts)))
+    zoo, notes = ZooUsed(judged_by.zoo.version, facts.plan.models), tuple(_notes(request, facts))
+    context = Context(TOOL, judged_by.name, summary, zoo, notes, tuple(_judged_with(request)), details(facts))
     report = judge(facts, checks, judged_by.requirements, waivers, request.today, selection, context)
     return Audited(report, record)
 
@@ -93,7 +95,32 @@ def _summary(record: Record, facts: Facts) -> DeviceSummary:
         kernel=facts.kernel.release.value if isinstance(facts.kernel.release, Ok) else None,
         looked_in=tuple(f"{item.path} ({item.status.value})" for item in looked),
         demonstration=facts.plan.demonstration,
+        board=facts.identity.board or "",
+        build=facts.identity.build or "",
+        firmware_version=facts.identity.firmware or "",
+        collector=printable(record.collector),
+        collected_by=printable(facts.plan.user),
+        collected_uid=facts.plan.uid,
+        command=tuple(map(printable, facts.plan.command)),
     )
+
+
+def _judged_with(request: Request) -> Iterator[str]:
+    """The options that decide how a record is judged, where they are not the default."""
+    if request.requirements != requirements.DEFAULT:
+        yield from ("--requirements", printable(request.requirements))
+    if request.waivers is not None:
+        yield from ("--waivers", printable(request.waivers), "--today", request.today.isoformat())
+    for option, values in (
+        ("--trust-root", request.trust_roots),
+        ("--only", request.selection.only),
+        ("--skip", request.selection.skip),
+    ):
+        for value in values:
+            yield from (option, printable(value))
+    for option, path in (("--zoo-manifest", request.manifest), ("--base-image", request.base_image)):
+        if path is not None:
+            yield from (option, printable(path))
 
 
 def _notes(request: Request, facts: Facts) -> Iterator[str]:

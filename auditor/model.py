@@ -528,4 +528,6 @@ def printable(text: str | bytes) -> str:
 
 def visible(text: str | bytes) -> str:
     """Any text as one line that a terminal, a log or an XML file may show: controls, line ends, bidi marks … become escapes."""
+    if isinstance(text, str) and text.isprintable():
+        return text
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in printable(text))
