@@ -293,7 +293,8 @@ def _asked(facts: Facts, check: Check, requirement: Requirement, selection: Sele
     if not listing.items and check.each in {"accelerators", "cores"} and not listing.unread and not listing.unrecognised:
         observed = f"no accelerator in {', '.join(item.path for item in listing.evidence)}"
         because = "No accelerator was found to judge."
-        yield Answer(Outcome.UNKNOWN, observed, listing.evidence, because, remedy=Remedy.DRIVER), whole
+        advice = "Load the accelerator's driver and audit again, or name the device that it is: `--accelerator pci:0000:00:0b.0`, for one."
+        yield Answer(Outcome.UNKNOWN, observed, listing.evidence, because, remedy=Remedy.DRIVER, remediation=advice), whole
 
 
 def _unrecognised(device: Unrecognised) -> Answer:

@@ -10,7 +10,7 @@ from auditor.families import FAMILIES
 from auditor.model import Answer, Level, Outcome, Owner, Remedy, check, visible
 from checks.confinement import filter_in_doubt, is_restrained, lets_every_ioctl_through, restrained, shows_all_devices
 from checks.wording import some
-from checks.zoo_runs import DELEGATED_SHARE, cited
+from checks.zoo_runs import DELEGATED_SHARE, TIMED, cited
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,9 +49,10 @@ def confined_run(facts: Facts) -> Iterator[Answer]:
     A driver supports sandboxing if it works in a sandbox. A run's conditions record under `confinement` the `state` it was in
     (`confined`: no new privileges, no capabilities, Landlock, seccomp, limits), and under `escapes` what became of each attempt to get
     out (network, files, other devices, other processes): the errno it was `refused` with, null where it succeeded. It passes where every
-    run ended well and was confined, each attempt was refused as a confinement refuses, and in a run the delegate took 95 % of the
-    multiply-accumulates while the accelerator was seen working: a delegate that computes on the CPU shows nothing about the accelerator's
-    driver. An attempt that succeeded in a confined run fails; one that ended otherwise, or was made without confinement, decides nothing.
+    run ended well and was confined, each attempt was refused as a confinement refuses, and in a run, of which the delegate claims 95 % of
+    the multiply-accumulates, the kernel counted the accelerator's work: a delegate that computes on the CPU shows nothing about the
+    accelerator's driver. An attempt that succeeded in a confined run fails; one that ended otherwise, or was made without confinement,
+    decides nothing.
     Runs of a demonstration are not the device's.
 
     The confinement is applied, and the attempts are made, before the first byte of the vendor's is loaded, so neither can be faked by
@@ -82,7 +83,7 @@ def confined_run(facts: Facts) -> Iterator[Answer]:
 
 
 def _worked(run: ModelRun) -> bool:
-    return (run.delegated_macs or 0) >= DELEGATED_SHARE and run.conditions.get("accelerator_busy") is True
+    return (run.delegated_macs or 0) >= DELEGATED_SHARE and run.conditions.get(TIMED) is True
 
 
 def _is_confined(run: ModelRun) -> bool:

@@ -9,7 +9,7 @@ from auditor.model import Answer, Level, Outcome, Owner, Remedy, check, visible
 from auditor.statistics import Spread, Verdict, confirm, inputs_needed, pool, within
 from checks.wording import some
 from checks.zoo_golden import judge_images
-from checks.zoo_runs import cited, invalid, of_baseline, of_generated, of_stand_in
+from checks.zoo_runs import MEMORY, TIMED, cited, invalid, of_baseline, of_generated, of_stand_in, witnessed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -48,7 +48,8 @@ def baseline(facts: Facts, requirement: Requirement) -> Iterator[Answer]:
     output alone a failure. An error within the limit proves nothing where a delegate that computes nothing (zeros, the answer before, one
     answer to all) would have no larger one, or where the answers do not follow the inputs as the reference's do (correlation below 0.5).
     Then golden images decide (zoo-accuracy.golden): with a pass on them the limit counts, without one it is unknown.
-    Every timed output is compared, so a delegate cannot be exact while it is measured and fast while timed.
+    Every timed output is compared, so a delegate cannot be exact while it is measured and fast while timed. It passes only where the kernel
+    counted the accelerator's work in the processes whose answers are compared: the CPU agrees with itself.
     The reference is the same runtime without the delegate, on one thread, with the runtime's default kernels (XNNPACK's where it has them,
     as inference_diff_eval has it). A custom operator that it does not know is replaced there by the builtin one that computes the same.
 
@@ -119,7 +120,7 @@ def _judge_follows(facts: Facts, result: ModelResult, runs: tuple[ModelRun, ...]
     elif min(len(correlations), len(offsets)) < len(figures):
         yield Answer(Outcome.UNKNOWN, f"{observed}, not in every run", cited(result), remedy=Remedy.MORE_RUNS)
     else:
-        yield Answer(Outcome.PASS, observed, cited(result))
+        yield witnessed(Answer(Outcome.PASS, observed, cited(result)), runs, TIMED, MEMORY)
 
 
 def _judge(facts: Facts, result: ModelResult, runs: tuple[ModelRun, ...], requirement: Requirement) -> Iterator[Answer]:
@@ -141,7 +142,8 @@ def _judge(facts: Facts, result: ModelResult, runs: tuple[ModelRun, ...], requir
     answers = [_output(outputs, requirement, images, note) for outputs in zip(*measured, strict=True)]
     worst = min(answers, key=lambda answer: (Outcome.FAIL, Outcome.UNKNOWN, Outcome.PASS).index(answer.outcome))
     observed = "; ".join((*(answer.observed for answer in answers), _reference(runs)))
-    yield Answer(worst.outcome, observed, cited(result), worst.because, remedy=worst.remedy, remediation=worst.remediation)
+    answer = Answer(worst.outcome, observed, cited(result), worst.because, remedy=worst.remedy, remediation=worst.remediation)
+    yield witnessed(answer, runs, TIMED, MEMORY)
 
 
 def _wrong_cases(run: ModelRun) -> list[str]:

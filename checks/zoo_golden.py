@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from auditor.model import Answer, Level, Outcome, Owner, Remedy, check
-from checks.zoo_runs import cited, invalid, of_file
+from checks.zoo_runs import TIMED, cited, invalid, of_file, witnessed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,7 +58,8 @@ def _judge(facts: Facts, result: ModelResult, runs: tuple[ModelRun, ...], _requi
     if all(run.golden is None for run in runs) and all(run.status == "completed" for run in runs):
         yield Answer(Outcome.NOT_APPLICABLE, "no golden image", cited(result))
         return
-    yield invalid(facts, result, runs, broken=Outcome.FAIL) or replace(judge_images(runs), evidence=cited(result))
+    void = invalid(facts, result, runs, broken=Outcome.FAIL)
+    yield void or witnessed(replace(judge_images(runs), evidence=cited(result)), runs, TIMED)
 
 
 def judge_images(runs: tuple[ModelRun, ...]) -> Answer:

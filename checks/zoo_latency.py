@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from auditor.facts.types import Ok
 from auditor.model import Answer, Level, Outcome, Owner, Remedy, check
 from auditor.statistics import LOOKS, MOST_FURTHER, Verdict, further, judge
-from checks.zoo_runs import cited, invalid, of_baseline, of_stand_in
+from checks.zoo_runs import TIMED, cited, invalid, of_baseline, of_stand_in, witnessed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,9 +44,10 @@ def baseline(facts: Facts, requirement: Requirement) -> Iterator[Answer]:
     the next, the verdict must also hold for the times at the end. Otherwise unknown, with the number of further processes that would
     decide.
 
-    No verdict unless the delegate took 95 % of the model's multiply-accumulates, and no pass unless the accelerator was seen working: a
-    delegate can compute on the CPU. That one keeps the accelerator busy with other work meanwhile is not excluded. Loading and the first
-    inference are shown beside it and are not in it.
+    No verdict unless the delegate took 95 % of the model's multiply-accumulates. That is read in the delegate's own process and so is a
+    claim: it can keep a pass away, and never makes one. No pass unless the kernel counted the accelerator's work in each run, and the
+    processor did not do enough beside it to have computed the model: a delegate can compute on the CPU. That one keeps the accelerator busy
+    with other work, as long as the inferences take, is not excluded. Loading and the first inference are shown and are not in the figure.
 
     Where the device's own benchmark_model measured it, the process's own figure is the tool's mean, and the auditor's clock is around the
     whole process, its start and all compiling included, over the inferences that the tool says there were: over the limit on a short run,
@@ -88,12 +89,8 @@ def _judge(facts: Facts, result: ModelResult, runs: tuple[ModelRun, ...], requir
         yield Answer(Outcome.FAIL, observed, cited(result))
     elif verdict is Verdict.UNDECIDED:
         yield _undecided(result, own, outside, limit, observed)
-    elif not all(run.conditions.get("accelerator_busy") is True for run in runs):
-        because = f"Within the limit, but nothing shows that the accelerator did the work.{_on_the_processor(runs)}"
-        advice = "Have the driver account for its work in DRM fdinfo (drm-engine-…), and the delegate do its work there."
-        yield Answer(Outcome.UNKNOWN, observed, cited(result), because, remedy=Remedy.VENDOR, remediation=advice)
     else:
-        yield Answer(Outcome.PASS, observed, cited(result))
+        yield witnessed(Answer(Outcome.PASS, observed, cited(result)), runs, TIMED)
 
 
 def _drifts(drift: Drift) -> Iterator[str]:
@@ -133,12 +130,3 @@ def _busy(result: ModelResult) -> str:
     cpus = [each["cpus"] for each in known if isinstance(each.get("cpus"), int)]
     busiest = max((load for load in loads if isinstance(load, float)), default=0.0)
     return f" The machine was busy: a load average of {busiest:.1f} on {max(cpus)} processors." if cpus and busiest > max(cpus) else ""
-
-
-def _on_the_processor(runs: tuple[ModelRun, ...]) -> str:
-    """How busy the processor was meanwhile, where every run has it: a delegate that computes there, or waits by spinning, keeps it so."""
-    shares = [run.conditions.get("cpu_share") for run in runs]
-    known = [share for share in shares if isinstance(share, float)]
-    if not known or len(known) < len(shares):
-        return ""
-    return f" The process kept {min(known):.2f} processors busy."

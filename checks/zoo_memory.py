@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from auditor.model import Answer, Level, Outcome, Owner, Remedy, check
-from checks.zoo_runs import cited, invalid, of_baseline, of_stand_in
+from checks.zoo_runs import MEMORY, cited, invalid, of_baseline, of_stand_in, witnessed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,8 +35,9 @@ def baseline(facts: Facts, requirement: Requirement) -> Iterator[Answer]:
     within the limit passes; what was added since before the model was loaded, above the limit, fails; between the two lies our own
     interpreter's share, and that is unknown. Of the device's own benchmark_model all counts, as it does on the page: it is within the limit
     or not. The tool's own figure is not used. A delegate that ends its process leaves no peak to judge.
-    Answers are compared in that process, too; not excluded is that a delegate computes more slowly there in less memory, or keeps data that
-    is mapped nowhere (a memfd, a file of its own) and reads it a piece at a time.
+    It passes only where the kernel counted the accelerator's work in that very process. Answers are compared in it, too; not excluded is
+    that a delegate computes more slowly there in less memory, or keeps data that is mapped nowhere (a memfd, a file of its own) and reads
+    it a piece at a time.
     """
     yield from of_baseline(facts, requirement, _judge)
 
@@ -73,7 +74,7 @@ def _judge(facts: Facts, result: ModelResult, runs: tuple[ModelRun, ...], requir
     if added > too_much:
         yield Answer(Outcome.FAIL, observed, cited(result))
     elif peak <= enough and complete:
-        yield Answer(Outcome.PASS, observed, cited(result))
+        yield witnessed(Answer(Outcome.PASS, observed, cited(result)), runs, MEMORY)
     elif peak <= enough:
         because = "Within the limit, but the memory that the device itself holds for the process was not read."
         advice = "Have the driver account for its memory in DRM fdinfo (drm-resident-…)."

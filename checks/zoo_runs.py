@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from auditor.facts.types import Missing as MissingEvidence
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 
 DELEGATED_SHARE = 0.95
 """Of a model's multiply-accumulates, the share that the delegate must take for its figures to be the accelerator's."""
+
+TIMED, MEMORY = "accelerator_busy", "memory_accelerator_busy"
+"""The conditions of a run that say of a process of it that the kernel counted the accelerator's work in it."""
+TO_BE_SEEN = "Have the driver account for its work in DRM fdinfo (drm-engine-…), and the delegate do its work there."
 
 RUN_BROKE = frozenset({"died", "exited", "timed-out", "cpu-exceeded", "protocol-error", "output-shape-mismatch", "out-of-memory"})
 RUN_REFUSED = frozenset({"delegate-create-failed", "prepare-failed", "invoke-failed"})
@@ -101,10 +106,31 @@ def invalid(facts: Facts, result: ModelResult, runs: tuple[ModelRun, ...], broke
         )
     if min(known) < DELEGATED_SHARE:
         run = runs[shares.index(min(known))]
-        observed = f"{run.delegated_nodes} of {run.total_nodes} operators, {min(known):.1%} of the multiply-accumulates{_said(run)}"
+        observed = f"{run.delegated_nodes} of {run.total_nodes} operators, {min(known):.1%} of the multiply-accumulates claimed{_said(run)}"
         because = f"The delegate left more than {1 - DELEGATED_SHARE:.0%} of the work to the CPU, so the figures are not the accelerator's."
         return Answer(Outcome.UNKNOWN, observed, evidence, because, remedy=Remedy.VENDOR)
     return None
+
+
+def witnessed(answer: Answer, runs: tuple[ModelRun, ...], *processes: str) -> Answer:
+    """The answer; a pass only where the kernel counted the accelerator's work in these processes of every run (bench/document.py).
+
+    What the delegate took, and every other figure that is read in its own process, is a claim of the vendor's: it can make an answer
+    worse, and never a pass. `processes` are `TIMED` and `MEMORY`.
+    """
+    if answer.outcome is not Outcome.PASS or all(run.conditions.get(each) is True for run in runs for each in processes):
+        return answer
+    because = f"Within the limit, but nothing shows that the accelerator did the work.{_on_the_processor(runs)}"
+    return replace(answer, outcome=Outcome.UNKNOWN, because=because, remedy=Remedy.VENDOR, remediation=TO_BE_SEEN)
+
+
+def _on_the_processor(runs: tuple[ModelRun, ...]) -> str:
+    """How busy the processor was meanwhile, where every run has it: a delegate that computes there, or waits by spinning, keeps it so."""
+    shares = [run.conditions.get("cpu_share") for run in runs]
+    known = [share for share in shares if isinstance(share, float)]
+    if not known or len(known) < len(shares):
+        return ""
+    return f" The process kept {min(known):.2f} processors busy."
 
 
 def _said(run: ModelRun) -> str:

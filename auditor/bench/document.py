@@ -54,7 +54,11 @@ spoil is null. Whatever happens to a worker, there is a document; what was measu
       cpu_share   processor time of the timed inferences over their brackets: about 1 for each thread that computes or waits busily
       delegated   [{source, nodes, total, partitions}] of the native tools, where sources say different things; the least counts
       engines     {source, busy_us, timed_us}: where engines of a device were seen working for the process meanwhile
-      accelerator_busy  true where they worked for BUSY_SHARE of the time at least; else absent: not seen, which is not the same as idle
+      reference_cpu_us  processor time of an inference in the reference process, by the kernel's count
+      accelerator_busy  true where the kernel counted that engines of the accelerator worked for BUSY_SHARE of the time at least, and the
+                  processor did not do enough beside it to have computed the model itself (`fits`); else absent: not seen, which is
+                  not the same as idle
+      memory_engines, memory_accelerator_busy  the same, in the process that is looked at for memory
       refused     [{call, path | null, errno, times}] that the confinement refused to the delegate | null where that could not be seen
     worker_output what the failed (else the test) worker's process printed, its two ends
 """
@@ -207,13 +211,27 @@ def noted(job: Job, run: Run, worker: Worker, confinement: Confinement) -> Itera
         conditions["refused"] = None if seen is None or known is None else known + [each for each in seen if each not in known]
 
 
-def note_who_worked(run: Run, cpu_us: float, busy_us: float, timed_us: float) -> None:
-    """Write down how long the processor and the device's engines worked, beside how long the inferences took."""
+def note_who_worked(run: Run, cpu_us: float, busy_us: float, timed_us: float, inferences: int, *, process: str = "") -> None:
+    """Write down how long the processor and the accelerator's engines worked, and how long so many inferences took.
+
+    `process` is a prefix for another process than the timed one.
+    """
     if not timed_us:
         return
     conditions = run["conditions"]
-    conditions["cpu_share"] = cpu_us / timed_us
+    if not process:
+        conditions["cpu_share"] = cpu_us / timed_us
     if busy_us:
-        conditions["engines"] = {"source": "drm-engine-* of the process's descriptors (fdinfo)", "busy_us": busy_us, "timed_us": timed_us}
-    if busy_us >= BUSY_SHARE * timed_us:
-        conditions["accelerator_busy"] = True
+        source = "drm-engine-* of the process's descriptors (fdinfo)"
+        conditions[f"{process}engines"] = {"source": source, "busy_us": busy_us, "timed_us": timed_us}
+    if busy_us >= BUSY_SHARE * timed_us and fits(cpu_us, busy_us, timed_us, conditions.get("reference_cpu_us", 0.0) * inferences):
+        conditions[f"{process}accelerator_busy"] = True
+
+
+def fits(cpu_us: float, busy_us: float, timed_us: float, reference_cpu_us: float) -> bool:
+    """Whether the accelerator may have done the work: a delegate that computes on the processor keeps that busy, too.
+
+    One that waits by spinning does so as well, so the processor's time only counts where it is as long as half of what the same inferences
+    take it without a delegate, and longer than the engines worked, and the engines rested for more than half of the time.
+    """
+    return cpu_us <= max(busy_us, reference_cpu_us / 2) or busy_us >= timed_us / 2

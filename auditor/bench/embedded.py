@@ -146,7 +146,8 @@ def _reference(job: Job, run: Run, generator: np.random.Generator) -> tuple[list
             sample, bracket_ns = _answered(worker, _draw(loaded, generator))
             pool.append(sample)
             held += len(sample.inputs) + sum(map(len, sample.outputs))
-        run["overhead_us"] = _overhead_ns(worker, pool, bracket_ns) / 1e3
+        overhead_ns, cpu_ns = _overhead_ns(worker, pool, bracket_ns)
+        run["overhead_us"], run["conditions"]["reference_cpu_us"] = overhead_ns / 1e3, cpu_ns / 1e3
         photos = _photos(job, run, worker, loaded, generator)
         worker.quit()
     run["inputs"] = len(pool) + len(photos)
@@ -161,14 +162,18 @@ def _answered(worker: Worker, inputs: bytes) -> tuple[_Sample, int]:
     return _Sample(inputs, specs, split(specs, answer)), inference.bracket_ns
 
 
-def _overhead_ns(worker: Worker, pool: list[_Sample], bracket_ns: int) -> float:
-    """By how much the bracket of an inference in a batch is longer than the inference, where both are honest; the least of three."""
+def _overhead_ns(worker: Worker, pool: list[_Sample], bracket_ns: int) -> tuple[float, float]:
+    """By how much the bracket of an inference in a batch is longer than the inference, where both are honest; and its processor time.
+
+    The first is the least of three batches, the second their mean.
+    """
     size = _batch_size(pool, bracket_ns)
-    found = []
+    found, cpu_ns = [], 0
     for _ in range(3):
         batch = worker.run_batch([pool[number % len(pool)].inputs for number in range(size)])
         found.append((batch.bracket_ns - sum(batch.worker_ns)) / size)
-    return min(found)
+        cpu_ns += batch.cpu_ns
+    return min(found), cpu_ns / (3 * size)
 
 
 def _batch_size(samples: list[_Sample], bracket_ns: int) -> int:
@@ -224,7 +229,8 @@ def _test(job: Job, run: Run, seen: _Seen, generator: np.random.Generator) -> No
         drawn = mean_power(power, read_power())
         if drawn:
             run["conditions"]["power"] = drawn
-        note_who_worked(run, sum(run["cpu_us"]), busy_ns(engines, worker.engines()) / 1e3, sum(run["bracket_us"]))
+        busy_us, timed_us = busy_ns(engines, worker.engines()) / 1e3, sum(run["bracket_us"])
+        note_who_worked(run, sum(run["cpu_us"]), busy_us, timed_us, len(run["bracket_us"]))
         worker.quit()
         run["worker_output"] = worker.output
 
@@ -238,14 +244,18 @@ def _memory(job: Job, run: Run, seen: _Seen) -> None:
         worker = executor.worker
         before = worker.peak_bytes()
         executor.load()
+        engines, cpu_ns, timed_ns, count = worker.engines(), 0, 0, 0
         deadline = time.monotonic() + job.max_seconds
         for sample in itertools.islice(itertools.cycle(seen.pool), job.memory_runs):
-            _compare(worker, "memory", [sample], worker.run_batch([sample.inputs]), seen)
+            batch = worker.run_batch([sample.inputs])
+            _compare(worker, "memory", [sample], batch, seen)
+            cpu_ns, timed_ns, count = cpu_ns + batch.cpu_ns, timed_ns + batch.bracket_ns, count + 1
             worker.peak_bytes()
             worker.device_bytes()
             if time.monotonic() > deadline:
                 break
         peak, device = worker.peak_bytes(), worker.device_bytes()
+        note_who_worked(run, cpu_ns / 1e3, busy_ns(engines, worker.engines()) / 1e3, timed_ns / 1e3, count, process="memory_")
         worker.quit()
     if before and peak:
         run["memory"] = {"before_bytes": before, "peak_bytes": peak, "device_bytes": device}

@@ -230,7 +230,7 @@ def _test(job: Job, tools: Tools, run: Run, graph: Graph, answers: _Answers | No
         busy_us = busy_ns({}, worker.engines()) / 1e3
         _note_nodes(job, run, graph, read.delegation)
         _note_times(job, run, read, ended, text)
-        note_who_worked(run, ended.cpu_ns / 1e3, busy_us, ended.bracket_ns / 1e3)
+        note_who_worked(run, ended.cpu_ns / 1e3, busy_us, ended.bracket_ns / 1e3, read.inferences or 0)
         return _errors(worker, answers, 0, "test")
 
 
@@ -241,6 +241,8 @@ def _memory(job: Job, tools: Tools, run: Run, answers: _Answers | None) -> tuple
         flags = (f"--num_runs={job.min_runs}", *monitor, *_answer_flags(worker, answers, 1))
         ended, text = _become(job, worker, [tools.benchmark, *_graph_flags(job, worker), *flags, *_delegate_flags(job)])
         read = _applied(job, worker, "memory", ended, text)
+        busy_us = busy_ns({}, worker.engines()) / 1e3
+        note_who_worked(run, ended.cpu_ns / 1e3, busy_us, ended.bracket_ns / 1e3, read.inferences or 0, process="memory_")
         run["memory"] = {"before_bytes": 0, "peak_bytes": ended.peak_bytes, "device_bytes": worker.device_bytes()}
         run["conditions"]["tool"]["peak_mb"] = read.peak
         return _errors(worker, answers, 1, "memory")
@@ -403,7 +405,7 @@ def _note_accuracy(run: Run, read: Differences, answers: _Answers | None, errors
 @contextlib.contextmanager
 def _confined(job: Job, run: Run, tool: str, role: str) -> Iterator[Worker]:
     """A worker that is to become a tool with the delegate in it."""
-    with Worker(role, job.model, job.limits, job.library_path, apart=True) as worker:
+    with Worker(role, job.model, job.limits, job.library_path, nodes=job.access.device_nodes, apart=True) as worker:
         confinement = worker.confine(_policy(job, tool, role), required=not job.access.allow_unconfined)
         with noted(job, run, worker, confinement):
             yield worker

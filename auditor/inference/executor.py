@@ -74,7 +74,7 @@ class Executor:
 
     def __init__(self, model: bytes, options: Options, limits: Limits, role: str) -> None:
         self._model, self._options, self._role = model, options, role
-        self.worker = Worker(role, model, limits, options.library_path, options.import_path)
+        self.worker = Worker(role, model, limits, options.library_path, options.import_path, nodes=options.access.device_nodes)
         try:
             self.python, self.runtime = self.worker.hello(options.runtime)
             self.confinement: Confinement = self.worker.confine(policy(options), required=not options.access.allow_unconfined)

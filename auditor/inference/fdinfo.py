@@ -1,14 +1,15 @@
 """What a process's descriptors say of the devices behind them: memory of DRM clients and dma-bufs, and time on a device's engines.
 
-Read from outside the process, in /proc/PID/fdinfo. Sources: Documentation/gpu/drm-usage-stats.rst (`drm-*`),
-drivers/dma-buf/dma-buf.c (`size`, `exp_name`), fs/proc/fd.c (`ino`, Linux 5.14). A buffer that is only mapped, its descriptor closed and
-no DRM client holding it, is not seen. Memory that a driver without these keys holds is nowhere else either (docs/dut.md): where the process
-has such a device open, what was seen is not all of it.
+Read from outside the process, in /proc/PID/task/*/fdinfo: a thread may have descriptors of its own, and go on after the first thread has
+ended. Sources: Documentation/gpu/drm-usage-stats.rst (`drm-*`), drivers/dma-buf/dma-buf.c (`size`, `exp_name`), fs/proc/fd.c (`ino`,
+Linux 5.14). A buffer that is only mapped, its descriptor closed and no DRM client holding it, is not seen. Memory that a driver without
+these keys holds is nowhere else either (docs/dut.md): where the process has such a device open, what was seen is not all of it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import stat
 from collections.abc import Mapping
@@ -16,10 +17,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable
 
 MAX_DESCRIPTORS = 4096
 """Open files of a worker (its RLIMIT_NOFILE); of a process with more, nothing is said."""
+MAX_THREADS = 1024
+"""Threads of a worker; of a process with more, nothing is said."""
+
+_KCMP = {"x86_64": 312, "aarch64": 272}
+_KCMP_FILES = 2
 
 _MAX_BYTES = 1 << 16
 _UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20}
@@ -37,7 +43,10 @@ Engines: TypeAlias = Mapping[tuple[str, str, str], int]
 
 @dataclass(frozen=True, slots=True)
 class DeviceUse:
-    """`bytes` of device memory, and how long engines have worked. Not `complete` where a device does not say what memory it holds."""
+    """`bytes` of device memory, and how long engines of the accelerator have worked.
+
+    Not `complete` where a device does not say what memory it holds.
+    """
 
     bytes: int = 0
     engines: Engines = field(default_factory=dict)
@@ -49,35 +58,93 @@ def busy_ns(before: Engines, after: Engines) -> int:
     return sum(max(0, ns - before.get(key, 0)) for key, ns in after.items())
 
 
-def read_device_use(pid: int) -> DeviceUse:
-    """Read all descriptors of a process. Raises ProcessLookupError once it has ended, another OSError where this cannot be read."""
-    folder = f"/proc/{pid}/fdinfo"
+def tasks(pid: int) -> list[int]:
+    """The threads of a process. Raises ProcessLookupError once it has ended, another OSError where there are too many."""
     try:
-        names = os.listdir(folder)
+        found = sorted(map(int, os.listdir(f"/proc/{pid}/task")))
     except FileNotFoundError:
         raise ProcessLookupError from None
+    if len(found) > MAX_THREADS:
+        raise OSError(f"/proc/{pid}: {len(found)} threads, expected at most {MAX_THREADS}")
+    return found
+
+
+def descriptor_tables(pid: int) -> list[str]:
+    """The /proc folder of one thread for each table of descriptors that a process's threads have. Raises as `tasks` does.
+
+    Threads that share one are told by kcmp(2), where the kernel has it.
+    """
+    found: list[int] = []
+    for task in tasks(pid):
+        if not any(_share_descriptors(task, other) for other in found):
+            found.append(task)
+    return [f"/proc/{pid}/task/{task}" for task in found]
+
+
+def descriptors(folder: str) -> list[str]:
+    """The names in a folder of descriptors; none once the thread has ended. Raises OSError if it cannot be read, or there are too many."""
+    try:
+        names = os.listdir(folder)
+    except (FileNotFoundError, ProcessLookupError):
+        return []
     if len(names) > MAX_DESCRIPTORS:
         raise OSError(f"{folder}: {len(names)} descriptors, expected at most {MAX_DESCRIPTORS}")
-    texts, devices = {}, set()
-    for name in names:
-        # one that is not there was closed since it was listed
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError), open(f"{folder}/{name}", "rb") as file:
-            texts[name] = file.read(_MAX_BYTES).decode("ascii", "replace")
-            if _holds_memory(f"/proc/{pid}/fd/{name}"):
-                devices.add(name)
+    return names
+
+
+def _share_descriptors(task: int, other: int) -> bool:
+    number = _KCMP.get(os.uname().machine)
+    if number is None:
+        return False
+    arguments = (ctypes.c_long(value) for value in (number, task, other, _KCMP_FILES, 0, 0))
+    return bool(ctypes.CDLL(None).syscall(*arguments) == 0)
+
+
+def device_numbers(nodes: Iterable[str]) -> frozenset[int]:
+    """The device numbers of character device nodes; of what is no node, none."""
+    found = set()
+    for node in nodes:
+        with contextlib.suppress(OSError):
+            status = os.stat(node)
+            if stat.S_ISCHR(status.st_mode):
+                found.add(status.st_rdev)
+    return frozenset(found)
+
+
+def read_device_use(pid: int, accelerator: frozenset[int] = frozenset()) -> DeviceUse:
+    """Read all descriptors of a process; `accelerator` are the device numbers whose engines count.
+
+    Raises ProcessLookupError once it has ended, another OSError where this cannot be read.
+    """
+    texts: dict[str, str] = {}
+    devices: set[str] = set()
+    own: set[str] = set()
+    for folder in descriptor_tables(pid):
+        for name in descriptors(f"{folder}/fdinfo"):
+            # one that is not there was closed since it was listed
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                with open(f"{folder}/fdinfo/{name}", "rb") as file:
+                    texts[f"{folder}/{name}"] = file.read(_MAX_BYTES).decode("ascii", "replace")
+                if _holds_memory(f"{folder}/fd/{name}"):
+                    devices.add(f"{folder}/{name}")
+                if os.stat(f"{folder}/fd/{name}").st_rdev in accelerator:
+                    own.add(f"{folder}/{name}")
     try:
-        return device_use(texts, devices)
+        return device_use(texts, devices, frozenset(own))
     except ValueError as problem:
-        raise OSError(f"{folder}: {problem}") from problem
+        raise OSError(f"/proc/{pid}: {problem}") from problem
 
 
-def device_use(texts: Mapping[str, str], devices: Collection[str] = ()) -> DeviceUse:
-    """Add up fdinfo's texts, by descriptor, of which `devices` are of devices. Raises ValueError for a figure that is not understood.
+def device_use(texts: Mapping[str, str], devices: Collection[str] = (), own: Collection[str] = ()) -> DeviceUse:
+    """Add up fdinfo's texts, by descriptor, of which `devices` are of devices and `own` of the accelerator.
+
+    Raises ValueError for a figure that is not understood.
 
     Each client and each dma-buf counts once. A buffer of a client that is `shared` may be one of the dma-bufs that are held, or one whose
     descriptor was closed after sharing: of the two sums, the greater counts.
     """
     clients: dict[tuple[str, str], dict[str, str]] = {}
+    workers: set[tuple[str, str]] = set()
     buffers: dict[str, int] = {}
     complete = True
     for descriptor, text in texts.items():
@@ -86,20 +153,24 @@ def device_use(texts: Mapping[str, str], devices: Collection[str] = ()) -> Devic
         if "exp_name" in keys:
             buffers[keys.get("ino", f"descriptor {descriptor}")] = _figure(keys.get("size", ""))
             continue
+        client = keys.get("drm-pdev", ""), keys.get("drm-client-id", f"descriptor {descriptor}")
         accounted = "drm-driver" in keys and any(key.startswith(_SIZES) for key in keys)
         complete = complete and (accounted or ("drm-driver" not in keys and descriptor not in devices))
         if "drm-driver" in keys:
-            clients[keys.get("drm-pdev", ""), keys.get("drm-client-id", f"descriptor {descriptor}")] = keys
+            clients[client] = keys
+        if descriptor in own:
+            workers.add(client)
     held = [(_total(keys, _SIZES), _total(keys, (_SHARED,))) for keys in clients.values()]
-    own = sum(max(0, size - shared) for size, shared in held)
+    alone = sum(max(0, size - shared) for size, shared in held)
     shared = sum(min(size, shared) for size, shared in held)
     engines = {
         (*client, name.removeprefix(_ENGINE)): _figure(value, "ns")
         for client, keys in clients.items()
+        if client in workers
         for name, value in keys.items()
         if name.startswith(_ENGINE) and not name.startswith(_CAPACITY)
     }
-    return DeviceUse(own + max(shared, sum(buffers.values())), engines, complete)
+    return DeviceUse(alone + max(shared, sum(buffers.values())), engines, complete)
 
 
 def _holds_memory(path: str) -> bool:

@@ -25,7 +25,7 @@ from auditor import files
 from auditor.inference import wire
 from auditor.inference.channel import PIPE_BYTES, Channel, Log, Reply, pipe, read_claims, read_count, read_tensor, read_text, sealed
 from auditor.inference.confinement import Confinement, not_refused, read_kernel_state
-from auditor.inference.fdinfo import Engines, read_device_use
+from auditor.inference.fdinfo import Engines, device_numbers, read_device_use
 from auditor.inference.refusals import Refusals, take_descriptor
 from auditor.inference.sealing import KEY_BYTES, covered, digest
 from auditor.inference.watch import Limits, cpu_ns, oom_kills, status_bytes
@@ -126,10 +126,12 @@ class Worker:
         library_path: Sequence[str] = (),
         import_path: Sequence[str] = (),
         *,
+        nodes: Sequence[str] = (),
         apart: bool = False,
     ) -> None:
-        """Start it; `apart` is for one that is to become a tool (`become`)."""
+        """Start it; `apart` is for one that is to become a tool (`become`). The engines of the devices behind `nodes` are watched."""
         self._role, self._limits = role, limits
+        self._accelerator = device_numbers(nodes)
         self._log = Log(MAX_TOOL_OUTPUT if apart else MAX_OUTPUT)
         self._peak = 0
         self._device_peak: int | None = None
@@ -529,7 +531,7 @@ class Worker:
 
     def _look_at_device(self) -> None:
         try:
-            use = read_device_use(self.pid)
+            use = read_device_use(self.pid, self._accelerator)
         except ProcessLookupError:
             return
         except OSError:

@@ -121,7 +121,9 @@ def test_a_model_is_measured_as_an_ordinary_user_inside_the_confinement(
     closure = finding(audited, "misc-1.closure@device")
     assert closure.outcome is Outcome.PASS
     assert "libreference" in closure.observed
-    assert finding(audited, f"zoo-{MODEL}-accuracy.stand-in@model:{MODEL}").outcome is Outcome.PASS
+    accuracy = finding(audited, f"zoo-{MODEL}-accuracy.stand-in@model:{MODEL}")
+    assert accuracy.outcome is Outcome.UNKNOWN
+    assert "nothing shows that the accelerator did the work" in (accuracy.reason or "")
 
 
 @BOTH

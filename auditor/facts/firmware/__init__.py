@@ -196,6 +196,9 @@ def _find(device: Device, kernel: Kernel, loading: Loading, name: str) -> Fact[t
 
     Folders are listed rather than files tried, so that what is not there was seen not to be. A link that leads nowhere is passed over.
     """
+    if name.startswith(REMOTEPROC):  # as what could not be read is named
+        note = "the remote processor's image is not known: it is not to be read there, or the boot firmware started it"
+        return Missing(Status.FAILED, (), note, Remedy.VENDOR)
     if name.startswith("/") or ".." in name.split("/"):
         return Missing(Status.FAILED, (), f"{printable(name)} is no name of an image", Remedy.VENDOR)
     searched = _folders(kernel, loading)

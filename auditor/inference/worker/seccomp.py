@@ -176,7 +176,7 @@ OWN_THREADS = ("setpriority", "sched_setaffinity", "sched_setscheduler", "sched_
 ALLOW, NOTIFY, _ERRNO = 0x7FFF0000, 0x7FC00000, 0x00050000
 _LOAD, _AND, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x54, 0x15, 0x35, 0x45, 0x06
 
-_CLONE_THREAD = 0x00010000
+_CLONE_THREAD, _CLONE_FILES = 0x00010000, 0x00000400
 _CLONE_NEW = 0x7E020080
 """CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET, NEWTIME (include/uapi/linux/sched.h)."""
 _F_SIGNALS = (8, 10, 15)
@@ -216,7 +216,9 @@ def program(name: str, pid: int, *, notify: bool, end: bool = False) -> list[Ins
     bodies["clone3"] = bodies["openat2"] = [_give(missing)]
     bodies["clone"] = [
         _argument(0),
-        (_ANY_BIT, 0, 2, _CLONE_THREAD),
+        (_ANY_BIT, 0, 3, _CLONE_THREAD),
+        # a thread with a table of descriptors of its own hides what it holds
+        (_ANY_BIT, 0, 2, _CLONE_FILES),
         (_ANY_BIT, 1, 0, _CLONE_NEW),
         _give(ALLOW),
         _give(refuse),

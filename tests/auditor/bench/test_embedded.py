@@ -60,7 +60,7 @@ def test_a_plain_run_is_complete_and_json(model, runtime):
     assert run["memory"]["device_bytes"] == 0
     assert output_of(run)["avg_error"] == 0
     assert output_of(run)["two_input_distance"] > 0
-    known = {"before", "after", "confinement", "escapes", "operators", "refused", "cpu_share"}
+    known = {"before", "after", "confinement", "escapes", "operators", "refused", "cpu_share", "reference_cpu_us"}
     assert known == set(run["conditions"]) - {"power"}
 
 
@@ -133,7 +133,7 @@ def test_a_delegate_that_computes_on_the_processor(delegate, model, runtime):
 
 @pytest.mark.parametrize(("share", "seen"), [(0.9, True), (0.02, False)], ids=["at work", "a token job"])
 def test_an_accelerator_that_works(delegate, model, runtime, monkeypatch, share, seen):
-    def use(_pid):
+    def use(_pid, _accelerator):
         return DeviceUse(4096, {("0000:00:04.0", "1", "compute"): int(time.perf_counter_ns() * share)})
 
     monkeypatch.setattr(process, "read_device_use", use)

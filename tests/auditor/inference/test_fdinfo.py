@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import os
+import pathlib
+import subprocess
+import sys
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from auditor.inference import fdinfo
-from auditor.inference.fdinfo import DeviceUse, busy_ns, device_use, read_device_use
+from auditor.inference.fdinfo import DeviceUse, _holds_memory, busy_ns, device_use, read_device_use
 
 PIPE = "pos:\t0\nflags:\t02\nmnt_id:\t15\nino:\t77\n"
 CLIENT = """\
@@ -32,7 +36,7 @@ def test_nothing_of_a_device():
 
 
 def test_a_client_counts_once_and_by_what_is_resident():
-    use = device_use({"3": CLIENT, "4": CLIENT})
+    use = device_use({"3": CLIENT, "4": CLIENT}, own={"3"})
     assert use == DeviceUse(3 * MIB, {("0000:00:0b.0", "7", "compute"): 2_000_000})
 
 
@@ -77,7 +81,7 @@ def test_memory_is_all_of_it_only_where_every_device_accounts_for_it(texts, devi
 def test_which_descriptors_are_of_devices(tmp_path):
     fds = [os.open(path, os.O_RDONLY) for path in ("/dev/null", "/dev/zero", "/dev/urandom", str(tmp_path))]
     try:
-        assert [fdinfo._holds_memory(f"/proc/self/fd/{each}") for each in fds] == [False] * 4
+        assert [_holds_memory(f"/proc/self/fd/{each}") for each in fds] == [False] * 4
         assert read_device_use(os.getpid()).complete
     finally:
         for each in fds:
@@ -106,7 +110,7 @@ def test_a_figure_that_is_not_understood(line):
     name = line.partition(":")[0]
     text = "\n".join(line if each.startswith(name + ":") else each for each in CLIENT.split("\n"))
     with pytest.raises(ValueError, match="expected a number"):
-        device_use({"3": text})
+        device_use({"3": text}, own={"3"})
 
 
 @given(st.dictionaries(st.text(max_size=2), st.text(max_size=60).map(lambda text: CLIENT[:200] + text)))
@@ -141,3 +145,38 @@ def test_too_many_descriptors(monkeypatch):
     monkeypatch.setattr(fdinfo, "MAX_DESCRIPTORS", 1)
     with pytest.raises(OSError, match="expected at most 1"):
         read_device_use(os.getpid())
+
+
+def test_only_engines_of_the_accelerator_count():
+    """A display's engines work for everybody."""
+    assert device_use({"3": CLIENT}).engines == {}
+    display = CLIENT.replace("0b.0", "02.0")
+    assert set(device_use({"3": display, "4": CLIENT}, own={"4"}).engines) == {("0000:00:0b.0", "7", "compute")}
+
+
+def test_a_thread_with_descriptors_of_its_own_after_the_first_has_ended(tmp_path):
+    """Its leader is a zombie, and has none: all threads are read."""
+    code = """
+import ctypes, os, threading, time
+def rest():
+    ctypes.CDLL(None).unshare(0x400)
+    descriptor = os.open("held", os.O_RDONLY)
+    print(descriptor, flush=True)
+    time.sleep(60)
+threading.Thread(target=rest).start()
+time.sleep(0.2)
+ctypes.CDLL(None).syscall({"x86_64": 60, "aarch64": 93}[os.uname().machine], 0)
+"""
+    (tmp_path / "held").write_text("")
+    child = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE)
+    try:
+        descriptor = child.stdout.readline().decode().strip()
+        while b"Z (zombie)" not in pathlib.Path(f"/proc/{child.pid}/status").read_bytes():
+            time.sleep(0.01)
+        links = [f"{folder}/fd/{name}" for folder in fdinfo.descriptor_tables(child.pid) for name in fdinfo.descriptors(f"{folder}/fd")]
+        assert str(tmp_path / "held") in [os.readlink(link) for link in links if link.endswith(f"/{descriptor}")]
+        assert read_device_use(child.pid) == DeviceUse(0, {})
+    finally:
+        child.kill()
+        child.wait()
+        child.stdout.close()

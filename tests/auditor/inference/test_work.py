@@ -1,0 +1,144 @@
+"""What the kernel counts of an accelerator's work: readings of each kind, and what two of them say."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from auditor.families import FAMILIES, Work
+from auditor.inference import work
+
+XE = "drm-driver:\txe\ndrm-client-id:\t7\ndrm-cycles-rcs:\t{}\ndrm-total-cycles-rcs:\t{}\ndrm-cycles-ccs:\t0\ndrm-total-cycles-ccs:\t{}\n"
+RUN = "  kworker/u8:1-77 [001] ..... {}: drm_sched_job_run: dev=0000:00:02.0, id=1, fence={}, ring=rcs0, job count:0, client_id:{}\n"
+DONE = "          <idle>-0  [001] d.h1. {}: drm_sched_job_done: fence={} signaled\n"
+
+
+def test_cycles_are_a_difference_of_both():
+    before, after = work.cycles(XE.format(100, 1000, 1000)), work.cycles(XE.format(700, 2000, 2000))
+    assert work.cycles_share(before, after) == pytest.approx(0.6)
+    assert work.cycles_share(after, after) == 0.0
+    assert work.cycles_share({}, after) == 0.0  # one reading shows nothing
+
+
+@pytest.mark.parametrize("text", ["", "drm-cycles-rcs:\t1\n", "drm-cycles-rcs:\tx\ndrm-total-cycles-rcs:\t9\n"])
+def test_cycles_that_are_not_whole_are_none(text):
+    assert work.cycles(text) == {}
+
+
+def test_cycles_that_go_back_show_nothing():
+    assert work.cycles_share({"rcs": (9, 10)}, {"rcs": (1, 20)}) == 0.0
+
+
+@pytest.mark.parametrize(("text", "found"), [("1234\n", 1234), ("-1\n", None), ("", None), (None, None)])
+def test_the_busy_time_of_a_device(tmp_path, text, found):
+    if text is not None:
+        (tmp_path / "npu_busy_time_us").write_text(text)
+    assert work.busy_time_us(str(tmp_path)) == found
+
+
+def test_others_that_hold_a_node_are_seen():
+    descriptor = os.open("/dev/full", os.O_RDONLY)
+    try:
+        holders = work.other_holders(["/dev/full"], ())
+        assert holders is None or os.getpid() in holders
+        alone = work.other_holders(["/dev/full"], {os.getpid()})
+        assert alone is None or os.getpid() not in alone
+    finally:
+        os.close(descriptor)
+
+
+def test_a_process_that_cannot_be_looked_at_may_hold_it(tmp_path, monkeypatch):
+    (tmp_path / "7/fd").mkdir(parents=True)
+
+    def refuse(path):
+        if str(path).endswith("/fd"):
+            raise PermissionError(errno.EACCES, "refused")
+        return ["7", "self"]
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    assert work.other_holders(["/dev/full"], (), str(tmp_path)) is None
+
+
+def test_a_tree_of_processes(tmp_path):
+    for pid, parent in ((5, 1), (6, 5), (7, 6), (8, 1)):
+        (tmp_path / str(pid)).mkdir()
+        (tmp_path / str(pid) / "stat").write_text(f"{pid} (a ) name) S {parent} 0 0")
+    assert work.descendants(5, str(tmp_path)) == {5, 6, 7}
+
+
+def test_pairs_of_a_clients_jobs_are_its_time():
+    trace = RUN.format("10.000100", "3:1", 7) + RUN.format("10.000200", "4:1", 9) + DONE.format("10.000300", "4:1")
+    trace += DONE.format("10.000600", "3:1") + RUN.format("10.000700", "3:2", 7)
+    assert work.scheduler_busy_ns(trace, {7}) == 500_000
+    assert work.scheduler_busy_ns(trace, {9}) == 100_000
+    assert work.scheduler_busy_ns(trace, {8}) == 0
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "  x-1 [000] ..... 10.000001: tracing_mark_write: 1 10.000002: drm_sched_job_run: fence=3:1 client_id:7\n",
+        "  x-1 [000] ..... 10.000001: drm_sched_job_run: dev=x client_id:7\n",
+    ],
+)
+def test_what_a_process_writes_or_lacks_a_fence_is_no_job(line):
+    quoted = line.replace("1 10.000002: drm", "drm")
+    assert work.scheduler_busy_ns(quoted + DONE.format("11.000000", "3:1"), {7}) == 0
+
+
+@given(st.text(max_size=200))
+def test_any_trace_is_read(text):
+    assert work.scheduler_busy_ns(text, {7}) >= 0
+    work.cycles(text)
+
+
+def told(*entries):
+    def ask(_node, _request, _layout, _parameter, size, most, _pad, address):
+        assert (size, most) == (144, work.CLIENTS)
+        for at, (pid, done) in enumerate(entries):
+            raw = struct.pack("=16xqQQ", pid, 0, done).ljust(144, b"\0")
+            ctypes.memmove(address + at * 144, raw, 144)
+        return 0, size, len(entries), 0, address
+
+    return ask
+
+
+def test_completed_commands_of_a_process():
+    ask = told((100, 5), (200, 7), (100, 1))
+    assert work.completions(3, {100}, ask) == 6
+    assert work.completions(3, {100, 200}, ask) == 13
+    assert work.completions(3, {300}, ask) == 0
+
+
+def test_a_driver_that_does_not_tell():
+    def refuse(*_):
+        raise OSError(errno.ENOTTY, "no")
+
+    assert work.completions(3, {100}, refuse) is None
+
+
+def test_profiling_is_set_and_set_back(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/profiling").write_text("0\n")
+    with work.profiling([str(tmp_path / "a"), str(tmp_path / "none")], "3") as switched:
+        assert switched == (f"{tmp_path}/a/profiling",)
+        assert (tmp_path / "a/profiling").read_text() == "3"
+    assert (tmp_path / "a/profiling").read_text() == "0"
+
+
+def test_profiling_is_set_back_whatever_happens(tmp_path):
+    (tmp_path / "profiling").write_text("0")
+    with pytest.raises(KeyError), work.profiling([str(tmp_path)], "1"):
+        raise KeyError
+    assert (tmp_path / "profiling").read_text() == "0"
+
+
+def test_a_family_that_must_be_switched_on_counts_engine_time():
+    assert {each.name for each in FAMILIES.families if each.profiling} == {"panfrost", "panthor"}
+    assert all(Work.ENGINE_TIME in each.work for each in FAMILIES.families if each.profiling)
