@@ -27,7 +27,7 @@ fuzz: $(VENV)/.dev
 
 # The same tests on the other TFLite runtime, in an environment of its own (Python 3.10 or 3.11, numpy < 2).
 test-tflite: .venv-tflite/.dev
-	.venv-tflite/bin/python -m pytest -n auto tests/auditor/inference tests/auditor/zoo tests/test_zoo_faults.py tests/test_golden.py
+	.venv-tflite/bin/python -m pytest -n auto tests/auditor/bench tests/auditor/inference tests/auditor/tflite tests/auditor/zoo tests/test_zoo_faults.py tests/test_golden.py
 
 # The fast part of the tests on the newest version of every package: what breaks there is seen here first.
 test-newest: .venv-newest/.dev

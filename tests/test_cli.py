@@ -41,7 +41,7 @@ DEMO = str(resources.files("auditor.data") / "demo.snapshot")
 MAIN = [sys.executable, "-c", "from auditor.cli import main; main()"]
 HOSTILE = "x\x1b[31m]]><b>&\u202e\nPASS"
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
-EXPECTATION = re.compile(r"expected|No such file|Is a directory|not a snapshot")
+EXPECTATION = re.compile(r"expected|missing|No such file|Is a directory|not a snapshot")
 MODEL = "mobilenet_v2_1.0_224"
 
 

@@ -434,7 +434,7 @@ def test_a_survey_that_is_none_is_one_line(speaker, survey):
 def test_a_run_that_is_none_is_one_line(speaker, run):
     speaker(frame({"run": run}))
     equipped = over_ssh.RemoteSetup("/d.so", models=(over_ssh.ZooModelUsed(NAME, "0" * 64, "device"),))
-    with pytest.raises(AuditError, match="no reply of the auditor's"), Ssh("x", zoo=True) as connection:
+    with pytest.raises(AuditError, match="unexpected reply from the agent"), Ssh("x", zoo=True) as connection:
         list(over_ssh.measure(connection, job(), equipped, lambda _text: None))
 
 
@@ -442,7 +442,7 @@ def test_more_runs_than_can_be_are_refused(speaker):
     speaker(frame({"run": [NAME, {}]}) * (over_ssh.MAX_RUNS + 1))
     equipped = over_ssh.RemoteSetup("/d.so", models=(over_ssh.ZooModelUsed(NAME, "0" * 64, "device"),))
     got = []
-    with pytest.raises(AuditError, match="no reply of the auditor's"), Ssh("x", zoo=True) as connection:
+    with pytest.raises(AuditError, match="unexpected reply from the agent"), Ssh("x", zoo=True) as connection:
         got += [name for name, _document in over_ssh.measure(connection, job(), equipped, lambda _text: None)]
 
 
