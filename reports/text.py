@@ -24,6 +24,15 @@ DISAGREE = 1.25
 OTHERWISE = "otherwise"
 SENSORS = 4
 """Sensors of power that are listed for a model; the JSON report has all of them."""
+ACTIONS = 3
+"""Fixes that the first screen lists."""
+_STANDING = {
+    Outcome.PASS: "passed",
+    Outcome.FAIL: "failed",
+    Outcome.UNKNOWN: "open",
+    Outcome.ERROR: "open",
+    Outcome.NOT_APPLICABLE: "not applicable",
+}
 _CELLS = {Outcome.NOT_APPLICABLE: "n/a"}
 
 _BOLD = "1"
@@ -90,13 +99,13 @@ def _head(page: _Page, report: Report) -> Iterator[str]:
     yield from page.heading(f"{report.tool.name} {report.tool.version}")
     if device.demonstration:
         yield from page.wrap(
-            "A DEMONSTRATION on a device recorded for it, with the zoo run on this machine. It is no statement on any product."
+            "A DEMONSTRATION on a device recorded for it, with the zoo run on this machine. This says nothing about any product."
         )
     yield ""
     yield from page.wrap(report.requirements_set, "Judged by    ")
     yield from page.wrap(f"{device.name} ({device.source})" + (f", kernel {device.kernel}" if device.kernel else ""), "Device       ")
     yield from page.wrap(device.collected_at or "at an unknown time", "Recorded     ")
-    yield from page.wrap(device.snapshot_sha256 or "unknown", "Its sha256   ")
+    yield from page.wrap(device.snapshot_sha256 or "unknown", "Record sha256 ")
     for each in report.accelerators:
         driver = f"driver {each.driver}" if each.driver else "no driver known"
         yield from page.wrap(", ".join(part for part in (each.id, each.name, driver, *each.nodes) if part), "Accelerator  ")
@@ -108,6 +117,33 @@ def _head(page: _Page, report: Report) -> Iterator[str]:
             " " * 13,
         )
     yield from page.wrap(_verdict(report), "Verdict      ")
+    yield from _tally(page, report)
+    yield from _next(page, report)
+
+
+def _tally(page: _Page, report: Report) -> Iterator[str]:
+    """How the clauses stand, each level apart; a clause that passes because of a waiver is named."""
+    for level, label in ((Level.MUST, "Clauses      "), (Level.SHOULD, "Recommended  ")):
+        results = [result for result in report.requirements if result.level is level]
+        if results:
+            counts = Counter(_STANDING[result.outcome] for result in results if result.standing is result.outcome)
+            waived = [result.id for result in results if result.standing is not result.outcome]
+            parts = [f"{counts[word]} {word}" for word in dict.fromkeys(_STANDING.values())]
+            parts += [f"{len(waived)} waived ({', '.join(waived)})"] if waived else []
+            yield from page.wrap(", ".join(parts), label)
+
+
+def _next(page: _Page, report: Report) -> Iterator[str]:
+    """Whose move it is, and the fixes that most of what is open waits for: failures first."""
+    left = [finding for result, finding in _open(report) if finding.outcome in {Outcome.FAIL, Outcome.UNKNOWN} and binding(result, finding)]
+    if not left:
+        return
+    owners = Counter(finding.owner.value for finding in left)
+    yield from page.wrap(", ".join(f"{owner} {count}" for owner, count in owners.most_common()), "Open, by owner  ")
+    fixes = Counter((finding.outcome is not Outcome.FAIL, finding.remediation, finding.owner.value) for finding in left)
+    ranked = sorted(fixes.items(), key=lambda each: (each[0][0], -each[1]))
+    for number, ((_, fix, owner), count) in enumerate(ranked[:ACTIONS], 1):
+        yield from page.wrap(f"{fix} ({owner}; {count} {'finding' if count == 1 else 'findings'})", f"{number}. ")
 
 
 def _failures(page: _Page, report: Report) -> Iterator[str]:
@@ -115,11 +151,11 @@ def _failures(page: _Page, report: Report) -> Iterator[str]:
 
 
 def _errors(page: _Page, report: Report) -> Iterator[str]:
-    yield from _section(page, "BROKEN: the check itself did not work, a defect of the auditor", report, Outcome.ERROR)
+    yield from _section(page, "ERROR: check crashed (auditor defect)", report, Outcome.ERROR)
 
 
 def _should(page: _Page, report: Report) -> Iterator[str]:
-    heading = "SHOULD BE MENDED: not part of the verdict"
+    heading = "RECOMMENDED FIXES (not part of the verdict)"
     yield from _section(page, heading, report, Outcome.FAIL, lambda result, finding: not binding(result, finding))
 
 
@@ -148,7 +184,7 @@ def _unknowns(page: _Page, report: Report) -> Iterator[str]:
         yield from page.heading(f"UNKNOWN ({len(unknowns)}), by what would decide them", _STYLES[Outcome.UNKNOWN])
     for remedy, count in _remedies(report):
         yield ""
-        yield from page.heading(f"{remedy.value if remedy else OTHERWISE} ({count})")
+        yield from page.heading(f"{_way(remedy)} ({count})")
         alike: dict[tuple[Any, ...], list[tuple[RequirementResult, Finding]]] = {}
         for result, finding in unknowns:
             if finding.remedy is remedy:
@@ -181,7 +217,7 @@ def _fields(page: _Page, indent: str, finding: Finding, *, expected: bool = True
 
 
 def _requirements(page: _Page, report: Report) -> Iterator[str]:
-    for heading, level in (("REQUIREMENTS", Level.MUST), ("REQUIREMENTS that should be met: not part of the verdict", Level.SHOULD)):
+    for heading, level in (("REQUIREMENTS", Level.MUST), ("RECOMMENDATIONS (not part of the verdict)", Level.SHOULD)):
         results = [result for result in report.requirements if result.level is level]
         if results:
             yield from ([""] if level is Level.SHOULD else [])
@@ -282,7 +318,7 @@ def _summary(page: _Page, report: Report) -> Iterator[str]:
     counts = ", ".join(f"{report.counts.get(outcome.value, 0)} {outcome.value}" for outcome in Outcome)
     yield from page.wrap(f"{counts}; {report.counts.get('waived', 0)} waived", "Findings  ")
     yield from page.wrap(_verdict(report), "Verdict   ")
-    parts = [f"{remedy.value if remedy else OTHERWISE}: {count}" for remedy, count in _remedies(report)]
+    parts = [f"{_way(remedy)}: {count}" for remedy, count in _remedies(report)]
     yield from page.wrap("To decide the unknowns: " + "; ".join(parts) if parts else "No finding is unknown.")
 
 
@@ -293,6 +329,13 @@ def _verdict(report: Report) -> str:
 def _open(report: Report) -> Iterator[tuple[RequirementResult, Finding]]:
     """The findings that no waiver covers, with their requirements."""
     return ((result, finding) for result in report.requirements for finding in result.findings if finding.waiver is None)
+
+
+def _way(remedy: Remedy | None) -> str:
+    """What would decide an unknown, in the words of the text report."""
+    if remedy is Remedy.SELECTED:
+        return "not selected in this run"
+    return remedy.value if remedy else OTHERWISE
 
 
 def _remedies(report: Report) -> Iterator[tuple[Remedy | None, int]]:

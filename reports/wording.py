@@ -46,14 +46,14 @@ def told(finding: Finding) -> Iterator[tuple[str, str]]:
     """What a finding says of itself: pairs of a label (at most 8 characters) and a line."""
     yield "observed", finding.observed
     yield "expected", finding.expected
-    yield "why", finding.reason
+    yield "reason", finding.reason
     if finding.outcome not in {Outcome.PASS, Outcome.NOT_APPLICABLE}:
-        yield "to do", finding.remediation
-        yield "who", finding.owner.value
+        yield "fix", finding.remediation
+        yield "owner", finding.owner.value
     if finding.waiver:
         yield "waiver", f"{finding.waiver.reason} ({finding.waiver.author}, until {finding.waiver.expires.isoformat()})"
     for evidence in finding.evidence[:CITED]:
-        yield "read", _cited(evidence)
+        yield "evidence", _cited(evidence)
     if len(finding.evidence) > CITED:
         yield "", f"and {len(finding.evidence) - CITED} more, which the JSON report lists"
 

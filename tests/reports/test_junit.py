@@ -51,7 +51,7 @@ def test_a_waived_finding_is_skipped_with_the_reason():
 def test_a_failure_tells_its_story():
     (failure,) = cases(render(sample()))["security-3.domain@pci:0000:00:05.0"].result
     assert "No IOMMU stands between" in failure.message
-    assert 'read      /sys/kernel/iommu_groups/7/type "identity\\n"' in failure.text
+    assert 'evidence  /sys/kernel/iommu_groups/7/type "identity\\n"' in failure.text
 
 
 def test_a_requirement_without_answers_is_an_error():

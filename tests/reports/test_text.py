@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from auditor.model import DeviceSummary, Evidence, Outcome, Remedy, Status
+from auditor.model import DeviceSummary, Evidence, Level, Outcome, Remedy, Status
 from fixtures.hostile import reports
 from fixtures.report import NPU, SELFIE, WAIVER, finding, report, result, run, sample
 from reports.text import FORMAT, render
@@ -36,9 +36,9 @@ def test_what_failed_comes_first_and_the_verdict_last():
     text = render(sample())
     order = (
         "FAILED (2)",
-        "BROKEN",
+        "ERROR: check crashed",
         "UNKNOWN (7)",
-        "SHOULD BE MENDED",
+        "RECOMMENDED FIXES",
         "WAIVED (1)",
         "REQUIREMENTS",
         "ZOO 0.0.2",
@@ -77,7 +77,7 @@ def test_a_waived_finding_shows_the_outcome_and_the_waiver():
 
 def test_a_should_failure_stands_apart():
     text = render(sample())
-    assert "security-3.reserved" not in text[text.index("FAILED") : text.index("SHOULD BE MENDED")]
+    assert "security-3.reserved" not in text[text.index("FAILED") : text.index("RECOMMENDED FIXES")]
 
 
 def test_unknowns_that_say_the_same_are_told_once():
@@ -193,3 +193,23 @@ def test_no_device_drives_the_terminal(report, colour, width):
 
 def test_format_says_what_it_is():
     assert (FORMAT.name, FORMAT.suffix, FORMAT.render) == ("text", ".txt", render)
+
+
+def test_the_first_screen_tallies_the_clauses_and_says_whose_move_it_is():
+    head = render(sample()).partition("FAILED (")[0]
+    tally = next(line for line in head.splitlines() if line.startswith("Clauses"))
+    must = [each for each in sample().requirements if each.level is Level.MUST]
+    waived = [each for each in must if each.standing is not each.outcome]
+    assert sum(map(int, re.findall(r"(\d+) (?:passed|failed|open|not applicable|waived)", " ".join(head.split())))) >= len(must)
+    assert all(each.id in head for each in waived)
+    assert tally
+    assert "Open, by owner" in head
+    first = next(line for line in head.splitlines() if line.startswith("1. "))
+    failing = [finding for each in must for finding in each.findings if finding.outcome is Outcome.FAIL and finding.waiver is None]
+    assert any(first.removeprefix("1. ").startswith(finding.remediation[:20]) for finding in failing)
+
+
+def test_a_compliant_report_asks_for_nothing():
+    head = render(report(result("security-3", finding("security-3.domain@" + NPU, Outcome.PASS))))
+    assert "1 passed" in head
+    assert "Open, by owner" not in head
