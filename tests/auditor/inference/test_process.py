@@ -334,9 +334,9 @@ def test_outputs_of_another_shape(model, monkeypatch, body):
         replace_worker(patch, session("output", body) + ("; Liar.said = b''" if body.startswith("return {'outputs': [[]]}") else ""))
         lying = process._COMMAND
 
-    def start(role, *arguments):
+    def start(role, *arguments, **options):
         monkeypatch.setattr(process, "_COMMAND", lying if role == "test" else honest)
-        return Worker(role, *arguments)
+        return Worker(role, *arguments, **options)
 
     monkeypatch.setattr(executor, "Worker", start)
     run = embedded.measure(Job("chain", model, inputs=2, min_runs=1, min_seconds=0, warmup_seconds=0))
