@@ -60,7 +60,7 @@ from auditor.inference.fdinfo import busy_ns
 real = "from auditor.inference.worker.main import main"
 code = process.BOOTSTRAP.replace(real, f"from auditor.inference.worker import main as worker\nNODE = {NODE!r}\n{WORKER}")
 process._COMMAND = (*process._COMMAND[:-1], code.replace("main(int", "worker.main(int"))
-with process.Worker("test", b"", Limits()) as worker:
+with process.Worker("test", b"", Limits(), nodes=(NODE,)) as worker:
     worker.hello("auto")
     confinement = worker.confine(Policy(devices=(NODE,)), required=True)
     worker.load_model(1, xnnpack=False)
@@ -109,10 +109,11 @@ import json, sys
 sys.path[:0] = ["/tmp/crosml-auditor.zip", "/tmp/runtime"]
 from auditor.bench.document import Job
 from auditor.bench.embedded import measure
+from auditor.inference.executor import Access
 with open("/tmp/scene/model", "rb") as file:
     model = file.read()
-job = Job("chain", model, delegate="/tmp/scene/lib/hostile.so", device_nodes=(sys.argv[1],), runtime="ai_edge_litert",
-          inputs=2, min_runs=2, min_seconds=0, warmup_seconds=0)
+job = Job("chain", model, delegate="/tmp/scene/lib/hostile.so", access=Access(device_nodes=(sys.argv[1],)), runtime="ai-edge-litert",
+          import_path=("/tmp/runtime",), inputs=2, min_runs=2, min_seconds=0, warmup_seconds=0)
 run = measure(job)
 print(json.dumps([run["status"], run["worker_output"], run["conditions"]]))
 """
