@@ -329,7 +329,7 @@ def test_latency(own, outside, outcome):
             9,
             "1000 further processes would not decide",
             "The mean is at the limit",
-            "no longer measurement",
+            "a longer measurement",
         ),
         ((5000.0, 10.0), (7000.0, 10.0), 9, "1000 further processes would not decide", "lies between", "clearly faster"),
         ((5900.0, math.inf), (5900.0, math.inf), 1, "about 2 further processes", "Fewer than 3 processes", "--bench-time adaptive"),
