@@ -230,8 +230,7 @@ class Search:
 
     def words(self, path: str, words: tuple[str, ...]) -> Fact[frozenset[str]]:
         """Those of some words that are among a file's bytes."""
-        found = parse(self._device.ask(base.holds(path, *words)), lambda data: frozenset(data.decode("ascii").split("\0")[:-1]))
-        return found
+        return parse(self._device.ask(base.holds(path, *words)), lambda data: frozenset(data.decode("ascii").split("\0")[:-1]))
 
     def sonames(self, path: str) -> tuple[str, ...]:
         """The names of shared objects among a file's bytes."""
