@@ -351,7 +351,7 @@ def test_a_device_needs_only_the_standard_library(tools, delegate, monkeypatch):
     assert found["accuracy"]["outputs"][0]["two_input_distance"] > 0
 
 
-def test_where_the_kernel_cannot_confine(tools, delegate, pinned, monkeypatch):
+def test_where_the_kernel_cannot_confine(tools, delegate, pinned, monkeypatch, busy):
     tools()
     library = delegate()
     code = (
@@ -367,7 +367,7 @@ def test_where_the_kernel_cannot_confine(tools, delegate, pinned, monkeypatch):
     assert found["accuracy"].outcome is PASS
 
 
-def test_without_a_listener_nothing_is_executed(tools, delegate, pinned, monkeypatch):
+def test_without_a_listener_nothing_is_executed(tools, delegate, pinned, monkeypatch, busy):
     """Only who listens to the filter can let one program be executed, and no other."""
     tools()
     library = delegate()
@@ -505,7 +505,7 @@ def test_from_the_command_line(tools, settings, pinned, tmp_path):
     report = json.loads((tmp_path / "report.json").read_text())
     assert {each["runner"] for each in report["model_runs"]} == {"native"}
     found = {each["id"]: each["outcome"] for each in report["requirements"]}
-    assert [found[each] for each in IDS] == ["unknown", "pass", "pass"]
+    assert [found[each] for each in IDS] == ["unknown"] * 3  # nothing here counts an accelerator's work
     ended = subprocess.run([*command, *given, "--snapshot", f"{tmp_path}/snapshot"], check=False, capture_output=True, text=True)
     assert ended.returncode == 3, ended.stderr
     again = json.loads((tmp_path / "report.json").read_text())

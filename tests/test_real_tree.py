@@ -182,6 +182,7 @@ def test_the_iommu_group_translates(audited: Audit) -> None:
     assert found[f"security-3.reserved@{NPU}"]["observed"] == "reserved regions: msi 0xfee00000-0xfeefffff"
     assert found["security-3.units@kernel"]["observed"] == "dmar0"
     assert found.pop(f"security-3.isolation@{NPU}")["outcome"] == "not-applicable"  # no driver in user space
+    assert found.pop(f"security-3.default-domain@{NPU}")["outcome"] == "not-applicable"  # nor VFIO's domain
     assert {each["outcome"] for each in found.values()} == {"pass"}
     assert f"/{DEVICE}/iommu_group" in audited.paths("security-3")
 
