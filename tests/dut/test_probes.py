@@ -87,7 +87,7 @@ def test_buffers_are_shared_with_proof_or_refused_with_an_errno(visit):
     assert (gpu["accelerator"], gpu["driver"], gpu["claimed"], gpu["note"]) == (GPU, "virtio_gpu", 3, "")
     assert shown(gpu["exports"]) == {(GPU, ""): "", (GPU, EDU): "same-inode", (GPU, "vgem"): "same-inode", (GPU, "v4l2:vivid"): ""}
     assert shown(gpu["imports"]) == dict.fromkeys([(each, GPU) for each in (*sources, EDU)], "ENODEV")
-    read = dma_buf._results(document["accelerators"], {EDU, GPU})
+    read = dma_buf._results(document["accelerators"], {EDU: EDU, GPU: GPU})
     assert [each.accelerator for each in read] == [EDU, GPU]
 
 
