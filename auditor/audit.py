@@ -15,7 +15,7 @@ from auditor.errors import AuditError, UsageError
 from auditor.facts.collect import collect
 from auditor.facts.types import Facts, Ok, PublicKey, Settings
 from auditor.gather import TOOL, gather
-from auditor.model import DeviceSummary, Report, Waiver, ZooUsed, printable
+from auditor.model import DeviceSummary, ManifestUsed, PinnedBy, Report, Waiver, ZooUsed, printable
 from auditor.sources import recording
 from auditor.sources.recording import Record, Replay
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from auditor.model import Check
     from auditor.request import Request
     from auditor.requirements import RequirementSet
+    from auditor.zoo.catalogue import ZooVersion
 
 LIST_LIMIT = 1 << 20
 """Bytes of a waivers, manifest, base image or key file."""
@@ -44,15 +45,22 @@ def audit(request: Request, progress: Callable[[str], None]) -> Audited:
     """Carry out an audit. Raises UsageError for what the request names wrongly, AuditError where a device cannot be asked."""
     judged_by = requirements.load(request.requirements)
     waivers = _waivers(request.waivers)
-    settings = _settings(request, judged_by)
+    settings, manifest = _settings(request, judged_by)
     selection, checks = request.selection, registry.checks()
     _known(selection, judged_by, checks)
     record = gather(request, progress)
     facts = _told_apart(replace(collect(Replay(record)), settings=settings), request.not_accelerators)
     _wanted(request, facts)
     summary = _summary(record, facts)
-    zoo, notes = ZooUsed(judged_by.zoo.version, facts.plan.models), tuple(_notes(request, facts))
-    context = Context(TOOL, judged_by.name, summary, zoo, notes, tuple(_judged_with(request)), details(facts))
+    context = Context(
+        TOOL,
+        judged_by.name,
+        summary,
+        ZooUsed(judged_by.zoo.version, facts.plan.models, _pins(facts), manifest),
+        tuple(_notes(request, facts)),
+        tuple(_judged_with(request)),
+        details(facts),
+    )
     report = judge(facts, checks, judged_by.requirements, waivers, request.today, selection, context)
     return Audited(report, record)
 
@@ -83,6 +91,12 @@ def _told_apart(facts: Facts, none: tuple[str, ...]) -> Facts:
         return facts
     left = tuple(each for each in found.value.unrecognised if each.subject not in none)
     return replace(facts, accelerators=replace(found, value=replace(found.value, unrecognised=left)))
+
+
+def _pins(facts: Facts) -> dict[str, PinnedBy]:
+    """What pins the model files that were measured, by model; of an earlier record, what pins them now."""
+    found = {each.name: facts.settings.pinned_by(each, facts.plan.archive) for each in facts.plan.models}
+    return {name: how for name, how in found.items() if how}
 
 
 def _summary(record: Record, facts: Facts) -> DeviceSummary:
@@ -152,23 +166,34 @@ def _confinement_notes(facts: Facts) -> Iterator[str]:
         yield f"To the delegate, --allow-path opened: {printable(', '.join(allowed))}."
 
 
-def _settings(request: Request, judged_by: RequirementSet) -> Settings:
-    manifest: dict[str, str] = {}
-    if request.manifest is not None:
-        from auditor.zoo.find import read_manifest  # noqa: PLC0415
-
-        listed = read_manifest(request.manifest)
-        names = {name: model.name for model in judged_by.zoo.models for name in model.files}
-        manifest = {names[name]: sha for name, sha in listed.items() if name in names}
-        if not manifest:
-            raise UsageError(f"--zoo-manifest: {request.manifest}: expected model files of zoo {judged_by.zoo.version}, found none")
+def _settings(request: Request, judged_by: RequirementSet) -> tuple[Settings, ManifestUsed | None]:
+    manifest, used = ({}, None) if request.manifest is None else _manifest(request.manifest, judged_by.zoo)
     roots = [_trust_root(text) for text in request.trust_roots]
-    return Settings(
+    settings = Settings(
         trust_roots=frozenset(root for root in roots if isinstance(root, str)),
         keys=tuple(root for root in roots if isinstance(root, PublicKey)),
         base_image=frozenset() if request.base_image is None else _base_image(request.base_image),
         manifest=manifest,
+        published={model.name: model.sha256 for model in judged_by.zoo.models if model.sha256},
+        archives=frozenset(each.sha512 for each in judged_by.zoo.archives),
     )
+    return settings, used
+
+
+def _manifest(path: str, zoo: ZooVersion) -> tuple[dict[str, str], ManifestUsed]:
+    """The sha256 that a manifest pins for each model of a zoo that it names, and the manifest's own."""
+    from auditor.zoo.pins import read_manifest  # noqa: PLC0415  # only for those who have one
+
+    listed, sha256 = read_manifest(path)
+    label = f"--zoo-manifest: {printable(path)}"
+    pinned: dict[str, str] = {}
+    for model in zoo.models:
+        for digest in (listed[name] for name in model.files if name in listed):
+            if pinned.setdefault(model.name, digest) != digest:
+                raise UsageError(f"{label}: {model.name}: two files with different sha256, expected one")
+    if not pinned:
+        raise UsageError(f"{label}: expected model files of zoo {zoo.version}, found none")
+    return pinned, ManifestUsed(printable(path), sha256)
 
 
 def _trust_root(text: str) -> str | PublicKey:
