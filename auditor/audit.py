@@ -180,19 +180,15 @@ def _settings(request: Request, judged_by: RequirementSet) -> tuple[Settings, Ma
     return settings, used
 
 
-def _manifest(path: str, zoo: ZooVersion) -> tuple[dict[str, str], ManifestUsed]:
-    """The sha256 that a manifest pins for each model of a zoo that it names, and the manifest's own."""
+def _manifest(path: str, zoo: ZooVersion) -> tuple[dict[str, tuple[str, ...]], ManifestUsed]:
+    """The sha256 of the files that a manifest names, by the models of a zoo; and the manifest's own. A model may have several files."""
     from auditor.zoo.pins import read_manifest  # noqa: PLC0415  # only for those who have one
 
     listed, sha256 = read_manifest(path)
-    label = f"--zoo-manifest: {printable(path)}"
-    pinned: dict[str, str] = {}
-    for model in zoo.models:
-        for digest in (listed[name] for name in model.files if name in listed):
-            if pinned.setdefault(model.name, digest) != digest:
-                raise UsageError(f"{label}: {model.name}: two files with different sha256, expected one")
+    found = {model.name: tuple(listed[name] for name in model.files if name in listed) for model in zoo.models}
+    pinned = {name: digests for name, digests in found.items() if digests}
     if not pinned:
-        raise UsageError(f"{label}: expected model files of zoo {zoo.version}, found none")
+        raise UsageError(f"--zoo-manifest: {printable(path)}: expected model files of zoo {zoo.version}, found none")
     return pinned, ManifestUsed(printable(path), sha256)
 
 

@@ -200,7 +200,7 @@ def _identity(facts: Facts, result: ModelResult, runs: tuple[ModelRun, ...]) -> 
     if settings.pinned_by(ZooModelUsed(result.model, first.sha256, first.origin), facts.plan.archive):
         return "pinned", ""
     if result.model in settings.manifest:
-        return "other", f"The manifest pins sha256 {settings.manifest[result.model]} for {result.model}; this is another file."
+        return "other", f"The manifest pins sha256 {' or '.join(settings.manifest[result.model])} for {result.model}; this is another file."
     if first.identity == "pinned":
         return "other", "The record says that the file is pinned; neither the requirement set nor a manifest has its sha256."
     return first.identity, first.identity_reason

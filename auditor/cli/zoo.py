@@ -16,9 +16,7 @@ from auditor.errors import UsageError
 from auditor.model import printable, visible
 from auditor.request import DEFAULT_SET
 
-app = typer.Typer(
-    help="The ChromeOS ML Model Zoo: list, generate, pin or run its models.", no_args_is_help=True, **PLAIN
-)
+app = typer.Typer(help="The ChromeOS ML Model Zoo: list, generate, pin or run its models.", no_args_is_help=True, **PLAIN)
 
 RequirementSet = Annotated[str, typer.Option("--requirements", metavar="SET", help="Requirement set: a shipped name, or a .toml file.")]
 

@@ -135,21 +135,21 @@ class PublicKey:
 class Settings:
     """What the judge is told in addition to the facts: firmware roots, the base image's files, the digests of the zoo's files.
 
-    `trust_roots` are sha256. `manifest` has the sha256 of a model's file by the model's name, as the user pins it; `published` those that
-    the requirement set has; `archives` are sha512 of whole archives that the requirement set has.
+    `trust_roots` are sha256. `manifest` has, by the model's name, the sha256 of each file that the user pins; `published` those that the
+    requirement set has; `archives` are sha512 of whole archives that the requirement set has.
     """
 
     trust_roots: frozenset[str] = frozenset()
     keys: tuple[PublicKey, ...] = ()
     base_image: frozenset[str] = frozenset()
-    manifest: Mapping[str, str] = field(default_factory=dict)
+    manifest: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     published: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     archives: frozenset[str] = frozenset()
 
     def pinned_by(self, used: ZooModelUsed, archive: str) -> PinnedBy | None:
         """What pins a model's file, given the sha512 of `--zoo`; None where nothing does. A manifest that names the model decides alone."""
         if used.name in self.manifest:
-            return PinnedBy.MANIFEST if self.manifest[used.name] == used.sha256 else None
+            return PinnedBy.MANIFEST if used.sha256 in self.manifest[used.name] else None
         if used.sha256 in self.published.get(used.name, ()):
             return PinnedBy.REQUIREMENT_SET
         return PinnedBy.ARCHIVE if used.origin == "given" and archive in self.archives else None

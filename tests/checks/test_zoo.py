@@ -20,7 +20,7 @@ from fixtures.report import run as any_run
 SHA, OTHER = "ab" * 32, "cd" * 32
 OUTPUT = {"index": 0, "avg_error": 1e-8, "std_dev": 2e-9, "reference_nan_runs": 0, "test_nan_runs": 0, "two_input_distance": 0.25}
 WITNESSED = {"accelerator_busy": True, "memory_accelerator_busy": True}
-PINNED = Settings(manifest={"m": SHA})
+PINNED = Settings(manifest={"m": (SHA,)})
 LATENCY = Requirement("zoo-m-latency", "", "", "", Level.MUST, "zoo-latency", "m", {"latency_ms": 6.0})
 ACCURACY = Requirement("zoo-m-accuracy", "", "", "", Level.MUST, "zoo-accuracy", "m", {"avg_error": 1e-4, "std_dev": 1e-5})
 MEMORY = Requirement("zoo-m-memory", "", "", "", Level.MUST, "zoo-memory", "m", {"memory_bytes": 100e6, "memory_fail_bytes": 100 * 2.0**20})
@@ -169,7 +169,7 @@ def test_the_requirement_set_pins_by_file_and_by_archive(what):
         (Settings(published={"m": (OTHER,), "n": (SHA,)}), Outcome.UNKNOWN),
         (Settings(archives=frozenset({archive})), Outcome.PASS),
         (Settings(archives=frozenset({"12" * 64})), Outcome.UNKNOWN),
-        (Settings(archives=frozenset({archive}), manifest={"m": OTHER}), Outcome.UNKNOWN),
+        (Settings(archives=frozenset({archive}), manifest={"m": (OTHER,)}), Outcome.UNKNOWN),
     ):
         facts = measured(run(identity="same-graph"), settings=settings)
         assert ask(what, replace(facts, plan=replace(facts.plan, archive=archive))).outcome is outcome
@@ -192,11 +192,13 @@ def test_any_other_file_is_not_judged(what, identity):
 @pytest.mark.parametrize("identity", ["other", "same-graph", "stand-in", "pinned"])
 def test_the_manifest_decides_before_the_record(what, identity):
     runs = [run(identity=identity)] * 2
-    assert ask(what, measured(*runs, settings=Settings(manifest={"m": SHA}))).outcome is Outcome.PASS
-    answer = ask(what, measured(*runs, settings=Settings(manifest={"m": OTHER})))
+    assert ask(what, measured(*runs, settings=Settings(manifest={"m": (SHA,)}))).outcome is Outcome.PASS
+    answer = ask(what, measured(*runs, settings=Settings(manifest={"m": (OTHER,)})))
     assert (answer.outcome, answer.remedy) == (Outcome.UNKNOWN, Remedy.ZOO)
     assert OTHER in answer.because
-    unrelated = ask(what, measured(*runs, settings=Settings(manifest={"n": OTHER})))
+    several = ask(what, measured(*runs, settings=Settings(manifest={"m": (OTHER, SHA)})))
+    assert several.outcome is Outcome.PASS
+    unrelated = ask(what, measured(*runs, settings=Settings(manifest={"n": (OTHER,)})))
     assert unrelated.outcome is Outcome.UNKNOWN
 
 
@@ -235,7 +237,7 @@ def test_what_is_no_stand_in_or_is_pinned_has_no_such_finding(what):
     _, stand_in, requirement = CHECKS[what]
     assert list(stand_in.judge(measured(), requirement)) == []
     assert list(stand_in.judge(measured(run(), plan=STAND_IN_PLAN), requirement)) == []
-    pinned = measured(run(identity="stand-in"), plan=STAND_IN_PLAN, settings=Settings(manifest={"m": SHA}))
+    pinned = measured(run(identity="stand-in"), plan=STAND_IN_PLAN, settings=Settings(manifest={"m": (SHA,)}))
     assert list(stand_in.judge(pinned, requirement)) == []
     assert ask(what, pinned).outcome is Outcome.PASS
 
@@ -681,7 +683,7 @@ def test_answers_that_follow_the_inputs(output, outcome, pinned):
     assert zoo_accuracy.follows.level is Level.SHOULD
     good = run(identity="stand-in", accuracy=({**OUTPUT, "correlation": 1.0, "offset": 0.0},))
     odd = run(identity="stand-in", accuracy=({**OUTPUT, **output},))
-    manifest = Settings(manifest={"m": SHA} if pinned else {})
+    manifest = Settings(manifest={"m": (SHA,)} if pinned else {})
     (answer,) = zoo_accuracy.follows.judge(measured(good, odd, good, plan=STAND_IN_PLAN, settings=manifest), ACCURACY)
     assert answer.outcome is Outcome(outcome)
     assert list(zoo_accuracy.follows.judge(measured(run(accuracy=odd.accuracy)), ACCURACY)) == []
