@@ -169,15 +169,22 @@ def _confinement_notes(facts: Facts) -> Iterator[str]:
 def _settings(request: Request, judged_by: RequirementSet) -> tuple[Settings, ManifestUsed | None]:
     manifest, used = ({}, None) if request.manifest is None else _manifest(request.manifest, judged_by.zoo)
     roots = [_trust_root(text) for text in request.trust_roots]
-    settings = Settings(
+    settings = replace(
+        published(judged_by.zoo),
         trust_roots=frozenset(root for root in roots if isinstance(root, str)),
         keys=tuple(root for root in roots if isinstance(root, PublicKey)),
         base_image=frozenset() if request.base_image is None else _base_image(request.base_image),
         manifest=manifest,
-        published={model.name: model.sha256 for model in judged_by.zoo.models if model.sha256},
-        archives=frozenset(each.sha512 for each in judged_by.zoo.archives),
     )
     return settings, used
+
+
+def published(zoo: ZooVersion) -> Settings:
+    """What a requirement set pins by itself: files, and whole archives."""
+    return Settings(
+        published={model.name: model.sha256 for model in zoo.models if model.sha256},
+        archives=frozenset(each.sha512 for each in zoo.archives),
+    )
 
 
 def _manifest(path: str, zoo: ZooVersion) -> tuple[dict[str, tuple[str, ...]], ManifestUsed]:
