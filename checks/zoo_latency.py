@@ -44,6 +44,8 @@ def baseline(facts: Facts, requirement: Requirement) -> Iterator[Answer]:
     the next, the verdict must also hold for the times at the end. Otherwise unknown, with the number of further processes that would
     decide.
 
+    Only a pinned model is judged: by a manifest, by the requirement set, or from the archive that it is published as.
+
     No verdict unless the delegate took 95 % of the model's multiply-accumulates. That is read in the delegate's own process and so is a
     claim: it can keep a pass away, and never makes one. No pass unless the kernel counted the accelerator's work in each run, and the
     processor did not do enough beside it to have computed the model: a delegate can compute on the CPU. That one keeps the accelerator busy
