@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from dataclasses import dataclass, replace
@@ -16,15 +17,17 @@ from auditor.facts.collect import collect
 from auditor.facts.types import Facts, Ok, PublicKey, Settings
 from auditor.gather import TOOL, gather
 from auditor.model import DeviceSummary, ManifestUsed, PinnedBy, Report, Waiver, ZooUsed, printable
+from auditor.requirements import RequirementSet
 from auditor.sources import recording
 from auditor.sources.recording import Record, Replay
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
+
+    Read = Callable[[str, str], bytes]
 
     from auditor.model import Check
     from auditor.request import Request
-    from auditor.requirements import RequirementSet
     from auditor.zoo.catalogue import ZooVersion
 
 LIST_LIMIT = 1 << 20
@@ -41,28 +44,49 @@ class Audited:
     record: Record
 
 
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """By what a record is judged."""
+
+    requirements: RequirementSet
+    waivers: tuple[Waiver, ...]
+    settings: Settings
+    manifest: ManifestUsed | None = None
+
+
 def audit(request: Request, progress: Callable[[str], None]) -> Audited:
     """Carry out an audit. Raises UsageError for what the request names wrongly, AuditError where a device cannot be asked."""
-    judged_by = requirements.load(request.requirements)
-    waivers = () if request.waivers is None else load_waivers(request.waivers)
-    settings, manifest = _settings(request, judged_by)
-    selection, checks = request.selection, registry.checks()
-    _known(selection, judged_by, checks)
+    rules = read_rules(request, requirements.load(request.requirements))
     record = gather(request, progress)
-    facts = _told_apart(replace(collect(Replay(record)), settings=settings), request.not_accelerators)
+    return Audited(judged(record, rules, request), record)
+
+
+def read_rules(request: Request, judged_by: RequirementSet, read: Read | None = None) -> Rules:
+    """The rules that a request names. Raises UsageError; `read` gives the bytes of a file by its path and the option that names it."""
+    read = read or _small
+    _known(request.selection, judged_by, registry.checks())
+    waivers = () if request.waivers is None else decode_waivers(read(request.waivers, "--waivers"), request.waivers)
+    pinned, manifest = ({}, None) if request.manifest is None else _manifest(request.manifest, judged_by.zoo, read)
+    return Rules(judged_by, waivers, _settings(request, judged_by, pinned, read), manifest)
+
+
+def judged(record: Record, rules: Rules, request: Request) -> Report:
+    """What a record comes to by some rules; of the request, its selection, its date and what it says of the device count."""
+    judged_by, selection, checks = rules.requirements, request.selection, registry.checks()
+    facts = _told_apart(replace(collect(Replay(record)), settings=rules.settings), request.not_accelerators)
     _wanted(request, facts)
     summary = _summary(record, facts)
     context = Context(
         TOOL,
         judged_by.name,
         summary,
-        ZooUsed(judged_by.zoo.version, facts.plan.models, _pins(facts), manifest),
+        ZooUsed(judged_by.zoo.version, facts.plan.models, _pins(facts), rules.manifest),
         tuple(_notes(request, facts)),
         tuple(_judged_with(request)),
         details(facts),
     )
-    report = judge(facts, checks, judged_by.requirements, waivers, request.today, selection, context)
-    return Audited(report if request.apply_waivers else unwaived(report), record)
+    report = judge(facts, checks, judged_by.requirements, rules.waivers, request.today, selection, context)
+    return report if request.apply_waivers else unwaived(report)
 
 
 def _known(selection: Selection, judged_by: RequirementSet, checks: tuple[Check, ...]) -> None:
@@ -168,17 +192,15 @@ def _confinement_notes(facts: Facts) -> Iterator[str]:
         yield f"To the delegate, --allow-path opened: {printable(', '.join(allowed))}."
 
 
-def _settings(request: Request, judged_by: RequirementSet) -> tuple[Settings, ManifestUsed | None]:
-    manifest, used = ({}, None) if request.manifest is None else _manifest(request.manifest, judged_by.zoo)
-    roots = [_trust_root(text) for text in request.trust_roots]
-    settings = replace(
+def _settings(request: Request, judged_by: RequirementSet, manifest: Mapping[str, tuple[str, ...]], read: Read) -> Settings:
+    roots = [_trust_root(text, read) for text in request.trust_roots]
+    return replace(
         published(judged_by.zoo),
         trust_roots=frozenset(root for root in roots if isinstance(root, str)),
         keys=tuple(root for root in roots if isinstance(root, PublicKey)),
-        base_image=frozenset() if request.base_image is None else _base_image(request.base_image),
+        base_image=frozenset() if request.base_image is None else _base_image(request.base_image, read),
         manifest=manifest,
     )
-    return settings, used
 
 
 def published(zoo: ZooVersion) -> Settings:
@@ -189,28 +211,34 @@ def published(zoo: ZooVersion) -> Settings:
     )
 
 
-def _manifest(path: str, zoo: ZooVersion) -> tuple[dict[str, tuple[str, ...]], ManifestUsed]:
+def _manifest(path: str, zoo: ZooVersion, read: Read) -> tuple[dict[str, tuple[str, ...]], ManifestUsed]:
     """The sha256 of the files that a manifest names, by the models of a zoo; and the manifest's own. A model may have several files."""
-    from auditor.zoo.pins import read_manifest  # noqa: PLC0415  # only for those who have one
+    from auditor.zoo.pins import parse_manifest  # noqa: PLC0415  # only for those who have one
 
-    listed, sha256 = read_manifest(path)
+    data = read(path, "--zoo-manifest")
+    listed = parse_manifest(data, path)
     found = {model.name: tuple(listed[name] for name in model.files if name in listed) for model in zoo.models}
     pinned = {name: digests for name, digests in found.items() if digests}
     if not pinned:
         raise UsageError(f"--zoo-manifest: {printable(path)}: expected model files of zoo {zoo.version}, found none")
-    return pinned, ManifestUsed(printable(path), sha256)
+    return pinned, ManifestUsed(printable(path), hashlib.sha256(data).hexdigest())
 
 
-def _trust_root(text: str) -> str | PublicKey:
+def is_fingerprint(text: str) -> bool:
+    """Whether a trusted root is named by its sha256, not by a file."""
+    return bool(_SHA256.fullmatch(text.lower()))
+
+
+def _trust_root(text: str, read: Read) -> str | PublicKey:
     """A fingerprint as it is given, or what a file holds."""
     from auditor.verify import crypto  # noqa: PLC0415  # cryptography, only for those who name a root
 
-    if _SHA256.fullmatch(text.lower()):
+    if is_fingerprint(text):
         return text.lower()
     label = f"--trust-root: {printable(text)}"
-    if not os.path.exists(text):
+    if read is _small and not os.path.exists(text):
         raise UsageError(f"{label[:100]}: expected 64 hexadecimal digits, or a file with a certificate or a key")
-    return crypto.read_root(_small(text, "--trust-root"), label)
+    return crypto.read_root(read(text, "--trust-root"), label)
 
 
 def load_waivers(path: str) -> tuple[Waiver, ...]:
@@ -218,9 +246,9 @@ def load_waivers(path: str) -> tuple[Waiver, ...]:
     return decode_waivers(_small(path, "--waivers"), path)
 
 
-def _base_image(path: str) -> frozenset[str]:
+def _base_image(path: str, read: Read) -> frozenset[str]:
     """The paths in a list of files; a list without any would silently exclude nothing."""
-    lines = os.fsdecode(_small(path, "--base-image")).split("\n")
+    lines = os.fsdecode(read(path, "--base-image")).split("\n")
     found = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     for line in found or ["no line"]:
         if not line.startswith("/"):

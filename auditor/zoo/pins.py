@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from typing import TYPE_CHECKING
@@ -21,12 +20,13 @@ if TYPE_CHECKING:
 MAX_MANIFEST = 1 << 20
 
 
-def read_manifest(path: str) -> tuple[Mapping[str, str], str]:
-    """Read a manifest as sha256sum writes it: base name of each file to its sha256; and the sha256 of the manifest itself.
+def read_manifest(path: str) -> Mapping[str, str]:
+    """Read a manifest as sha256sum writes it: base name of each file to its sha256. Raises UsageError with one line for anything else."""
+    return parse_manifest(files.read(path, MAX_MANIFEST, path, UsageError), path)
 
-    Raises UsageError with one line for anything else.
-    """
-    data = files.read(path, MAX_MANIFEST, path, UsageError)
+
+def parse_manifest(data: bytes, path: str) -> Mapping[str, str]:
+    """The manifest that came from `path`."""
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
@@ -43,7 +43,7 @@ def read_manifest(path: str) -> tuple[Mapping[str, str], str]:
             raise UsageError(visible(f"{path}: line {number}: {name} has another sha256 above, expected one for each file name"))
     if not digests:
         raise UsageError(visible(f"{path}: expected at least one line: 64 hexadecimal digits, two spaces and a file name"))
-    return digests, hashlib.sha256(data).hexdigest()
+    return digests
 
 
 def remarks(found: Sequence[FoundModel], zoo: ZooVersion) -> Iterator[str]:

@@ -63,7 +63,7 @@ def read_published(folder: str) -> dict[str, Published]:
     """The models of a folder by name. Raises UsageError, in one line, for a manifest or golden cases that are none."""
     from auditor.zoo.pins import read_manifest  # noqa: PLC0415  # only for those who have one
 
-    listed, _sha256 = read_manifest(os.path.join(folder, MANIFEST))
+    listed = read_manifest(os.path.join(folder, MANIFEST))
     found = {}
     for name, sha256 in listed.items():
         stem = name.removesuffix(SUFFIX)
