@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from auditor import __version__
-from auditor.cli import checks, device, report, snapshot, zoo
+from auditor.cli import checks, device, fleet, report, snapshot, zoo
 from auditor.cli.common import errors
 from auditor.cli.options import PLAIN
 from auditor.model import EXIT_FAILED
@@ -24,6 +24,7 @@ app.add_typer(zoo.app, name="zoo")
 app.add_typer(report.app, name="report")
 app.add_typer(snapshot.app, name="snapshot")
 app.command()(device.device)
+app.command()(fleet.fleet)
 app.command()(checks.checks)
 app.command()(checks.explain)
 
