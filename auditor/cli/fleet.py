@@ -39,20 +39,22 @@ def fleet(
         found = load(inventory, read_date(today))
         folder, continued = controller.begin(output, found, resume=resume)
 
+        said: list[bytes] = []
+
         def write(run: Run) -> None:
             index = page.render(found, run, page.earlier(output, run))
             files.write(os.path.join(folder, "index.html"), index.encode(), durable=True)
             for name, path in forms:
                 data = combined.render(name, found, run)
                 if path is None:
-                    sys.stdout.buffer.write(data)
-                    sys.stdout.buffer.flush()
+                    said.append(data)  # when the table is gone
                 else:
                     files.write(path, data, durable=True)
 
         before = len(read(folder).ended) if continued and os.path.exists(os.path.join(folder, NAME)) else 0
         with watching.Table(len(found.members), before) if sys.stderr.isatty() else watching.Lines() as watcher:
             run = controller.carry_out(found, folder, watcher, write)
+        sys.stdout.buffer.write(b"".join(said))
         if not run.complete:
             print(visible(f"crosml-audit: interrupted: {len(run.ended)} of {len(found.members)} devices were audited"), file=sys.stderr)
             print(visible(f"help: crosml-audit fleet {inventory} --output {output} --resume"), file=sys.stderr)

@@ -15,23 +15,25 @@ import subprocess
 import sys
 import time
 from collections import Counter, deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from auditor import files
 from auditor.errors import AuditError, UsageError
 from auditor.fleet import worker
+from auditor.fleet.inventory import Member
 from auditor.fleet.journal import SCHEMA, Journal, now, read, runs
 from auditor.fleet.results import Ended, Failure, exit_code
 from auditor.fleet.worker import Job, read_result
 from auditor.model import EXIT_FAILED, visible
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from typing_extensions import Self
 
-    from auditor.fleet.inventory import Inventory, Member
+    from auditor.fleet.inventory import Inventory
     from auditor.fleet.journal import State
 
 DEVICES = "devices"
@@ -237,9 +239,7 @@ def carry_out(inventory: Inventory, folder: str, watcher: Watcher, write: Callab
             journal.write("resumed", at=now())
         elif not state.run:
             names = [member.name for member in inventory.members]
-            journal.write(
-                "run", schema=SCHEMA, run=os.path.basename(folder), at=now(), inventory=inventory.sha256, devices=names
-            )
+            journal.write("run", schema=SCHEMA, run=os.path.basename(folder), at=now(), inventory=inventory.sha256, devices=names)
         fleet = _Fleet(inventory, folder, journal, watcher, signals)
         fleet.recover(state)
         if fleet.queue:
@@ -286,11 +286,11 @@ class _Fleet:
         while self._running or (self.queue and not self.stopped):
             self._start(workers)
             self._watcher.tick(len(self.queue))
-            ready = select.select([workers.socket, self._signals.woken], [], [], self._patience())[0]
+            ready = select.select([workers.socket.fileno(), self._signals.woken], [], [], self._patience())[0]
             if self._signals.woken in ready:
                 os.read(self._signals.woken, 4096)
                 self._stop(workers)
-            if workers.socket in ready:
+            if workers.socket.fileno() in ready:
                 self._hear(workers)
             self._end_late(workers)
 

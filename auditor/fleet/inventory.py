@@ -25,7 +25,6 @@ inventory's folder.
 
 from __future__ import annotations
 
-import datetime
 import difflib
 import hashlib
 import os
@@ -45,6 +44,7 @@ from auditor.model import visible
 from auditor.request import Judging, Request, Target
 
 if TYPE_CHECKING:
+    import datetime
     from collections.abc import Iterator
 
 SIZE_LIMIT = 16 << 20

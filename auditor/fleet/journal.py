@@ -18,6 +18,7 @@ import fcntl
 import json
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,7 @@ from auditor.fleet.results import Ended
 from auditor.model import visible
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
     from typing import IO
 
     from typing_extensions import Self
@@ -76,7 +77,7 @@ class Journal:
     def __enter__(self) -> Self:
         """Open and lock it; what the controller before left of its last line is taken off."""
         try:
-            self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115  # until __exit__
+            self._file = open(self.path, "ab", buffering=0)  # until __exit__
             self._lock()
             _cut_unfinished(self.path)
         except OSError as error:

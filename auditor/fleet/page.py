@@ -1,6 +1,6 @@
-"""The index page of a run: what changed since the run before, and the matrix of devices and requirements. One file, no script, loads nothing.
+"""The index page of a run: what changed since the run before, and the matrix of devices and requirements.
 
-It is made from the journals alone, so it costs the same however large the reports are.
+One file, no script, loads nothing. It is made from the journals alone, so it costs the same however large the reports are.
 """
 
 from __future__ import annotations
@@ -67,7 +67,11 @@ def render(inventory: Inventory, run: Run, before: tuple[str, Mapping[str, Ended
     names = [member.name for member in order]
     changes = list(itertools.islice(_changes(names, run.ended, before[1]), CHANGES + 1)) if before else []
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("auditor.fleet"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.PackageLoader("auditor.fleet"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     words = Counter(_told(run.ended.get(name)) for name in names)
     return environment.get_template("index.html").render(
@@ -116,7 +120,9 @@ def _row(name: str, run: Run, columns: tuple[str, ...]) -> _Row:
     has_log = os.path.exists(os.path.join(folder_of(run.folder, name), "log.txt"))
     message = visible(ended.message[:_LONGEST]) if ended else ""
     told = ended.told if ended else "not begun"
-    return _Row(name, glyph, tone, told, message, f"{where}/report.html" if has_report else "", f"{where}/log.txt" if has_log else "", cells)
+    return _Row(
+        name, glyph, tone, told, message, f"{where}/report.html" if has_report else "", f"{where}/log.txt" if has_log else "", cells
+    )
 
 
 def _cell(outcome: str) -> tuple[str, str]:

@@ -39,8 +39,10 @@ RETRIED = frozenset({Failure.UNREACHABLE, Failure.LOST, Failure.KILLED})
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """One attempt at one device, ended. Without a verdict there is no report; with both, the report is of what the device answered until
-    it was lost. `outcomes` has each requirement's outcome, with `, waived` where waivers cover it; those that --only left out are not in it.
+    """One attempt at one device, ended.
+
+    Without a verdict there is no report; with both, the report is of what the device answered until it was lost. `outcomes` has each
+    requirement's outcome, with `, waived` where waivers cover it; those that --only left out are not in it.
     """
 
     device: str

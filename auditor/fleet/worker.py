@@ -244,8 +244,9 @@ class _Server:
 
 
 def _import_everything() -> None:
-    """What an audit takes: the code, the agent that goes over, the checks. What is here now is not looked at by the collector of garbage,
-    so that forked processes share it.
+    """What an audit takes: the code, the agent that goes over, the checks.
+
+    What is here now is not looked at by the collector of garbage, so that forked processes share it.
     """
     import psutil  # noqa: F401, PLC0415
 
