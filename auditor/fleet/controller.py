@@ -133,6 +133,12 @@ class _Workers:
             theirs.close()
 
     def __enter__(self) -> Self:
+        """Wait until everything is imported: no device's time runs meanwhile."""
+        try:
+            self.heard()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -31,8 +31,8 @@ def told(ended: Ended, again: float | None) -> str:
 class Lines:
     """One line an event."""
 
-    def __init__(self, out: TextIO = sys.stderr) -> None:
-        self._out = out
+    def __init__(self, out: TextIO | None = None) -> None:
+        self._out = out or sys.stderr
 
     def __enter__(self) -> Self:
         return self

@@ -7,6 +7,7 @@ The controller starts one, by `python -m auditor.fleet.worker DESCRIPTOR LOCK`, 
 
 and hears
 
+    {"ready": true}                       once
     {"device", "attempt", "stage"}        what an audit is at
     {"device", "attempt", "code"}         how its process ended: its exit code, or minus the signal
 
@@ -177,6 +178,7 @@ class _Server:
     def serve(self) -> None:
         """Do what the controller says, until it is gone and every audit has ended."""
         _import_everything()
+        self._control.sendall(b'{"ready": true}')
         selector = selectors.DefaultSelector()
         selector.register(self._control, selectors.EVENT_READ)
         selector.register(self._woken, selectors.EVENT_READ)
