@@ -213,7 +213,7 @@ class Host:
             used, after = worker.cpu_ns(), worker.memory_bytes()
             self._cpu_after_reply, self._idle_since = used, time.monotonic()
             self._metrics.sample(metrics.of_request(name, request, "CpuTimeMicrosec"), max(0, used - cpu) / 1e3)
-            if after:
+            if after is not None and memory is not None:
                 self._metrics.sample(metrics.of_request(name, request, "TotalMemoryDeltaKb"), (after - memory) / 1024)
                 self._metrics.sample(metrics.of_model(name, "TotalMemoryKb"), after / 1024)
 
