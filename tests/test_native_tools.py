@@ -116,7 +116,7 @@ def _judge(request):
     tools = native.find_tools()
     if tools and "tool_manifest" not in request:
         with open(tools.benchmark, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            digest = hashlib.sha256(file.read()).hexdigest()
         request["tool_manifest"] = f"{tools.benchmark}.sha256sum"
         with open(request["tool_manifest"], "w", encoding="ascii") as manifest:
             manifest.write(f"{digest}  benchmark_model\n")

@@ -181,7 +181,7 @@ def _contents(device: Ssh, setup: RemoteSetup, progress: Callable[[str], None]) 
     # without a runtime here there is nothing that could be done with them
     for each in missing if missing and not runtime.why_none(AUTO) else ():
         progress(f"fetching {each.name} from {device.host}")
-        text = _end(device, {"do": "content", "name": each.name}, content=str)["content"]
+        text = _end(device, {"do": "content", "name": each.name}, model=str)["model"]
         with contextlib.suppress(ValueError):
             content = base64.b64decode(text, validate=True)
             if hashlib.sha256(content).hexdigest() == each.sha256:

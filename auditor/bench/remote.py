@@ -7,7 +7,7 @@ by `=`. Each reply is a JSON object: {"progress": text}, {"folder": path of a ne
     survey   {options (ZooOptions), try_runtime, find, zoo_version, models, accelerators}
              -> {python, machine, glibc, no_runtime: why, delegate, settings, found: [{name, sha256, origin}],
                 archive: sha512 of the one that was given, tools: whether there are any}
-    content  {name: of a model that was found} -> {content: base64; empty for none, and for a large one}
+    content  {name: of a model that was found} -> {model: base64; empty for none, and for a large one}
     stage    {device_dir, bytes, execute} -> {folder | problem}
     unpack   a tar stream's parts, the last of them empty -> {problem}: into that folder
     measure  {runtime: its package in the folder, copied: the delegate there, sent: [{name, sha256, origin}],
@@ -131,7 +131,7 @@ class Job:
         """A model that was found here, for the controller's runtime."""
         found = self._found.get(request["name"])
         content = found.content if found and len(found.content) <= MAX_CARRIED else b""
-        return {"content": base64.b64encode(content).decode()}
+        return {"model": base64.b64encode(content).decode()}
 
     def do_measure(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Measure the models that were found here and those that were sent."""
