@@ -181,7 +181,10 @@ def remedies(report: Report) -> Iterator[tuple[Remedy | None, int]]:
 
 def model_of(result: RequirementResult) -> str:
     """The model that a requirement of the zoo is about; empty for another requirement."""
-    if result.model:
-        return result.model
-    name, _, quantity = result.id.partition("zoo-")[2].rpartition("-")
-    return name if result.id.startswith("zoo-") and quantity in QUANTITIES else ""
+    return result.model or model_named(result.id)
+
+
+def model_named(requirement: str) -> str:
+    """The model of a zoo requirement's id, `zoo-<model>-<quantity>`; empty for another id."""
+    name, _, quantity = requirement.partition("zoo-")[2].rpartition("-")
+    return name if requirement.startswith("zoo-") and quantity in QUANTITIES else ""
