@@ -10,21 +10,22 @@ from typing import TYPE_CHECKING
 from auditor import files, registry, requirements
 from auditor.codec import decode_waivers
 from auditor.details import details
-from auditor.engine import Context, Selection, judge, names
+from auditor.engine import Context, Selection, judge
 from auditor.errors import AuditError, UsageError
 from auditor.facts.collect import collect
 from auditor.facts.types import Facts, Ok, PublicKey, Settings
 from auditor.gather import TOOL, gather
-from auditor.model import DeviceSummary, Report, Waiver, ZooUsed, printable
+from auditor.model import DeviceSummary, Report, Waiver, ZooUsed, printable, visible
 from auditor.sources import recording
 from auditor.sources.recording import Record, Replay
+from auditor.vocabulary import near, vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from auditor.model import Check
     from auditor.request import Request
     from auditor.requirements import RequirementSet
+    from auditor.vocabulary import Vocabulary
 
 LIST_LIMIT = 1 << 20
 """Bytes of a waivers, manifest, base image or key file."""
@@ -45,8 +46,10 @@ def audit(request: Request, progress: Callable[[str], None]) -> Audited:
     judged_by = requirements.load(request.requirements)
     waivers = _waivers(request.waivers)
     settings = _settings(request, judged_by)
-    selection, checks = request.selection, registry.checks()
-    _known(selection, judged_by, checks)
+    checks = registry.checks()
+    known = vocabulary(judged_by.requirements, checks)
+    selection = _selection(request.selection, known)
+    request = replace(request, selection=selection)
     record = gather(request, progress)
     facts = _told_apart(replace(collect(Replay(record)), settings=settings), request.not_accelerators)
     _wanted(request, facts)
@@ -54,15 +57,25 @@ def audit(request: Request, progress: Callable[[str], None]) -> Audited:
     zoo, notes = ZooUsed(judged_by.zoo.version, facts.plan.models), tuple(_notes(request, facts))
     context = Context(TOOL, judged_by.name, summary, zoo, notes, tuple(_judged_with(request)), details(facts))
     report = judge(facts, checks, judged_by.requirements, waivers, request.today, selection, context)
+    _found(selection, report)
     return Audited(report, record)
 
 
-def _known(selection: Selection, judged_by: RequirementSet, checks: tuple[Check, ...]) -> None:
-    """A name in --only or --skip that names nothing would silently leave out everything, or nothing."""
-    pairs = [(each, check) for each in judged_by.requirements for check in checks if check.requirement == each.family]
+def _selection(asked: Selection, known: Vocabulary) -> Selection:
+    """The selection, an id each. A name in --only or --skip that names nothing would silently leave out everything, or nothing."""
+    selection = Selection(known.split(asked.only), known.split(asked.skip))
     for name in (*selection.only, *selection.skip):
-        if not any(names(name.partition("@")[0], *pair) for pair in pairs):
-            raise UsageError(f"--only, --skip: {printable(name)}: no such requirement or check; `crosml-audit checks` lists them")
+        if not known.matches(name):
+            raise UsageError(f"--only, --skip: {known.unknown(name)}")
+    return selection
+
+
+def _found(selection: Selection, report: Report) -> None:
+    """A finding in --only that this device does not have would give a report on nothing."""
+    ids = {finding.id for result in report.requirements for finding in result.findings}
+    for name in selection.only:
+        if "@" in name and name not in ids:
+            raise UsageError(f"--only: {visible(name)[:200]}: expected a finding of this device{near(name, ids)}")
 
 
 def _wanted(request: Request, facts: Facts) -> None:

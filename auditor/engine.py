@@ -13,6 +13,7 @@ from auditor.model import (
     Details,
     DeviceSummary,
     Finding,
+    Incomplete,
     Level,
     ModelRun,
     Outcome,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     import datetime
     from collections.abc import Iterable, Iterator, Sequence
 
-    from auditor.facts.types import Facts, Unrecognised
+    from auditor.facts.types import Fact, Facts, Unrecognised
 
 _WAIVABLE = frozenset({Outcome.FAIL, Outcome.UNKNOWN})
 
@@ -119,6 +120,7 @@ def judge(
     results = tuple(_result(facts, checks, requirement, selection, in_force) for requirement in requirements)
     accelerators = facts.accelerators
     found = accelerators.value.items if isinstance(accelerators, Ok) else ()
+    judged, runs = verdict(results, partial=bool(selection.only)), _model_runs(facts)
     return Report(
         tool=context.tool,
         requirements_set=context.requirements_set,
@@ -134,16 +136,27 @@ def judge(
             )
             for each in found
         ),
-        verdict=verdict(results, partial=bool(selection.only)),
+        verdict=judged,
         counts=counts(results),
         requirements=results,
-        model_runs=_model_runs(facts),
+        model_runs=runs,
         notes=(*context.notes, *_waiver_notes(waivers, results, today)),
         partial=bool(selection.only),
         selection=selection.only,
         judged_with=context.judged_with,
         details=context.details,
+        incomplete=_why_incomplete([each.driver for each in found], results, runs) if judged is Verdict.INCOMPLETE else None,
     )
+
+
+def _why_incomplete(drivers: Sequence[Fact[str]], results: Sequence[RequirementResult], runs: Sequence[ModelRun]) -> Incomplete:
+    if not drivers:
+        return Incomplete.NO_ACCELERATOR
+    if all(isinstance(each, Missing) and each.status is Status.ABSENT for each in drivers):
+        return Incomplete.NO_DRIVER
+    if not runs and any(each.model and each.selected and each.standing is Outcome.UNKNOWN for each in results):
+        return Incomplete.NOTHING_MEASURED
+    return Incomplete.UNDECIDED
 
 
 def _model_runs(facts: Facts) -> tuple[ModelRun, ...]:

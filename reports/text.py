@@ -391,4 +391,4 @@ def _over(fold: Callable[[list[float]], float], values: Sequence[Any]) -> float 
     return fold(numbers) if numbers and len(numbers) == len(values) else None
 
 
-FORMAT = Format("text", "text/plain; charset=utf-8", ".txt", render)
+FORMAT = Format("text", "text/plain; charset=utf-8", ".txt", render, takes=("colour", "width", "verbose"))

@@ -6,32 +6,48 @@ from typing import Annotated
 
 import typer
 
-from auditor.cli.common import errors, formats, give, outputs
+from auditor.cli.common import (
+    Force,
+    FormatOption,
+    OutputDir,
+    Unknown,
+    UnknownAs,
+    Verbose,
+    errors,
+    formats,
+    give,
+    outputs,
+    settings,
+)
 from auditor.cli.options import PLAIN
 
 app = typer.Typer(help="Show, convert and compare JSON reports.", no_args_is_help=True, **PLAIN)
 
 
 @app.command("show")
-def report_show(file: Annotated[str, typer.Argument(metavar="FILE")]) -> None:
+def report_show(file: Annotated[str, typer.Argument(metavar="FILE")], verbose: Verbose = False) -> None:
     """A JSON report as text."""
-    report_convert(file, ["text"])
+    report_convert(file, ["text"], verbose=verbose)
 
 
 @app.command("convert")
 def report_convert(
     file: Annotated[str, typer.Argument(metavar="FILE")],
-    format: Annotated[list[str], typer.Option(metavar="NAME[=PATH]")] = [],
+    format: FormatOption = [],
+    output_dir: OutputDir = None,
+    unknown_as: Unknown = UnknownAs.ERROR,
+    verbose: Verbose = False,
+    force: Force = False,
 ) -> None:
     """A JSON report in other formats."""
     with errors():
         from auditor.reporting import load_report
 
-        forms = formats(format)
-        outputs(*(path for _, path in forms))
+        forms = formats(format, output_dir)
+        outputs(*(path for _, path in forms), folder=output_dir, force=force)
         report = load_report(file)
         for form, path in forms:
-            give(form, report, path)
+            give(form, report, path, **settings(verbose=verbose, unknown_as=unknown_as))
 
 
 @app.command("diff")
