@@ -89,8 +89,12 @@ class Selection:
 
 def names(name: str, requirement: Requirement, check: Check) -> bool:
     """Whether a name is that of a requirement or a check, of its family, or how one of these begins, up to a separator."""
-    ids = (f"{requirement.id}.{check.word}", check.id)
-    return any(each == name or (each.startswith(name) and each[len(name)] in "-._") for each in ids)
+    return begins(f"{requirement.id}.{check.word}", name) or begins(check.id, name)
+
+
+def begins(id: str, name: str) -> bool:  # noqa: A002  # the field's own word
+    """Whether an id is a name, or begins with it up to a separator."""
+    return id == name or (id.startswith(name) and id[len(name)] in "-._")
 
 
 @dataclass(frozen=True, slots=True)

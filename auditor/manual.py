@@ -12,7 +12,7 @@ from auditor.model import Outcome
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from auditor.model import Check
+    from auditor.model import Check, Requirement
 
 _OUTCOMES = (Outcome.PASS, Outcome.FAIL, Outcome.UNKNOWN, Outcome.NOT_APPLICABLE)
 
@@ -34,6 +34,14 @@ def manual_page(check: Check) -> str:
         "",
         f"What to do: {check.remediation}",
     ])  # fmt: skip
+
+
+def clause(requirement: Requirement) -> str:
+    """A requirement as the page has it: its text, where that is from, and how the auditor reads it where it leaves room."""
+    family = f", and so for each model of the zoo ({requirement.family})" if requirement.model else ""
+    lines = [f"# {requirement.id}: {requirement.title}", "", f"Level: {requirement.level.value}{family}", "", requirement.text.strip(), ""]
+    lines += [f"Source: {requirement.source}"]
+    return "\n".join([*lines, *(["", f"Read as: {requirement.interpretation}"] if requirement.interpretation else [])])
 
 
 def write_pages(folder: str, found: Iterable[Check]) -> None:

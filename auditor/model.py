@@ -347,7 +347,7 @@ class AcceleratorSummary:
 class ModelRun:
     """One model measured in one fresh worker process (`crosml-audit/run/1`); times in microseconds, memory in bytes.
 
-    `status` is `ok` or how the run ended; `total_nodes` counts the operators of the file; `delegated_macs` is the share of
+    `status` is `completed` or how the run ended; `total_nodes` counts the operators of the file; `delegated_macs` is the share of
     multiply-accumulates that the delegate took, None where partitions are not known. `accuracy` has one entry per output.
     """
 

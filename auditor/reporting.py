@@ -58,6 +58,45 @@ def diff(old: Report, new: Report) -> Iterator[str]:
     return map(visible, _differences(old, new))
 
 
+def chain(report: Report, result: RequirementResult, finding: Finding) -> Iterator[str]:
+    """How a finding came about, in the order of the reasoning, a line each: what is required, what was read, what that says, what follows."""
+    return map(visible, _chain(report, result, finding))
+
+
+def _chain(report: Report, result: RequirementResult, finding: Finding) -> Iterator[str]:
+    yield f"{finding.id}: {_outcome(finding)}"
+    yield ""
+    yield f"1. Required by {result.id} ({result.level.value}): {result.title}"
+    yield from (f"   {label:<10}{text}" for label, text in (("text", result.text), ("source", result.source)) if text)
+    yield from ([f"   {'read as':<10}{result.interpretation}"] if result.interpretation else [])
+    yield f"2. Asked by {finding.check} ({finding.level.value}) about {finding.subject}"
+    yield f"   {'expected':<10}{finding.expected}"
+    when = f", recorded {report.device.collected_at}" if report.device.collected_at else ""
+    yield f"3. Read from {report.device.name} ({report.device.source}){when}"
+    if report.device.snapshot_sha256:
+        yield f"   {'record':<10}sha256 {report.device.snapshot_sha256}"
+    for number, each in enumerate(finding.evidence, 1):
+        role = "" if each.necessary else ", not needed alone"
+        yield f"   {number}. {each.path} ({each.status.value}{role})"
+        yield from (f"      {line}" for line in (each.excerpt, each.sha256 and f"sha256 {each.sha256}") if line)
+    yield from ([] if finding.evidence else ["   nothing that can be cited"])
+    yield f"4. Observed: {finding.observed}"
+    yield f"5. Therefore {finding.outcome.value}: {finding.reason}"
+    waiver = finding.waiver
+    if waiver:
+        yield f"   {'waived':<10}{waiver.reason} ({waiver.author}, until {waiver.expires.isoformat()})"
+    if finding.outcome not in {Outcome.PASS, Outcome.NOT_APPLICABLE}:
+        yield f"   {'fix':<10}{finding.remediation}"
+        yield f"   {'owner':<10}{finding.owner.value}"
+    bears = result.level is Level.MUST and finding.level is Level.MUST
+    others = sum(each.outcome is result.outcome for each in result.findings) - (finding.outcome is result.outcome)
+    shared = f", as {others} other findings of it are" if others and finding.outcome is result.outcome else ""
+    yield (
+        f"6. So {result.id} is {_standing(result)}{shared}" if bears else f"6. {result.id} is {_standing(result)}; this is advice beside it"
+    )
+    yield f"   {'verdict':<10}{report.verdict.value}, by {report.requirements_set}"
+
+
 def _contradictions(report: Report) -> Iterator[str]:
     """Where a report does not add up: it was changed after it was written."""
     names = Counter(finding.id for result in report.requirements for finding in result.findings)

@@ -9,11 +9,14 @@ import difflib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from auditor.engine import names
+from auditor.engine import begins, names
+from auditor.errors import UsageError
 from auditor.model import Check, Requirement, visible
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from auditor.model import Finding, Report, RequirementResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,17 +31,7 @@ class Vocabulary:
 
     def split(self, texts: Iterable[str]) -> tuple[str, ...]:
         """Ids that were given one by one or with commas between. A comma within a finding's subject, as in a file's path, stays."""
-        return tuple(name for text in texts for name in self._split(text))
-
-    def _split(self, text: str) -> Iterator[str]:
-        name, *rest = text.split(",")
-        for part in rest:
-            if "@" in name and not self.matches(part.strip()):
-                name += f",{part}"
-            else:
-                yield name.strip()
-                name = part
-        yield name.strip()
+        return split(texts, lambda part: bool(self.matches(part)))
 
     def unknown(self, name: str) -> str:
         """One line on an id that names nothing, with what is near it."""
@@ -47,6 +40,38 @@ class Vocabulary:
         words = {known.split("-")[0] for known in ids} | {requirement.family for requirement, _check in self.pairs}
         which = "no such check" if at else "no such requirement, check or finding"
         return f"{visible(name)[:200]}: {which}{near(check, ids | words)}; `crosml-audit checks` lists them"
+
+
+def split(texts: Iterable[str], known: Callable[[str], bool]) -> tuple[str, ...]:
+    """Ids that were given one by one or with commas between; after an id with a subject, a comma counts before a known id alone."""
+    return tuple(name for text in texts for name in _split(text, known))
+
+
+def _split(text: str, known: Callable[[str], bool]) -> Iterator[str]:
+    name, *rest = text.split(",")
+    for part in rest:
+        if "@" in name and not known(part.strip()):
+            name += f",{part}"
+        else:
+            yield name.strip()
+            name = part
+    yield name.strip()
+
+
+def find(report: Report, ids: Sequence[str], label: str) -> list[tuple[RequirementResult, Finding]]:
+    """The findings of a report that ids name, each once. Raises UsageError, led by `label`, for an id that names none of them."""
+    pairs = [(result, finding) for result in report.requirements for finding in result.findings]
+
+    def named(name: str) -> list[tuple[RequirementResult, Finding]]:
+        return [(result, finding) for result, finding in pairs if finding.id == name or ("@" not in name and begins(finding.check, name))]
+
+    found: dict[str, tuple[RequirementResult, Finding]] = {}
+    for name in split(ids, lambda part: bool(named(part))):
+        if not named(name):
+            known = {each for _, finding in pairs for each in (finding.id, finding.check)} | {result.id for result, _ in pairs}
+            raise UsageError(visible(f"{label}: {name[:200]}: expected a finding of this report{near(name, known)}"))
+        found |= {finding.id: (result, finding) for result, finding in named(name)}
+    return list(found.values())
 
 
 def vocabulary(requirements: Iterable[Requirement], checks: Sequence[Check]) -> Vocabulary:

@@ -63,17 +63,21 @@ def progress() -> Iterator[Callable[[str], None]]:
 
 
 class _Stages:
-    """Lines for a log: one where a stage begins, none for each step of it."""
+    """Lines for a log: one where a stage begins, none for each step of it.
+
+    The first one waits for the second: what ends before that, or at once, has nothing to tell.
+    """
 
     def __init__(self) -> None:
-        self._stage = "reading the device"  # a second's work: not worth a line
+        self._stages: list[str] = []
 
     def tell(self, text: str) -> None:
         """Print a line where `text` tells of another stage than the last one did."""
         stage = _STEP.sub("", text)
-        if stage != self._stage:
-            self._stage = stage
-            _say(f"crosml-audit: {visible(stage)}")
+        if stage not in self._stages[-1:]:
+            self._stages.append(stage)
+            for each in self._stages if len(self._stages) == 2 else self._stages[2:][-1:]:
+                _say(f"crosml-audit: {visible(each)}")
 
 
 _STEP = re.compile(r"(?<=: )\d+ of \d+ MiB$|(?<=[^ ]): [a-z ]+$")

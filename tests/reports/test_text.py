@@ -219,7 +219,7 @@ def test_many_unknowns_of_one_cause_are_one_line_and_verbose_names_them():
     told = lines(report(*zoo, other))
     unknown = told[told.index("UNKNOWN (7), by what would decide them") : told.index("REQUIREMENTS")]
     assert unknown[3:5] == ["  zoo (6 findings)", "  security-1.confined-run@device"]
-    assert "unknown         zoo (6)          Latency, accuracy and memory of the zoo's models" in told
+    assert "unknown         zoo (6)          Latency, accuracy and memory of the zoo's" in told
     assert all(f"  {name}.baseline@model" in lines(report(*zoo, other), verbose=True) for name in names)
 
 
