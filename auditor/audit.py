@@ -56,8 +56,12 @@ def audit(request: Request, progress: Callable[[str], None]) -> Audited:
     summary = _summary(record, facts)
     zoo, notes = ZooUsed(judged_by.zoo.version, facts.plan.models), tuple(_notes(request, facts))
     context = Context(TOOL, judged_by.name, summary, zoo, notes, tuple(_judged_with(request)), details(facts))
-    report = judge(facts, checks, judged_by.requirements, waivers, request.today, selection, context)
-    _found(selection, report)
+
+    def judged(selected: Selection) -> Report:
+        return judge(facts, checks, judged_by.requirements, waivers, request.today, selected, context)
+
+    report = judged(selection)
+    _found(selection, report, judged)
     return Audited(report, record)
 
 
@@ -70,12 +74,16 @@ def _selection(asked: Selection, known: Vocabulary) -> Selection:
     return selection
 
 
-def _found(selection: Selection, report: Report) -> None:
+def _found(selection: Selection, report: Report, judged: Callable[[Selection], Report]) -> None:
     """A finding in --only that this device does not have would give a report on nothing."""
-    ids = {finding.id for result in report.requirements for finding in result.findings}
     for name in selection.only:
-        if "@" in name and name not in ids:
-            raise UsageError(f"--only: {visible(name)[:200]}: expected a finding of this device{near(name, ids)}")
+        if "@" in name and name not in _ids(report):
+            there = _ids(judged(Selection((name.partition("@")[0],))))
+            raise UsageError(f"--only: {visible(name)[:200]}: expected a finding of this device{near(name, there)}")
+
+
+def _ids(report: Report) -> set[str]:
+    return {finding.id for result in report.requirements for finding in result.findings}
 
 
 def _wanted(request: Request, facts: Facts) -> None:

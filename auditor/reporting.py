@@ -59,7 +59,7 @@ def diff(old: Report, new: Report) -> Iterator[str]:
 
 
 def chain(report: Report, result: RequirementResult, finding: Finding) -> Iterator[str]:
-    """How a finding came about, in the order of the reasoning, a line each: what is required, what was read, what that says, what follows."""
+    """How a finding came about, in lines and in order: what is required, what was read, what that says, what follows."""
     return map(visible, _chain(report, result, finding))
 
 
@@ -89,8 +89,8 @@ def _chain(report: Report, result: RequirementResult, finding: Finding) -> Itera
         yield f"   {'fix':<10}{finding.remediation}"
         yield f"   {'owner':<10}{finding.owner.value}"
     bears = result.level is Level.MUST and finding.level is Level.MUST
-    others = sum(each.outcome is result.outcome for each in result.findings) - (finding.outcome is result.outcome)
-    shared = f", as {others} other findings of it are" if others and finding.outcome is result.outcome else ""
+    alike = sum(each.outcome is result.outcome and each.level is Level.MUST for each in result.findings)
+    shared = f"; findings of it with that outcome: {alike}" if alike > 1 and finding.outcome is result.outcome else ""
     yield (
         f"6. So {result.id} is {_standing(result)}{shared}" if bears else f"6. {result.id} is {_standing(result)}; this is advice beside it"
     )
