@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from auditor import files, registry, requirements
 from auditor.codec import decode_waivers
 from auditor.details import details
-from auditor.engine import Context, Selection, judge
+from auditor.engine import Context, Selection, judge, unwaived
 from auditor.errors import AuditError, UsageError
 from auditor.facts.collect import collect
 from auditor.facts.types import Facts, Ok, PublicKey, Settings
@@ -44,7 +44,7 @@ class Audited:
 def audit(request: Request, progress: Callable[[str], None]) -> Audited:
     """Carry out an audit. Raises UsageError for what the request names wrongly, AuditError where a device cannot be asked."""
     judged_by = requirements.load(request.requirements)
-    waivers = _waivers(request.waivers)
+    waivers = () if request.waivers is None else load_waivers(request.waivers)
     settings = _settings(request, judged_by)
     checks = registry.checks()
     known = vocabulary(judged_by.requirements, checks)
@@ -62,7 +62,7 @@ def audit(request: Request, progress: Callable[[str], None]) -> Audited:
 
     report = judged(selection)
     _found(selection, report, judged)
-    return Audited(report, record)
+    return Audited(report if request.apply_waivers else unwaived(report), record)
 
 
 def _selection(asked: Selection, known: Vocabulary) -> Selection:
@@ -132,6 +132,8 @@ def _judged_with(request: Request) -> Iterator[str]:
         yield from ("--requirements", printable(request.requirements))
     if request.waivers is not None:
         yield from ("--waivers", printable(request.waivers), "--today", request.today.isoformat())
+    if not request.apply_waivers:
+        yield "--no-waivers"
     for option, values in (
         ("--trust-root", request.trust_roots),
         ("--only", request.selection.only),
@@ -204,8 +206,9 @@ def _trust_root(text: str) -> str | PublicKey:
     return crypto.read_root(_small(text, "--trust-root"), label)
 
 
-def _waivers(path: str | None) -> tuple[Waiver, ...]:
-    return () if path is None else decode_waivers(_small(path, "--waivers"), path)
+def load_waivers(path: str) -> tuple[Waiver, ...]:
+    """The waivers of a file. Raises UsageError with one line."""
+    return decode_waivers(_small(path, "--waivers"), path)
 
 
 def _base_image(path: str) -> frozenset[str]:

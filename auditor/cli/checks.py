@@ -64,7 +64,8 @@ def _named(ids: Sequence[str]) -> tuple[list[Requirement], list[Check]]:
 
 def _came_about(path: str, ids: Sequence[str]) -> list[str]:
     """How the findings of a report that ids name came about. Raises UsageError where the report has none of an id."""
-    from auditor.reporting import chain, load_report
+    from auditor.manual import chain
+    from auditor.reporting import load_report
     from auditor.vocabulary import find
 
     report = load_report(path)
