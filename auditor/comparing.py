@@ -345,7 +345,7 @@ def _measured(old: Report, new: Report) -> Iterator[Measured]:
 
 def _runs(report: Report, model: str, quantity: str) -> list[float]:
     """A figure of each run of a model that ended well and has it; the latest runs, where a report has more than anyone makes."""
-    figures = (_FIGURES[quantity](run) for run in report.model_runs if run.model == model and run.status == "ok")
+    figures = (_FIGURES[quantity](run) for run in report.model_runs if run.model == model and run.status == "completed")
     return [value for value in figures if isinstance(value, (int, float)) and 0 <= value <= _HIGHEST][-MOST_RUNS:]
 
 

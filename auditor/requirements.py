@@ -13,10 +13,10 @@ from importlib import resources
 from typing import TYPE_CHECKING
 
 from auditor import files
-from auditor.codec import decode_toml
 from auditor.errors import UsageError
 from auditor.model import Level, Requirement, visible
-from auditor.zoo.catalogue import ZooModel, ZooVersion
+from auditor.toml import tomllib
+from auditor.zoo.catalogue import Baseline, ZooModel, ZooVersion
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,6 +78,8 @@ def names() -> tuple[str, ...]:
 
 def load(name: str = DEFAULT) -> RequirementSet:
     """A shipped set by its name, or one from a path that ends in .toml. Raises UsageError with one line."""
+    from auditor.codec import decode_toml  # noqa: PLC0415  # msgspec, which `explain` does without
+
     own = name.endswith(".toml")
     folder = os.path.dirname(name) if own else ""
     texts = [_read(name, "")]
@@ -97,6 +99,18 @@ def load(name: str = DEFAULT) -> RequirementSet:
         raise UsageError(visible(f"{name}: requirements: {wrong}"))
     pinned = f" (not a shipped set: its three files have sha256 {hashlib.sha256(b''.join(texts)).hexdigest()})" if own else ""
     return RequirementSet(found.name + pinned, requirements, zoo)
+
+
+def shipped() -> tuple[Requirement, ...]:
+    """The requirements of the default set, as `load` has them: what ships is well-formed, so nothing has to look it over."""
+    of_set = tomllib.loads(_read(DEFAULT, "").decode())
+    clauses, zoo = (tomllib.loads(_read(of_set[part], "").decode()) for part in ("clauses", "zoo"))
+    version = ZooVersion(zoo["version"], zoo["source"], ())
+    models = [ZooModel(each["name"], each["use_case"], (), Baseline(**each["baseline"])) for each in zoo["models"]]
+    return (
+        *(Requirement(**{**each, "level": Level(each["level"]), "family": each["id"]}) for each in clauses["requirements"]),
+        *(requirement for model in models for requirement in _of_model(model, version)),
+    )
 
 
 def _read(name: str, folder: str) -> bytes:

@@ -49,7 +49,7 @@ def _named(ids: Sequence[str]) -> tuple[list[Requirement], list[Check]]:
     from auditor import registry, requirements
     from auditor.vocabulary import vocabulary
 
-    known = vocabulary(requirements.load().requirements, registry.checks())
+    known = vocabulary(requirements.shipped(), registry.checks())
     required: dict[str, Requirement] = {}
     found: dict[str, Check] = {}
     for name in known.split(ids):

@@ -121,7 +121,7 @@ def id_names(incomplete: str) -> list[str]:
     from auditor.vocabulary import vocabulary
 
     given, comma, last = incomplete.rpartition(",")
-    pairs = vocabulary(requirements.load().requirements, registry.checks()).pairs
+    pairs = vocabulary(requirements.shipped(), registry.checks()).pairs
     known = dict.fromkeys(name for each, check in pairs for name in (each.family, check.id, each.id))
     return [f"{given}{comma}{name}" for name in ("zoo", *known) if name.startswith(last)]
 
