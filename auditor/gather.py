@@ -117,7 +117,7 @@ def _over_ssh(request: Request, host: str, progress: Callable[[str], None]) -> R
     plan, job = _plan(request), _remote_job(request)
     upload = over_ssh.pack(job) if job else None
     progress(f"reading {host}")
-    with Ssh(host, zoo=job is not None) as device:
+    with Ssh(host, request.ssh_options, zoo=job is not None) as device:
         setup = over_ssh.equip(device, job, upload, progress) if job and upload else None
         if setup:
             plan = replace(plan, delegate=setup.delegate, stable_delegate=setup.stable_delegate, zoo_note=plan.zoo_note or setup.note)

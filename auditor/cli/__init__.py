@@ -15,7 +15,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from auditor import __version__
-from auditor.cli import checks, device, report, snapshot, waivers, zoo
+from auditor.cli import checks, device, fleet, report, snapshot, submit, waivers, zoo
 from auditor.cli.common import errors
 from auditor.cli.options import PLAIN, Grouped
 from auditor.model import EXIT_FAILED
@@ -32,6 +32,9 @@ app.add_typer(report.app, name="report")
 app.add_typer(snapshot.app, name="snapshot")
 app.add_typer(waivers.app, name="waivers")
 app.command(cls=Grouped)(device.device)
+app.command(cls=Grouped)(fleet.fleet)
+app.command(cls=Grouped)(submit.submit)
+app.command(cls=Grouped)(submit.review)
 app.command()(checks.checks)
 app.command()(checks.explain)
 

@@ -65,13 +65,6 @@ def test_a_process_that_cannot_be_looked_at_may_hold_it(tmp_path, monkeypatch):
     assert work.other_holders(["/dev/full"], (), str(tmp_path)) is None
 
 
-def test_a_tree_of_processes(tmp_path):
-    for pid, parent in ((5, 1), (6, 5), (7, 6), (8, 1)):
-        (tmp_path / str(pid)).mkdir()
-        (tmp_path / str(pid) / "stat").write_text(f"{pid} (a ) name) S {parent} 0 0")
-    assert work.descendants(5, str(tmp_path)) == {5, 6, 7}
-
-
 def test_pairs_of_a_clients_jobs_are_its_time():
     trace = RUN.format("10.000100", "3:1", 7) + RUN.format("10.000200", "4:1", 9) + DONE.format("10.000300", "4:1")
     trace += DONE.format("10.000600", "3:1") + RUN.format("10.000700", "3:2", 7)
