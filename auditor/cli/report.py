@@ -110,6 +110,7 @@ def report_sign(
     key: Keys = [],
     signer: Signers = [],
     output: Annotated[str | None, typer.Option("--output", "-o", metavar="FILE", help="Default: the report's name + .dsse.json.")] = None,
+    force: Force = False,
 ) -> None:
     """Sign a JSON report: an in-toto statement (test-result v0.1) about the file, in a DSSE envelope.
 
@@ -124,7 +125,7 @@ def report_sign(
         from auditor.submission import statement
 
         path = output or file + SIGNATURE
-        outputs(path)
+        outputs(path, force=force)
         sign_with = signers(key, signer)
         data = files.read(file, SIZE_LIMIT, file, AuditError)
         result = json.loads(registry.formats()["in-toto"].render(read_report(data, file)))
