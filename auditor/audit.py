@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from auditor import files, registry, requirements
 from auditor.codec import decode_waivers
 from auditor.details import details
-from auditor.engine import Context, Selection, judge, names
+from auditor.engine import Context, Selection, judge, names, unwaived
 from auditor.errors import AuditError, UsageError
 from auditor.facts.collect import collect
 from auditor.facts.types import Facts, Ok, PublicKey, Settings
@@ -43,7 +43,7 @@ class Audited:
 def audit(request: Request, progress: Callable[[str], None]) -> Audited:
     """Carry out an audit. Raises UsageError for what the request names wrongly, AuditError where a device cannot be asked."""
     judged_by = requirements.load(request.requirements)
-    waivers = _waivers(request.waivers)
+    waivers = () if request.waivers is None else load_waivers(request.waivers)
     settings = _settings(request, judged_by)
     selection, checks = request.selection, registry.checks()
     _known(selection, judged_by, checks)
@@ -54,7 +54,7 @@ def audit(request: Request, progress: Callable[[str], None]) -> Audited:
     zoo, notes = ZooUsed(judged_by.zoo.version, facts.plan.models), tuple(_notes(request, facts))
     context = Context(TOOL, judged_by.name, summary, zoo, notes, tuple(_judged_with(request)), details(facts))
     report = judge(facts, checks, judged_by.requirements, waivers, request.today, selection, context)
-    return Audited(report, record)
+    return Audited(report if request.apply_waivers else unwaived(report), record)
 
 
 def _known(selection: Selection, judged_by: RequirementSet, checks: tuple[Check, ...]) -> None:
@@ -111,6 +111,8 @@ def _judged_with(request: Request) -> Iterator[str]:
         yield from ("--requirements", printable(request.requirements))
     if request.waivers is not None:
         yield from ("--waivers", printable(request.waivers), "--today", request.today.isoformat())
+    if not request.apply_waivers:
+        yield "--no-waivers"
     for option, values in (
         ("--trust-root", request.trust_roots),
         ("--only", request.selection.only),
@@ -183,8 +185,9 @@ def _trust_root(text: str) -> str | PublicKey:
     return crypto.read_root(_small(text, "--trust-root"), label)
 
 
-def _waivers(path: str | None) -> tuple[Waiver, ...]:
-    return () if path is None else decode_waivers(_small(path, "--waivers"), path)
+def load_waivers(path: str) -> tuple[Waiver, ...]:
+    """The waivers of a file. Raises UsageError with one line."""
+    return decode_waivers(_small(path, "--waivers"), path)
 
 
 def _base_image(path: str) -> frozenset[str]:

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from auditor.errors import AuditError, UsageError
-from auditor.model import REPORT_SCHEMA, Outcome, Report, Waiver, visible
+from auditor.model import REPORT_SCHEMA, Claim, Outcome, Report, Waiver, visible
+from auditor.waivers import is_pattern, names_a_check
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -67,13 +68,39 @@ class _Waivers:
 
 
 def decode_waivers(text: bytes, label: str) -> tuple[Waiver, ...]:
-    """The waivers of a TOML file; UsageError where an entry is not complete."""
+    """The waivers of a TOML file; UsageError where an entry is not complete, or would cover whatever fails."""
     waivers = decode_toml(text, _Waivers, label).waiver
     for number, waiver in enumerate(waivers):
-        for name in ("finding", "reason", "author"):
-            if not getattr(waiver, name).strip():
-                raise UsageError(visible(f"{label}: waiver[{number}].{name}: expected text, got an empty string"))
+        _filled(f"{label}: waiver[{number}]", waiver, ("finding", "reason", "author"))
+        if is_pattern(waiver.finding) and not names_a_check(waiver.finding):
+            raise UsageError(visible(f"{label}: waiver[{number}].finding: expected a check before the @, got {waiver.finding!r}"))
     return waivers
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Statements:
+    """A vendor's statements: `[[statement]]` with `finding`, `statement`, `author`, and perhaps `attachment` with its `sha256`."""
+
+    statement: tuple[Claim, ...]
+
+
+def decode_statements(text: bytes, label: str) -> tuple[Claim, ...]:
+    """The vendor's statements of a TOML file; UsageError where an entry is not complete."""
+    claims = decode_toml(text, _Statements, label).statement
+    for number, claim in enumerate(claims):
+        where = f"{label}: statement[{number}]"
+        _filled(where, claim, ("finding", "statement", "author"))
+        if bool(claim.attachment) != bool(claim.sha256):
+            raise UsageError(visible(f"{where}: expected both attachment and sha256, or neither"))
+        if claim.sha256 and not re.fullmatch("[0-9a-f]{64}", claim.sha256):
+            raise UsageError(visible(f"{where}.sha256: expected 64 hexadecimal digits in lower case"))
+    return claims
+
+
+def _filled(where: str, entry: Any, names: tuple[str, ...]) -> None:
+    for name in names:
+        if not getattr(entry, name).strip():
+            raise UsageError(visible(f"{where}.{name}: expected text, got an empty string"))
 
 
 def report_schema() -> dict[str, Any]:

@@ -10,6 +10,7 @@ from auditor.model import (
     AcceleratorSummary,
     Answer,
     Check,
+    Claim,
     Details,
     DeviceSummary,
     Finding,
@@ -29,14 +30,13 @@ from auditor.model import (
     printable,
     worst,
 )
+from auditor.waivers import WAIVABLE, covering, in_force, matches, remarks
 
 if TYPE_CHECKING:
     import datetime
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from auditor.facts.types import Facts, Unrecognised
-
-_WAIVABLE = frozenset({Outcome.FAIL, Outcome.UNKNOWN})
 
 _HOW_TO = {
     Remedy.ROOT: "Audit again as root.",
@@ -115,8 +115,9 @@ def judge(
     context: Context,
 ) -> Report:
     """The report on a device. `today` (UTC) decides which waivers are in force."""
-    in_force = {waiver.finding: waiver for waiver in waivers if today <= waiver.expires}
-    results = tuple(_result(facts, checks, requirement, selection, in_force) for requirement in requirements)
+    board = context.device.board
+    applied = in_force(waivers, today, board)
+    results = tuple(_result(facts, checks, requirement, selection, applied) for requirement in requirements)
     accelerators = facts.accelerators
     found = accelerators.value.items if isinstance(accelerators, Ok) else ()
     return Report(
@@ -138,12 +139,54 @@ def judge(
         counts=counts(results),
         requirements=results,
         model_runs=_model_runs(facts),
-        notes=(*context.notes, *_waiver_notes(waivers, results, today)),
+        notes=(*context.notes, *remarks(waivers, results, today, board)),
         partial=bool(selection.only),
         selection=selection.only,
         judged_with=context.judged_with,
         details=context.details,
     )
+
+
+def claimed(report: Report, claims: Sequence[Claim]) -> Report:
+    """The report with what the vendor states beside the findings that it is about; nothing is decided by it."""
+    known = {finding.id for result in report.requirements for finding in result.findings}
+    notes = tuple(
+        f"The vendor's statement on {printable(claim.finding)} is about no finding of this report."
+        for claim in claims
+        if not any(matches(claim.finding, each) for each in known)
+    )
+    results = tuple(
+        replace(
+            result,
+            findings=tuple(
+                replace(finding, claims=tuple(claim for claim in claims if matches(claim.finding, finding.id)))
+                for finding in result.findings
+            ),
+        )
+        for result in report.requirements
+    )
+    return replace(report, requirements=results, notes=(*report.notes, *notes))
+
+
+def unwaived(report: Report) -> Report:
+    """The report as it would be without waivers."""
+    kept = tuple(note for note in report.notes if not note.startswith(("The waiver of ", "The waivers in force ")))
+    return replace(_covered(report, lambda _finding: None), notes=(*kept, "Waivers were not applied."))
+
+
+def waived(report: Report, waivers: Sequence[Waiver], today: datetime.date) -> Report:
+    """The report as it would be with these waivers, and no others."""
+    applied = in_force(waivers, today, report.device.board)
+    return _covered(report, lambda finding: covering(applied, finding))
+
+
+def _covered(report: Report, cover: Callable[[Finding], Waiver | None]) -> Report:
+    results = []
+    for result in report.requirements:
+        findings = tuple(replace(finding, waiver=cover(finding)) for finding in result.findings)
+        found, covered = outcome(findings, partial=report.partial)
+        results.append(replace(result, findings=findings, outcome=found, waived=covered))
+    return replace(report, requirements=tuple(results), verdict=verdict(results, partial=report.partial), counts=counts(results))
 
 
 def _model_runs(facts: Facts) -> tuple[ModelRun, ...]:
@@ -175,11 +218,11 @@ def outcome(findings: Sequence[Finding], *, partial: bool = False) -> tuple[Outc
 
 
 def _result(
-    facts: Facts, checks: Sequence[Check], requirement: Requirement, selection: Selection, waivers: dict[str, Waiver]
+    facts: Facts, checks: Sequence[Check], requirement: Requirement, selection: Selection, waivers: Sequence[Waiver]
 ) -> RequirementResult:
     asked = [check for check in checks if check.requirement == requirement.family and selection.asks(requirement, check)]
     findings = _findings(facts, asked, requirement, selection)
-    shown = tuple(replace(finding, waiver=waivers.get(finding.id)) if finding.outcome in _WAIVABLE else finding for finding in findings)
+    shown = tuple(replace(finding, waiver=covering(waivers, finding)) for finding in findings)
     found, waived = outcome(shown, partial=bool(selection.only))
     return RequirementResult(
         id=requirement.id,
@@ -216,7 +259,7 @@ def _findings(facts: Facts, checks: Iterable[Check], requirement: Requirement, s
 def _joined(first: Finding, second: Finding) -> Finding:
     """Two answers of a check about one subject as one: the worse, with whatever else of the other a waiver of it would cover."""
     worse, other = (first, second) if worst((first.outcome, second.outcome)) is first.outcome else (second, first)
-    if other.outcome is not worse.outcome and other.outcome not in _WAIVABLE:
+    if other.outcome is not worse.outcome and other.outcome not in WAIVABLE:
         return worse
     observed = "; ".join(dict.fromkeys((worse.observed, other.observed)))
     return replace(worse, observed=observed, evidence=tuple(dict.fromkeys((*worse.evidence, *other.evidence))))
@@ -339,15 +382,3 @@ def counts(results: Iterable[RequirementResult]) -> dict[str, int]:
     findings = [finding for result in results for finding in result.findings]
     of_outcome = {each.value: sum(finding.outcome is each for finding in findings) for each in Outcome}
     return {**of_outcome, "waived": sum(finding.waiver is not None for finding in findings)}
-
-
-def _waiver_notes(waivers: Iterable[Waiver], results: Iterable[RequirementResult], today: datetime.date) -> Iterator[str]:
-    used = {finding.id for result in results for finding in result.findings if finding.waiver}
-    if used:
-        yield f"The waivers in force are those of {today.isoformat()}."
-    for waiver in waivers:
-        name = printable(waiver.finding)
-        if waiver.expires < today:
-            yield f"The waiver of {name} expired on {waiver.expires.isoformat()} and covers nothing."
-        elif waiver.finding not in used:
-            yield f"The waiver of {name} matches no failed or unknown finding."

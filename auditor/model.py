@@ -123,12 +123,43 @@ class Requirement:
 
 @dataclass(frozen=True, slots=True)
 class Waiver:
-    """A person's dated, reasoned exception to one finding; in force up to and including the day `expires`."""
+    """A person's dated, reasoned exception; in force up to and including the day `expires` (UTC).
+
+    `finding` is the id of one, or a pattern of ids; `board` a pattern of the names of boards, empty for any (`auditor.waivers`).
+    """
 
     finding: str
     reason: str
     author: str
     expires: datetime.date
+    ticket: str = ""
+    board: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """The waiver in one line: why, its ticket, whose it is, and until when."""
+        ticket = f"{self.ticket}, " if self.ticket else ""
+        return f"{self.reason} ({ticket}{self.author}, until {self.expires.isoformat()})"
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a vendor states on a finding: shown as claimed, and never the proof of anything.
+
+    `attachment` is the name of a file that goes with it and `sha256` that file's digest; both are empty where there is none.
+    """
+
+    finding: str
+    statement: str
+    author: str
+    attachment: str = ""
+    sha256: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """The claim in one line that nobody takes for a proof."""
+        attachment = f", {self.attachment} sha256 {self.sha256}" if self.attachment else ""
+        return f"{self.statement} (the vendor's word: {self.author}{attachment})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +264,8 @@ class Finding:
     waiver: Waiver | None
     evidence: tuple[Evidence, ...]
     remedy: Remedy | None = None
+    claims: tuple[Claim, ...] = ()
+    """What the vendor states on it; no outcome rests on a claim."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""JSON reports that were written earlier: read back, and compared."""
+"""JSON reports that were written earlier, read back and seen to add up."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from auditor.model import REPORT_SCHEMA, Level, Outcome, Report, visible
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from auditor.model import Evidence, Finding, RequirementResult
+    from auditor.model import RequirementResult
 
 SIZE_LIMIT = 64 << 20
 """Bytes of a report file."""
@@ -27,7 +27,11 @@ class _Header:
 
 def load_report(path: str) -> Report:
     """The report in a JSON file. Raises AuditError with one line where it cannot be read, is no report, or contradicts itself."""
-    data = files.read(path, SIZE_LIMIT, path, AuditError)
+    return read_report(files.read(path, SIZE_LIMIT, path, AuditError), path)
+
+
+def read_report(data: bytes, path: str) -> Report:
+    """The report in a JSON document that came from `path`. Raises AuditError with one line."""
     schema = decode_json(data, _Header, path).schema
     if schema != REPORT_SCHEMA:
         raise AuditError(visible(f"{path}: schema: expected {REPORT_SCHEMA}, got {schema[:80]!r}"))
@@ -50,14 +54,6 @@ def _apart(result: RequirementResult) -> RequirementResult:
     return replace(result, outcome=found, waived=waived) if covered and (result.outcome, result.waived) == (earlier, True) else result
 
 
-def diff(old: Report, new: Report) -> Iterator[str]:
-    """What changed between two reports and why, in lines; none where every finding has the outcome and the reason that it had.
-
-    A figure that moved without changing an outcome is no difference.
-    """
-    return map(visible, _differences(old, new))
-
-
 def _contradictions(report: Report) -> Iterator[str]:
     """Where a report does not add up: it was changed after it was written."""
     names = Counter(finding.id for result in report.requirements for finding in result.findings)
@@ -76,82 +72,3 @@ def _contradictions(report: Report) -> Iterator[str]:
         yield f"verdict: expected {verdict.value}, which the requirements add up to, got {report.verdict.value}"
     if report.counts != counts:
         yield "counts: expected those of the findings"
-
-
-def _differences(old: Report, new: Report) -> Iterator[str]:
-    for name, before, after in (
-        ("tool", f"{old.tool.name} {old.tool.version}", f"{new.tool.name} {new.tool.version}"),
-        ("requirements set", old.requirements_set, new.requirements_set),
-        ("device", f"{old.device.name} ({old.device.source})", f"{new.device.name} ({new.device.source})"),
-        ("kernel", old.device.kernel or "unknown", new.device.kernel or "unknown"),
-        ("accelerators", _names(old), _names(new)),
-        ("verdict", old.verdict.value, new.verdict.value),
-    ):
-        if before != after:
-            yield f"{name}: {before}, now {after}"
-    earlier = {result.id: result for result in old.requirements}
-    later = {result.id: result for result in new.requirements}
-    for name in dict.fromkeys((*earlier, *later)):
-        yield from _requirement(name, earlier.get(name), later.get(name))
-
-
-def _requirement(name: str, old: RequirementResult | None, new: RequirementResult | None) -> Iterator[str]:
-    before = {finding.id: finding for finding in old.findings} if old else {}
-    after = {finding.id: finding for finding in new.findings} if new else {}
-    lines = [line for each in dict.fromkeys((*before, *after)) for line in _finding(each, before.get(each), after.get(each))]
-    if lines or _standing(old) != _standing(new):
-        yield f"{name}: {_change(_standing(old), _standing(new))}"
-    yield from lines
-
-
-def _finding(name: str, old: Finding | None, new: Finding | None) -> Iterator[str]:
-    """What became of one finding: its outcome, why it had it, and what was read differently."""
-    if old and new and (old.outcome, old.waiver, old.level, old.reason) == (new.outcome, new.waiver, new.level, new.reason):
-        return
-    yield f"  {name}: {_change(_outcome(old), _outcome(new))}"
-    if old:
-        yield f"    was: {old.observed}. {old.reason}"
-    if new:
-        yield f"    now: {new.observed}. {new.reason}"
-    if old and new:
-        before, after = _read(old.evidence), _read(new.evidence)
-        for path in sorted({*before, *after}):
-            if before.get(path) != after.get(path):
-                yield f"    {path}: {_change(before.get(path), after.get(path))}"
-
-
-def _standing(result: RequirementResult | None) -> str | None:
-    if result is None:
-        return None
-    return result.outcome.value + _level(result.level) + (", waived" if result.waived else "")
-
-
-def _outcome(finding: Finding | None) -> str | None:
-    if finding is None:
-        return None
-    waiver = finding.waiver
-    covered = f", waived by {waiver.author} until {waiver.expires.isoformat()}: {waiver.reason}" if waiver else ""
-    return finding.outcome.value + _level(finding.level) + covered
-
-
-def _level(level: Level) -> str:
-    return " (should)" if level is Level.SHOULD else ""
-
-
-def _change(before: str | None, after: str | None) -> str:
-    if before == after:
-        return f"still {after}"
-    if before is None:
-        return f"new, {after}"
-    return f"{before}, now {after}" if after is not None else f"{before}, now gone"
-
-
-def _read(evidence: tuple[Evidence, ...]) -> dict[str, str]:
-    """What was read of each path: how it answered, its digest, what it said."""
-    return {
-        each.path: " ".join(part for part in (each.status.value, each.excerpt[:80], (each.sha256 or "")[:12]) if part) for each in evidence
-    }
-
-
-def _names(report: Report) -> str:
-    return ", ".join(f"{each.id} driver {each.driver or 'unknown'}" for each in report.accelerators) or "none"

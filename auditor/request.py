@@ -36,7 +36,8 @@ class Judging:
 
     requirements: str = option(DEFAULT_SET, "Requirement set: a shipped name, or a .toml file.", "SET")
     manifest: str | None = option(None, "Pinned digests of model files, as sha256sum writes them.", "FILE", flag="--zoo-manifest")
-    waivers: str | None = option(None, "Dated exceptions (TOML); each covers one finding.", "FILE")
+    waivers: str | None = option(None, "Dated exceptions (TOML); each covers a finding, or those that its pattern names.", "FILE")
+    apply_waivers: bool = option(True, "Judge as if no waiver were in force.", flag="--no-waivers", negated=True)
     trust_roots: tuple[str, ...] = option(
         (), "Firmware root trusted as production: fingerprint, certificate, or key; may repeat.", "SHA256|FILE", flag="--trust-root"
     )

@@ -32,12 +32,14 @@ HEADER = (
     "waiver_reason",
     "waiver_author",
     "waiver_expires",
+    "waiver_ticket",
     "owner",
     "observed",
     "expected",
     "reason",
     "remediation",
     "evidence",
+    "claimed",
 )
 
 _FORMULA = "=+-@\uff1d\uff0b\uff0d\uff20"
@@ -77,13 +79,14 @@ def _finding(finding: Finding | None) -> tuple[str, ...]:
         finding.level.value,
         finding.outcome.value,
         "yes" if waiver else "no",
-        *((waiver.reason, waiver.author, waiver.expires.isoformat()) if waiver else ("", "", "")),
+        *((waiver.reason, waiver.author, waiver.expires.isoformat(), waiver.ticket) if waiver else ("",) * 4),
         finding.owner.value,
         finding.observed,
         finding.expected,
         finding.reason,
         finding.remediation,
         "; ".join(f"{each.path} ({each.status.value})" for each in finding.evidence),
+        "; ".join(claim.sentence for claim in finding.claims),
     )
 
 

@@ -93,6 +93,7 @@ class _Row:
     fix: str
     owner: str
     waiver: str
+    claims: tuple[str, ...]
     evidence: tuple[Evidence, ...]
     further: int
 
@@ -262,7 +263,6 @@ def _clause(result: RequirementResult, anchor: str, budget: _Budget) -> _Clause:
 
 def _row(result: RequirementResult, finding: Finding, budget: _Budget) -> _Row:
     unmet = finding.outcome in summary.OPEN
-    waiver = finding.waiver
     return _Row(
         anchor=budget.anchors[finding.id],
         check=finding.check,
@@ -275,7 +275,8 @@ def _row(result: RequirementResult, finding: Finding, budget: _Budget) -> _Row:
         reason=cut(finding.reason, LONGEST),
         fix=cut(finding.remediation, LONGEST) if unmet else "",
         owner=_OWNERS[finding.owner.value],
-        waiver=f"{cut(waiver.reason, LONGEST)} ({waiver.author}, until {waiver.expires.isoformat()})" if waiver else "",
+        waiver=cut(finding.waiver.sentence, LONGEST) if finding.waiver else "",
+        claims=tuple(cut(claim.sentence, LONGEST) for claim in finding.claims[:CITED]),
         evidence=tuple(
             Evidence(cut(each.path, LONGEST), each.status, each.sha256 and cut(each.sha256, 128), cut(each.excerpt, 160))
             for each in finding.evidence[:CITED]

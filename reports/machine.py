@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 from auditor.model import Level, Outcome
-from reports.wording import binding, cut, shown
+from reports.wording import CITED, binding, cut, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -107,14 +107,19 @@ def _cut(value: Any) -> Any:
 
 
 def said(finding: Finding) -> str:
-    """A finding in one sentence or two: why it is what it is, and what was observed."""
-    return f"{finding.reason} Observed: {finding.observed}" if finding.observed else finding.reason
+    """A finding in a few sentences: why it is what it is, what was observed, and what the vendor claims."""
+    observed = f" Observed: {finding.observed}" if finding.observed else ""
+    return f"{finding.reason}{observed}{claimed(finding)}".strip()
+
+
+def claimed(finding: Finding) -> str:
+    """What the vendor states on a finding, as sentences led by a blank; empty where nothing is stated."""
+    return "".join(f" Claimed: {claim.sentence}" for claim in finding.claims[:CITED])
 
 
 def waived(finding: Finding) -> str:
     """A waiver in one sentence; empty where there is none."""
-    waiver = finding.waiver
-    return f"{waiver.reason} ({waiver.author}, until {waiver.expires.isoformat()})" if waiver else ""
+    return finding.waiver.sentence if finding.waiver else ""
 
 
 def moment(report: Report) -> datetime.datetime:

@@ -11,7 +11,7 @@ import string
 from typing import TYPE_CHECKING
 
 from auditor.model import Format, Level, Outcome, Verdict
-from reports.machine import Standing, bounded, findings, standing, told_outcome, undecided, waived
+from reports.machine import Standing, bounded, claimed, findings, standing, told_outcome, undecided, waived
 from reports.wording import cut
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def _told(result: RequirementResult, finding: Finding) -> tuple[str, ...]:
     level = "" if finding.level is Level.MUST and result.level is Level.MUST else ", should"
     name = f"{finding.outcome.value}{level}: {code(cut(finding.id, CELL))}"
     fix = f"waived: {waived(finding)}" if finding.waiver else finding.remediation
-    return name, _prose(finding.observed), _prose(finding.expected), _prose(fix), finding.owner.value
+    return name, _prose(finding.observed), _prose(finding.expected), _prose(fix) + _prose(claimed(finding)), finding.owner.value
 
 
 def _silent(result: RequirementResult) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from auditor.model import Format, Outcome
-from reports.machine import bounded, document, identifier, location, moment, record_digest, waived
+from reports.machine import bounded, claimed, document, identifier, location, moment, record_digest, waived
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -120,7 +120,7 @@ def _observation(report: Report, finding: Finding, when: str) -> dict[str, Any]:
         "types": ["finding"],
         "collected": when,
         **_some("relevant-evidence", [_evidence(each) for each in finding.evidence]),
-        "remarks": f"Expected: {finding.expected}. {finding.reason} Fix ({finding.owner.value}): {finding.remediation}",
+        "remarks": f"Expected: {finding.expected}. {finding.reason} Fix ({finding.owner.value}): {finding.remediation}{claimed(finding)}",
     }
 
 

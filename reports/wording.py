@@ -51,7 +51,9 @@ def told(finding: Finding) -> Iterator[tuple[str, str]]:
         yield "fix", finding.remediation
         yield "owner", finding.owner.value
     if finding.waiver:
-        yield "waiver", f"{finding.waiver.reason} ({finding.waiver.author}, until {finding.waiver.expires.isoformat()})"
+        yield "waiver", finding.waiver.sentence
+    for claim in finding.claims:
+        yield "claimed", claim.sentence
     for evidence in finding.evidence[:CITED]:
         yield "evidence", _cited(evidence)
     if len(finding.evidence) > CITED:

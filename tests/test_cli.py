@@ -137,6 +137,9 @@ PLACES = {
     "report-convert": (4, "report", ["report", "convert", "--format", "junit"]),
     "report-diff": (4, "report", ["report", "diff", "VALID"]),
     "waivers": (2, "waivers", ["device", "--snapshot", DEMO, "--waivers"]),
+    "waivers-check": (2, "waivers", ["waivers", "check"]),
+    "waivers-check-report": (4, "report", ["waivers", "check", "WAIVERS", "--report"]),
+    "waivers-draft": (4, "report", ["waivers", "draft"]),
     "requirements": (2, "requirements", ["device", "--snapshot", DEMO, "--requirements"]),
     "zoo-list": (2, "requirements", ["zoo", "list", "--requirements"]),
     "trust-root": (2, "certificate", ["device", "--snapshot", DEMO, "--trust-root"]),
@@ -173,7 +176,8 @@ def test_a_bad_file_is_named_in_one_line(place, bad, run, valid, tmp_path, monke
         with open(name, "wb") as file:
             file.write(contents[bad])
     before = sorted(os.listdir())
-    ended = run(*(str(valid / "report") if each == "VALID" else each for each in arguments), name)
+    files = {"VALID": str(valid / "report"), "WAIVERS": str(valid / "waivers")}
+    ended = run(*(files.get(each, each) for each in arguments), name)
     shown = {"hostile-name": r"x\x1b[31m]]><b>&\u202e\nPASS"}.get(bad, name)
     ended.refused(code, shown)
     assert sorted(os.listdir()) == before
@@ -536,7 +540,8 @@ def test_a_waiver_covers_what_it_names_and_nothing_else(run, tmp_path):
         failed[:-1],
         failed.upper(),
         f"{failed} ",
-        "functional-1.*",
+        "functional-1.l*@*",
+        "functional-1.driver@of:*",
         "security-3.domain@pci:0000:00:05.0",
     ):
         file.write_text(_waiver(name))

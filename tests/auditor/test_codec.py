@@ -61,7 +61,7 @@ def test_waivers_are_read():
         (b"\xff", "w.toml: byte 0: expected UTF-8"),
         (WAIVER.partition(b"expires")[0], "w.toml: waiver[0].expires: missing"),
         (WAIVER.replace(b"author", b"autor"), "w.toml: waiver[0].author: missing"),
-        (WAIVER + b"until = 3\n", "w.toml: waiver[0].until: unknown, expected one of finding, reason, author, expires"),
+        (WAIVER + b"until = 3\n", "w.toml: waiver[0].until: unknown, expected one of finding, reason, author, expires, ticket, board"),
         (WAIVER + b"[other]\n", "w.toml: other: unknown, expected one of waiver"),
         (WAIVER.replace(b'"known"', b'" "'), "w.toml: waiver[0].reason: expected text, got an empty string"),
         (WAIVER.replace(b'"A"', b"1"), "w.toml: waiver[0].author: expected str, got int"),

@@ -458,7 +458,7 @@ def test_a_further_must_finding_never_improves_an_outcome(checks, more):
 
 @pytest.mark.parametrize("outcome", [Outcome.FAIL, Outcome.UNKNOWN])
 def test_a_waiver_counts_as_a_pass_and_is_shown(outcome):
-    given_waiver = waiver("r-1.word@device")
+    given_waiver = waiver("r-1.word@device", datetime.date(2027, 1, 1))
     report = audit(question("r-1.word", outcome), waivers=[given_waiver])
     result = report.requirements[0]
     assert (result.outcome, result.waived, result.standing) == (outcome, True, Outcome.PASS)

@@ -26,6 +26,7 @@ from auditor.statistics import (
     judge,
     look,
     pool,
+    rank_test,
     spread,
     student_interval,
     t_quantile,
@@ -376,3 +377,40 @@ def test_a_larger_error_is_never_judged_better(errors, deviation, more):
     order = (Verdict.MISSED, Verdict.UNDECIDED, Verdict.MET)
     larger = [error + more for error in errors]
     assert order.index(confirm(larger, 1.0, deviation)) <= order.index(confirm(errors, 1.0, deviation))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        # scipy.stats.mannwhitneyu(first, second, method="exact").pvalue, without ties
+        ((1, 2, 3), (4, 5, 6), 0.1),
+        ((1, 2, 3, 4), (5, 6, 7, 8), 2 / 70),
+        ((1, 4, 6, 7), (2, 3, 5, 8), 1.0),
+        ((1,), (2,), 1.0),
+        ((), (1, 2), 1.0),
+        ((5, 5, 5), (5, 5, 5), 1.0),
+    ],
+)
+def test_the_rank_test_counts_orders(first, second, expected):
+    assert rank_test(first, second) == pytest.approx(expected)
+    assert rank_test(second, first) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("shift", range(8))
+def test_the_rank_test_of_many_agrees_with_the_exact_one_nearly(shift, monkeypatch):
+    exact = rank_test(range(7), range(shift, shift + 7))
+    monkeypatch.setattr("auditor.statistics.EXACT", 0)
+    assert rank_test(range(7), range(shift, shift + 7)) == pytest.approx(exact, abs=0.05)
+
+
+def test_the_rank_test_of_many():
+    assert rank_test(range(12), range(12, 24)) < 0.001
+    assert rank_test(range(0, 24, 2), range(1, 25, 2)) > 0.5
+    assert rank_test([1.0] * 20, [1.0] * 20) == 1.0
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=6), st.lists(st.integers(0, 5), min_size=1, max_size=6))
+def test_the_rank_test_is_a_probability_and_fair_to_both(first, second):
+    probability = rank_test(first, second)
+    assert 0 < probability <= 1
+    assert probability == pytest.approx(rank_test(second, first))
