@@ -16,15 +16,17 @@ from auditor.facts.collect import collect
 from auditor.facts.types import Facts, Ok, PublicKey, Settings
 from auditor.gather import TOOL, gather
 from auditor.model import DeviceSummary, Report, Waiver, ZooUsed, printable
+from auditor.requirements import RequirementSet
 from auditor.sources import recording
 from auditor.sources.recording import Record, Replay
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    Read = Callable[[str, str], bytes]
+
     from auditor.model import Check
     from auditor.request import Request
-    from auditor.requirements import RequirementSet
 
 LIST_LIMIT = 1 << 20
 """Bytes of a waivers, manifest, base image or key file."""
@@ -40,21 +42,40 @@ class Audited:
     record: Record
 
 
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """By what a record is judged."""
+
+    requirements: RequirementSet
+    waivers: tuple[Waiver, ...]
+    settings: Settings
+
+
 def audit(request: Request, progress: Callable[[str], None]) -> Audited:
     """Carry out an audit. Raises UsageError for what the request names wrongly, AuditError where a device cannot be asked."""
-    judged_by = requirements.load(request.requirements)
-    waivers = () if request.waivers is None else load_waivers(request.waivers)
-    settings = _settings(request, judged_by)
-    selection, checks = request.selection, registry.checks()
-    _known(selection, judged_by, checks)
+    rules = read_rules(request, requirements.load(request.requirements))
     record = gather(request, progress)
-    facts = _told_apart(replace(collect(Replay(record)), settings=settings), request.not_accelerators)
+    return Audited(judged(record, rules, request), record)
+
+
+def read_rules(request: Request, judged_by: RequirementSet, read: Read | None = None) -> Rules:
+    """The rules that a request names. Raises UsageError; `read` gives the bytes of a file by its path and the option that names it."""
+    read = read or _small
+    _known(request.selection, judged_by, registry.checks())
+    waivers = () if request.waivers is None else decode_waivers(read(request.waivers, "--waivers"), request.waivers)
+    return Rules(judged_by, waivers, _settings(request, judged_by, read))
+
+
+def judged(record: Record, rules: Rules, request: Request) -> Report:
+    """What a record comes to by some rules; of the request, its selection, its date and what it says of the device count."""
+    judged_by, selection, checks = rules.requirements, request.selection, registry.checks()
+    facts = _told_apart(replace(collect(Replay(record)), settings=rules.settings), request.not_accelerators)
     _wanted(request, facts)
     summary = _summary(record, facts)
     zoo, notes = ZooUsed(judged_by.zoo.version, facts.plan.models), tuple(_notes(request, facts))
     context = Context(TOOL, judged_by.name, summary, zoo, notes, tuple(_judged_with(request)), details(facts))
-    report = judge(facts, checks, judged_by.requirements, waivers, request.today, selection, context)
-    return Audited(report if request.apply_waivers else unwaived(report), record)
+    report = judge(facts, checks, judged_by.requirements, rules.waivers, request.today, selection, context)
+    return report if request.apply_waivers else unwaived(report)
 
 
 def _known(selection: Selection, judged_by: RequirementSet, checks: tuple[Check, ...]) -> None:
@@ -154,35 +175,40 @@ def _confinement_notes(facts: Facts) -> Iterator[str]:
         yield f"To the delegate, --allow-path opened: {printable(', '.join(allowed))}."
 
 
-def _settings(request: Request, judged_by: RequirementSet) -> Settings:
+def _settings(request: Request, judged_by: RequirementSet, read: Read) -> Settings:
     manifest: dict[str, str] = {}
     if request.manifest is not None:
-        from auditor.zoo.find import read_manifest  # noqa: PLC0415
+        from auditor.zoo.find import parse_manifest  # noqa: PLC0415
 
-        listed = read_manifest(request.manifest)
+        listed = parse_manifest(read(request.manifest, "--zoo-manifest"), request.manifest)
         names = {name: model.name for model in judged_by.zoo.models for name in model.files}
         manifest = {names[name]: sha for name, sha in listed.items() if name in names}
         if not manifest:
             raise UsageError(f"--zoo-manifest: {request.manifest}: expected model files of zoo {judged_by.zoo.version}, found none")
-    roots = [_trust_root(text) for text in request.trust_roots]
+    roots = [_trust_root(text, read) for text in request.trust_roots]
     return Settings(
         trust_roots=frozenset(root for root in roots if isinstance(root, str)),
         keys=tuple(root for root in roots if isinstance(root, PublicKey)),
-        base_image=frozenset() if request.base_image is None else _base_image(request.base_image),
+        base_image=frozenset() if request.base_image is None else _base_image(request.base_image, read),
         manifest=manifest,
     )
 
 
-def _trust_root(text: str) -> str | PublicKey:
+def is_fingerprint(text: str) -> bool:
+    """Whether a trusted root is named by its sha256, not by a file."""
+    return bool(_SHA256.fullmatch(text.lower()))
+
+
+def _trust_root(text: str, read: Read) -> str | PublicKey:
     """A fingerprint as it is given, or what a file holds."""
     from auditor.verify import crypto  # noqa: PLC0415  # cryptography, only for those who name a root
 
-    if _SHA256.fullmatch(text.lower()):
+    if is_fingerprint(text):
         return text.lower()
     label = f"--trust-root: {printable(text)}"
-    if not os.path.exists(text):
+    if read is _small and not os.path.exists(text):
         raise UsageError(f"{label[:100]}: expected 64 hexadecimal digits, or a file with a certificate or a key")
-    return crypto.read_root(_small(text, "--trust-root"), label)
+    return crypto.read_root(read(text, "--trust-root"), label)
 
 
 def load_waivers(path: str) -> tuple[Waiver, ...]:
@@ -190,9 +216,9 @@ def load_waivers(path: str) -> tuple[Waiver, ...]:
     return decode_waivers(_small(path, "--waivers"), path)
 
 
-def _base_image(path: str) -> frozenset[str]:
+def _base_image(path: str, read: Read) -> frozenset[str]:
     """The paths in a list of files; a list without any would silently exclude nothing."""
-    lines = os.fsdecode(_small(path, "--base-image")).split("\n")
+    lines = os.fsdecode(read(path, "--base-image")).split("\n")
     found = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     for line in found or ["no line"]:
         if not line.startswith("/"):

@@ -40,6 +40,8 @@ class Cause(enum.Enum):
     """What is read on the device says something else."""
     REQUIREMENTS = "requirement set"
     AUDITOR = "auditor version"
+    STATED = "the vendor's report is not what its own record and rules give"
+    """Only of a review: the same auditor does not come to what the report says."""
     OPTIONS = "options"
     """The same record, rules and auditor: trusted roots, manifest, base image, date or selection."""
     WAIVER = "waiver"
@@ -197,7 +199,7 @@ def _findings(old: Report, new: Report) -> Iterator[Change]:
         after = {finding.id: finding for finding in second.findings} if second else {}
         for each in dict.fromkeys((*before, *after)):
             was, now = before.get(each), after.get(each)
-            if was and now and _same(was, now):
+            if was and now and first and second and first.level is second.level and _same(was, now):
                 continue
             yield Change(
                 requirement=name,

@@ -25,6 +25,8 @@ DEFAULT = "r113-zoo-0.0.2"
 SIZE_LIMIT = 1 << 20
 """Bytes of a requirement file."""
 
+Texts = tuple[bytes, bytes, bytes]
+
 _READ_AS = {
     "latency": "The mean time of an inference over 3 to 9 fresh processes, by the auditor's clock; the upper end of its 95 % interval "
     "counts. Loading and the first inference are outside the limit.",
@@ -78,12 +80,21 @@ def names() -> tuple[str, ...]:
 
 def load(name: str = DEFAULT) -> RequirementSet:
     """A shipped set by its name, or one from a path that ends in .toml. Raises UsageError with one line."""
-    own = name.endswith(".toml")
-    folder = os.path.dirname(name) if own else ""
-    texts = [_read(name, "")]
-    found = decode_toml(texts[0], _Set, name)
-    texts += (_read(found.clauses, folder), _read(found.zoo, folder))
-    clauses, zoo = decode_toml(texts[1], _Clauses, found.clauses), decode_toml(texts[2], ZooVersion, found.zoo)
+    return parse(texts(name), name, shipped=not name.endswith(".toml"))
+
+
+def texts(name: str) -> Texts:
+    """The three files of a set: the set itself, its clauses, its zoo. Raises UsageError with one line."""
+    folder = os.path.dirname(name) if name.endswith(".toml") else ""
+    text = _read(name, "")
+    found = decode_toml(text, _Set, name)
+    return text, _read(found.clauses, folder), _read(found.zoo, folder)
+
+
+def parse(given: Texts, name: str, *, shipped: bool) -> RequirementSet:
+    """A set from its three files. Raises UsageError with one line that begins with `name`, or with that of a file that it names."""
+    found = decode_toml(given[0], _Set, name)
+    clauses, zoo = decode_toml(given[1], _Clauses, found.clauses), decode_toml(given[2], ZooVersion, found.zoo)
     requirements = (
         *(
             Requirement(each.id, each.title, each.text, each.source, each.level, family=each.id, interpretation=each.interpretation)
@@ -95,7 +106,8 @@ def load(name: str = DEFAULT) -> RequirementSet:
     if repeated or not requirements:
         wrong = f"{repeated[0]} is there twice" if repeated else "expected at least one"
         raise UsageError(visible(f"{name}: requirements: {wrong}"))
-    pinned = f" (not a shipped set: its three files have sha256 {hashlib.sha256(b''.join(texts)).hexdigest()})" if own else ""
+    pinned = f" (not a shipped set: its three files have sha256 {hashlib.sha256(b''.join(given)).hexdigest()})"
+    pinned = "" if shipped else pinned
     return RequirementSet(found.name + pinned, requirements, zoo)
 
 

@@ -29,15 +29,15 @@ REMEDIATION = "Reduce what the delegate keeps: copies of weights, compiler memor
     owner=Owner.VENDOR,
 )
 def baseline(facts: Facts, requirement: Requirement) -> Iterator[Answer]:
-    """The peak of the process (VmHWM, read by the auditor from outside it) and of device memory it holds keeps the zoo's limit.
+    """The peak of the process's memory and of device memory that it holds, read by the auditor from outside it, keeps the zoo's limit.
 
+    All memory counts: mapped, swapped out, in huge pages, in files that lie in memory.
     The page says MB: at most 10^6 bytes each passes whichever is meant, more than 2^20 each fails whichever is meant. The absolute peak
     within the limit passes; what was added since before the model was loaded, above the limit, fails; between the two lies our own
     interpreter's share, and that is unknown. Of the device's own benchmark_model all counts, as it does on the page: it is within the limit
     or not. The tool's own figure is not used. A delegate that ends its process leaves no peak to judge.
     It passes only where the kernel counted the accelerator's work in that very process. Answers are compared in it, too; not excluded is
-    that a delegate computes more slowly there in less memory, or keeps data that is mapped nowhere (a memfd, a file of its own) and reads
-    it a piece at a time.
+    that a delegate computes more slowly there in less memory, or keeps data in a file on a disk and reads it a piece at a time.
     """
     yield from of_baseline(facts, requirement, _judge)
 

@@ -242,7 +242,8 @@ def _memory(job: Job, tools: Tools, run: Run, answers: _Answers | None) -> tuple
         read = _applied(job, worker, "memory", ended, text)
         counted = worker.counted()
         note_who_worked(run, ended.cpu_ns / 1e3, counted, ended.bracket_ns / 1e3, read.inferences or 0, process="memory_")
-        run["memory"] = {"before_bytes": 0, "peak_bytes": ended.peak_bytes, "device_bytes": worker.device_bytes()}
+        if ended.peak_bytes is not None:
+            run["memory"] = {"before_bytes": 0, "peak_bytes": ended.peak_bytes, "device_bytes": worker.device_bytes()}
         run["conditions"]["tool"]["peak_mb"] = read.peak
         return _errors(worker, answers, 1, "memory")
 

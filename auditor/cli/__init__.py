@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from auditor import __version__
-from auditor.cli import checks, device, report, snapshot, waivers, zoo
+from auditor.cli import checks, device, report, snapshot, submit, waivers, zoo
 from auditor.cli.common import errors
 from auditor.cli.options import PLAIN
 from auditor.model import EXIT_FAILED
@@ -25,6 +25,8 @@ app.add_typer(report.app, name="report")
 app.add_typer(snapshot.app, name="snapshot")
 app.add_typer(waivers.app, name="waivers")
 app.command()(device.device)
+app.command()(submit.submit)
+app.command()(submit.review)
 app.command()(checks.checks)
 app.command()(checks.explain)
 

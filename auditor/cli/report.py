@@ -1,4 +1,4 @@
-"""`crosml-audit report`: JSON reports shown, converted and compared."""
+"""`crosml-audit report`: JSON reports shown, converted, compared, signed and verified."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import typer
 
 from auditor.cli.common import errors, formats, give, outputs
 from auditor.cli.options import PLAIN
+from auditor.cli.signing import Keys, Signers, Trust, signed_by, signers, trusted
+from auditor.model import visible
 
-app = typer.Typer(help="Show, convert and compare JSON reports.", no_args_is_help=True, **PLAIN)
+app = typer.Typer(help="Show, convert, compare, sign and verify JSON reports.", no_args_is_help=True, **PLAIN)
 
 NoWaivers = Annotated[bool, typer.Option("--no-waivers", help="As it would be if no waiver were in force.")]
 
@@ -78,3 +80,67 @@ def report_diff(
         shown = {DiffFormat.TEXT: comparison.as_text, DiffFormat.JSON: comparison.as_json, DiffFormat.HTML: comparison.as_html}
         sys.stdout.write(shown[format](found))
     raise typer.Exit(1 if found.regression and fail_on is FailOn.REGRESSION else 0)
+
+
+REPORT = "report.json"
+"""What a signature calls a report, whatever the name of its file."""
+SIGNATURE = ".dsse.json"
+"""What the name of a report's signature adds to that of the report."""
+
+
+@app.command("sign")
+def report_sign(
+    file: Annotated[str, typer.Argument(metavar="FILE")],
+    key: Keys = [],
+    signer: Signers = [],
+    output: Annotated[str | None, typer.Option("--output", "-o", metavar="FILE", help="Default: the report's name + .dsse.json.")] = None,
+) -> None:
+    """Sign a JSON report: an in-toto statement (test-result v0.1) about the file, in a DSSE envelope.
+
+    Exit codes: 0; 2 wrong usage; 4 the report cannot be read or nothing could be signed.
+    """
+    with errors():
+        import json
+
+        from auditor import files, registry
+        from auditor.errors import AuditError
+        from auditor.reporting import SIZE_LIMIT, read_report
+        from auditor.submission import statement
+
+        path = output or file + SIGNATURE
+        outputs(path)
+        sign_with = signers(key, signer)
+        data = files.read(file, SIZE_LIMIT, file, AuditError)
+        result = json.loads(registry.formats()["in-toto"].render(read_report(data, file)))
+        files.write(path, statement.signed({REPORT: data}, result["predicateType"], result["predicate"], sign_with))
+        print(statement.DISCLAIMER)
+
+
+@app.command("verify")
+def report_verify(
+    file: Annotated[str, typer.Argument(metavar="FILE")],
+    trust: Trust = [],
+    signature: Annotated[
+        str | None, typer.Option(metavar="FILE", help="The signature, or a reviewer's decision. Default: the report's name + .dsse.json.")
+    ] = None,
+) -> None:
+    """Verify that a trusted key signed a JSON report, by itself (`report sign`) or in a decision (`review`).
+
+    Exit codes: 0 verified; 2 wrong usage; 4 refused.
+    """
+    with errors():
+        from auditor import files
+        from auditor.errors import AuditError
+        from auditor.reporting import SIZE_LIMIT, read_report
+        from auditor.submission import dsse, statement
+
+        path = signature or file + SIGNATURE
+        keys = trusted(trust)
+        data = files.read(file, SIZE_LIMIT, file, AuditError)
+        found = statement.read(files.read(path, dsse.SIZE_LIMIT, path, AuditError), keys, visible(path))
+        if found.predicate_type not in {statement.TEST_RESULT, statement.REVIEW}:
+            raise AuditError(visible(f"{path}: expected the signature of a report, got {found.predicate_type[:80]!r}"))
+        statement.check_one(found, REPORT, data, visible(path))
+        report = read_report(data, file)
+        print(visible(f"{file}: {report.verdict.value}, signed by {signed_by(found.signers, found.trusted)}"))
+        print(statement.DISCLAIMER)

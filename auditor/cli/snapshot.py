@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +13,11 @@ from auditor.cli.options import PLAIN, read_date, takes
 from auditor.errors import UsageError
 from auditor.model import visible
 from auditor.request import Judging, Target
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from auditor.sources.recording import Record
 
 app = typer.Typer(help="Collect a device's record without judging it, or list what one holds.", **PLAIN)
 
@@ -53,6 +58,12 @@ def snapshot_show(file: Annotated[str, typer.Argument(metavar="FILE")]) -> None:
 
         record = load(file)
         print(visible(f"{record.name}: {record.source}, {record.collector}, {record.collected_at}, sha256 {digest(record)}"))
-        for question, reply in sorted(record.answers.items(), key=lambda item: (item[0].kind, item[0].path, str(item[0].args))):
-            arguments = " ".join(str(argument) for argument in question.args)
-            print(visible(f"{question.kind:<10} {reply.status.value:<7} {len(reply.data):>9}  {question.path} {arguments}".rstrip()))
+        for line in entry_lines(record):
+            print(visible(line))
+
+
+def entry_lines(record: Record) -> Iterator[str]:
+    """What a record holds, a line for each question: its answer's status and size."""
+    for question, reply in sorted(record.answers.items(), key=lambda item: (item[0].kind, item[0].path, str(item[0].args))):
+        arguments = " ".join(str(argument) for argument in question.args)
+        yield f"{question.kind:<10} {reply.status.value:<7} {len(reply.data):>9}  {question.path} {arguments}".rstrip()

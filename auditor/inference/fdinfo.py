@@ -58,6 +58,51 @@ class DeviceUse:
     clients: frozenset[int] = frozenset()
 
 
+def descendants(pid: int, proc: str = "/proc") -> set[int]:
+    """A process and all that it started, as far as they still have it for an ancestor: a delegate may work in a helper."""
+    found, waiting = {pid}, [pid]
+    while waiting:
+        try:
+            more = _children(f"{proc}/{waiting.pop()}/task") - found
+        except FileNotFoundError:  # this kernel does not list them
+            return _descendants(pid, proc)
+        found |= more
+        waiting += more
+    return found
+
+
+def _children(tasks_of: str) -> set[int]:
+    """The processes that a process's threads started (proc(5), Linux 3.5 with PROC_CHILDREN); none once it has ended."""
+    found: set[int] = set()
+    for task in _names(tasks_of):
+        with contextlib.suppress(ProcessLookupError):
+            try:
+                with open(f"{tasks_of}/{task}/children", encoding="ascii") as file:
+                    found.update(map(int, file.read().split()))
+            except FileNotFoundError:
+                if os.path.exists(f"{tasks_of}/{task}"):
+                    raise
+    return found
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def _descendants(pid: int, proc: str) -> set[int]:
+    parents: dict[int, int] = {}
+    for name in filter(str.isdecimal, os.listdir(proc)):
+        with contextlib.suppress(OSError, ValueError, IndexError), open(f"{proc}/{name}/stat", encoding="ascii", errors="replace") as file:
+            parents[int(name)] = int(file.read(4096).rpartition(")")[2].split()[1])
+    found = {pid}
+    while more := {child for child, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found
+
+
 def tasks(pid: int, proc: str = "/proc") -> list[int]:
     """The threads of a process. Raises ProcessLookupError once it has ended, another OSError where there are too many."""
     try:
@@ -111,15 +156,21 @@ def device_numbers(nodes: Iterable[str]) -> frozenset[int]:
     return frozenset(found)
 
 
-def read_device_use(pid: int, accelerator: frozenset[int] = frozenset()) -> DeviceUse:
-    """Read all descriptors of a process; `accelerator` are the device numbers whose engines count.
+def read_device_use(pids: Iterable[int], accelerator: frozenset[int] = frozenset()) -> DeviceUse:
+    """Read all descriptors of processes; `accelerator` are the device numbers whose engines count.
 
-    Raises ProcessLookupError once it has ended, another OSError where this cannot be read.
+    Raises ProcessLookupError once all have ended, another OSError where this cannot be read.
     """
+    folders = []
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            folders += descriptor_tables(pid)
+    if not folders:
+        raise ProcessLookupError
     texts: dict[str, str] = {}
     devices: set[str] = set()
     own: set[str] = set()
-    for folder in descriptor_tables(pid):
+    for folder in folders:
         for name in descriptors(f"{folder}/fdinfo"):
             # one that is not there was closed since it was listed
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
@@ -132,7 +183,7 @@ def read_device_use(pid: int, accelerator: frozenset[int] = frozenset()) -> Devi
     try:
         return device_use(texts, devices, frozenset(own))
     except ValueError as problem:
-        raise OSError(f"/proc/{pid}: {problem}") from problem
+        raise OSError(f"{folders[0]}: {problem}") from problem
 
 
 def device_use(texts: Mapping[str, str], devices: Collection[str] = (), own: Collection[str] = ()) -> DeviceUse:

@@ -155,7 +155,7 @@ class GraphExecutor:
             name = self.model.name
             after = worker.memory_bytes()
             figures.sample(metrics.of_request(name, request, "CpuTimeMicrosec"), max(0, worker.cpu_ns() - cpu) / 1e3)
-            if after:
+            if after is not None and memory is not None:
                 figures.sample(metrics.of_request(name, request, "TotalMemoryDeltaKb"), (after - memory) / 1024)
                 figures.sample(metrics.of_model(name, "TotalMemoryKb"), after / 1024)
         return done

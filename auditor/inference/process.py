@@ -1,8 +1,8 @@
 """The controller's hold on one worker: start it, talk to it, watch it from outside, end it.
 
 What decides is read here and not said by the worker: the clock is the bracket around a request and its reply, processor time is the
-kernel's count for the whole process, memory is VmHWM and what descriptors hold of devices, both in /proc. Every way to end badly is a
-WorkerFailure with a Status.
+kernel's count for the whole process, memory is what /proc shows that the process and what it started hold, of devices as well. Every way
+to end badly is a WorkerFailure with a Status.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ from auditor import files
 from auditor.inference import wire
 from auditor.inference.channel import PIPE_BYTES, Channel, Log, Reply, pipe, read_claims, read_count, read_tensor, read_text, sealed
 from auditor.inference.confinement import Confinement, not_refused, read_kernel_state
-from auditor.inference.fdinfo import DeviceUse, device_numbers, read_device_use
+from auditor.inference.fdinfo import DeviceUse, descendants, device_numbers, read_device_use
+from auditor.inference.memory import FileId, file_id, read_memory, status_bytes
 from auditor.inference.refusals import Refusals, take_descriptor
 from auditor.inference.sealing import KEY_BYTES, covered, digest
-from auditor.inference.watch import Limits, cpu_ns, oom_kills, status_bytes
+from auditor.inference.watch import Limits, cpu_ns, oom_kills
 from auditor.inference.wire import Claims, Outcome, ProtocolError, Status, WorkerFailure
 from auditor.inference.witness import Counted, Watched, Witness
 from auditor.inference.worker.confine import Policy, base_policy
@@ -89,12 +90,12 @@ class Inference:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a tool ended by itself: its code; the clock, its processor time and its greatest resident size, from its start to its end."""
+    """How a tool ended by itself: its code; the clock, its processor time and its peak of memory, None where not all of it was read."""
 
     exit: int
     bracket_ns: int
     cpu_ns: int
-    peak_bytes: int
+    peak_bytes: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +140,8 @@ class Worker:
         self._accelerator = device_numbers(nodes)
         self._log = Log(MAX_TOOL_OUTPUT if apart else MAX_OUTPUT)
         self._peak = 0
+        self._is_weighed = self._memory_unread = False
+        self._launcher: FileId | None = None
         self._device_peak: int | None = None
         self._device_unread = False
         self._folders: tuple[str, ...] = ()
@@ -149,6 +152,7 @@ class Worker:
         with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
             self._model = sealed(model)
             ours.callback(os.close, self._model)
+            self._own_files = frozenset(map(file_id, (self._model, *descriptors_of(own_import_path()))))
             self._channel = Channel(theirs, ours)
             output_write, self._output = pipe(theirs, ours, reverse=True)
             self._scratch = tempfile.mkdtemp(prefix="crosml-audit-")
@@ -279,6 +283,7 @@ class Worker:
         What it printed is then all there. Only of a worker that stands apart. One that dies of a signal is a WorkerFailure.
         """
         before = self.cpu_ns()
+        self._launcher, self._is_weighed = self._image(), True
         self._peak, self._device_peak, self._device_unread = 0, None, False
         if self._refusals:
             self._refusals.let_execute()
@@ -293,7 +298,7 @@ class Worker:
             raise WorkerFailure(self._died("become", number or 0), self.output)
         # the greatest resident size that wait4 has survives execve: it is at least the launcher's own
         at_end = self._refusals.peak_bytes if self._refusals else None
-        return Ended(code, reply.ns, max(0, cpu - before), max(at_end or peak, self._peak))
+        return Ended(code, reply.ns, max(0, cpu - before), None if self._memory_unread else max(at_end or peak, self._peak))
 
     def load_delegate(self, library: str, options: Mapping[str, str]) -> int:
         """Have the vendor's library loaded and its delegate created. Returns the bracket in ns."""
@@ -389,17 +394,23 @@ class Worker:
         if status.exit != 0:
             raise WorkerFailure(status, self.output)
 
-    def peak_bytes(self) -> int:
-        """Return the most that was seen of the process's VmHWM, in bytes; 0 if it never could be read.
+    def peak_bytes(self) -> int | None:
+        """Return the most memory that the process and what it started were seen to hold, in bytes; None if not all of it was read.
 
-        A process can lower its own VmHWM (/proc/self/clear_refs), so the greatest of all readings counts.
+        From the first call on, it is looked at ten times a second during a request. A process can lower its own VmHWM
+        (/proc/self/clear_refs), so the greatest of all readings counts.
         """
-        self._peak = max(self._peak, status_bytes(self.pid, "VmHWM"))
-        return self._peak
+        self._is_weighed = True
+        self._weigh()
+        return None if self._memory_unread else self._peak
 
-    def memory_bytes(self) -> int:
-        """Return VmRSS + VmSwap, as the ML service counts a process's memory; 0 once it has ended."""
-        return status_bytes(self.pid, "VmRSS") + status_bytes(self.pid, "VmSwap")
+    def memory_bytes(self) -> int | None:
+        """Return VmRSS + VmSwap, as the ML service counts a process's memory; None once it has ended, or where it is not read."""
+        try:
+            lines = status_bytes(self.pid)
+        except OSError:
+            return None
+        return lines["VmRSS"] + lines["VmSwap"]
 
     def device_bytes(self) -> int | None:
         """Return the most device memory that the process was seen to hold, in bytes; None if that may not be all of it, or was not read.
@@ -512,10 +523,12 @@ class Worker:
         if now < self._watched_until:
             return
         self._watched_until = now + _TICK_SECONDS
-        resident, limit = status_bytes(self.pid, "VmRSS"), self._limits.memory_bytes
+        resident, limit = self.memory_bytes() or 0, self._limits.memory_bytes
         if resident > limit:
             message = f"{resident} bytes of resident memory, the limit is {limit}"
             raise self._failure(Outcome.OUT_OF_MEMORY, action, message)
+        if self._is_weighed:
+            self._weigh()
         self._look_at_device()
 
     def _can_listen(self) -> bool:
@@ -536,10 +549,27 @@ class Worker:
         self._stack.callback(self._kill)
         return refusals
 
+    def _weigh(self) -> None:
+        try:
+            held = read_memory(descendants(self.pid), self._own_files, self._scratch)
+            if self._launcher is not None and self._image() == self._launcher:
+                return  # it has not become its tool yet
+        except ProcessLookupError:
+            return
+        except OSError:
+            self._memory_unread = True
+            return
+        self._peak = max(self._peak, held.peak, held.mapped + held.beside)
+
+    def _image(self) -> FileId:
+        """What the process executes."""
+        found = os.stat(f"/proc/{self.pid}/exe")
+        return found.st_dev, found.st_ino
+
     def _look_at_device(self, *, thoroughly: bool = False) -> None:
         use = DeviceUse()
         try:
-            use = read_device_use(self.pid, self._accelerator)
+            use = read_device_use(descendants(self.pid), self._accelerator)
         except ProcessLookupError:
             pass
         except OSError:

@@ -18,7 +18,7 @@ import struct
 import threading
 from typing import TYPE_CHECKING, Any
 
-from auditor.inference.watch import status_bytes
+from auditor.inference.memory import status_bytes
 from auditor.inference.wire import bounded
 from auditor.inference.worker import seccomp
 
@@ -118,7 +118,8 @@ class Refusals:
                 os.close(memory)
         path = self._path(call, arguments)
         if call == "exit_group":
-            self.peak_bytes = status_bytes(self._pid, "VmHWM") or None
+            with contextlib.suppress(OSError):
+                self.peak_bytes = status_bytes(self._pid)["VmHWM"]
         goes_on = (
             executes or call == "exit_group" or call in seccomp.OPENING or (call in seccomp.OWN_THREADS and self._is_own(call, arguments))
         )

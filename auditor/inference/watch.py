@@ -1,4 +1,4 @@
-"""What the kernel says of a process from outside: its memory, its processor time, and whether the machine ran out of memory."""
+"""What the kernel says of a process from outside: its processor time, and whether the machine ran out of memory."""
 
 from __future__ import annotations
 
@@ -15,17 +15,6 @@ class Limits:
     request_seconds: float = 30.0
     cpu_seconds: float = math.inf
     memory_bytes: int = 4 << 30
-
-
-def status_bytes(pid: int, name: str) -> int:
-    """Return a `kB` line of /proc/PID/status in bytes; 0 if there is none (the process has ended)."""
-    try:
-        with open(f"/proc/{pid}/status", "rb") as file:
-            lines = file.read(1 << 16).splitlines()
-    except OSError:
-        return 0
-    prefix = name.encode() + b":"
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(prefix)), 0)
 
 
 def oom_kills() -> int:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from auditor.families import FAMILIES, Work
 from auditor.inference import work
+from auditor.inference.fdinfo import descendants
 from auditor.probes.child import restored
 from auditor.probes.ioctl import opened
 from auditor.probes.tracing import BUFFER_KB, instances, make_instance, write
@@ -107,7 +108,7 @@ class Witness:
             # a lower value is to be passed over (drm-usage-stats.rst)
             self._engines[key] = max(ns, self._engines.get(key, 0))
         self._cycles.add(use.cycles, time.monotonic_ns())
-        own = work.descendants(self._pid) if self._devices or self._nodes else set()
+        own = descendants(self._pid) if self._devices or self._nodes else set()
         for device in self._devices:
             device.look(own, thoroughly=thoroughly)
         for node in self._nodes:

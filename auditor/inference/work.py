@@ -88,18 +88,6 @@ def _number(path: str) -> int | None:
         return None
 
 
-def descendants(pid: int, proc: str = "/proc") -> set[int]:
-    """A process and all that it started, as far as they still have it for an ancestor: a delegate may work in a helper."""
-    parents: dict[int, int] = {}
-    for name in filter(str.isdecimal, os.listdir(proc)):
-        with contextlib.suppress(OSError, ValueError, IndexError), open(f"{proc}/{name}/stat", encoding="ascii", errors="replace") as file:
-            parents[int(name)] = int(file.read(4096).rpartition(")")[2].split()[1])
-    found = {pid}
-    while more := {child for child, parent in parents.items() if parent in found} - found:
-        found |= more
-    return found
-
-
 class Jobs:
     """How long jobs of clients (`drm-client-id`) ran, from `drm_sched_job_run` to `drm_sched_job_done`, as a trace is read on.
 

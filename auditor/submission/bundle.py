@@ -38,6 +38,8 @@ SET = ("requirements/set.toml", "requirements/clauses.toml", "requirements/zoo.t
 ZOO = "zoo.sha256"
 WAIVERS = "waivers.toml"
 STATEMENTS = "statements.toml"
+MANIFEST = "zoo-manifest"
+BASE_IMAGE = "base-image"
 REQUIRED = (ATTESTATION, SNAPSHOT, REPORT, SETTINGS, *SET, ZOO)
 
 MAX_FILE = 768 << 20
@@ -49,6 +51,16 @@ _END = struct.Struct("<4s4H2LH")
 _ENTRY = 256
 """Bytes of the directory for one member, at most."""
 _DATE = (1980, 1, 1, 0, 0, 0)
+
+
+def root(number: int) -> str:
+    """The member that holds a trusted root."""
+    return f"trust-roots/{number}"
+
+
+def attachment(sha256: str) -> str:
+    """The member that holds an attachment."""
+    return f"attachments/{sha256}"
 
 
 def pack(members: Mapping[str, bytes]) -> bytes:

@@ -31,8 +31,8 @@ SIGNERS = "crosml-audit:signers"
 """The member of a predicate that lists the public keys."""
 
 DISCLAIMER = (
-    "What a signature does not prove: the record is the word of whoever made it. A signature says who sent these bytes and that nobody"
-    " changed them since; it does not say that they came from the device that they name."
+    "What a signature does not prove: that the record came from the device that it names. A signature says who sent these bytes, and that"
+    " nobody changed them since. The record is the word of the person who made it."
 )
 
 
@@ -93,6 +93,12 @@ def check(statement: Statement, files: Mapping[str, bytes], label: str) -> None:
             raise AuditError(visible(f"{label}: {name} is not among what was signed"))
         if hashlib.sha256(files[name]).hexdigest() != statement.digests[name]:
             raise AuditError(visible(f"{label}: {name} is not the one that was signed: its sha256 differs"))
+
+
+def check_one(statement: Statement, name: str, data: bytes, label: str) -> None:
+    """Raise AuditError where a file is not the one that a statement is about under a name."""
+    if statement.digests.get(name) != hashlib.sha256(data).hexdigest():
+        raise AuditError(visible(f"{label}: what was signed is another {name}: its sha256 differs"))
 
 
 def _statement(payload: bytes, label: str) -> tuple[dict[str, Any], tuple[PublicKey, ...]]:

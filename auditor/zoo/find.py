@@ -323,8 +323,13 @@ def find_images(source: str) -> tuple[FoundImage, ...]:
 
 def read_manifest(path: str) -> Mapping[str, str]:
     """Read a manifest as sha256sum writes it: base name of each file to its sha256. A UsageError for anything else."""
+    return parse_manifest(files.read(path, MAX_MANIFEST, path, UsageError), path)
+
+
+def parse_manifest(data: bytes, path: str) -> Mapping[str, str]:
+    """The manifest that came from `path`."""
     try:
-        text = files.read(path, MAX_MANIFEST, path, UsageError).decode()
+        text = data.decode()
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: byte {error.start}: expected UTF-8, a manifest as sha256sum writes it") from error
     digests: dict[str, str] = {}

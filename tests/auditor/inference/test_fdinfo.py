@@ -82,7 +82,7 @@ def test_which_descriptors_are_of_devices(tmp_path):
     fds = [os.open(path, os.O_RDONLY) for path in ("/dev/null", "/dev/zero", "/dev/urandom", str(tmp_path))]
     try:
         assert [_holds_memory(f"/proc/self/fd/{each}") for each in fds] == [False] * 4
-        assert read_device_use(os.getpid()).complete
+        assert read_device_use([os.getpid()]).complete
     finally:
         for each in fds:
             os.close(each)
@@ -94,7 +94,7 @@ def test_a_device_outside_of_drm_is_seen():
     except OSError as error:
         pytest.skip(f"/dev/fuse, which is a device that every user may open, is not to be opened: {error.strerror}")
     try:
-        assert not read_device_use(os.getpid()).complete
+        assert not read_device_use([os.getpid()]).complete
     finally:
         os.close(node)
 
@@ -171,8 +171,19 @@ def test_clients_of_the_accelerator():
     ).clients == {7}
 
 
+@pytest.mark.parametrize("listed", [True, False], ids=["children listed", "not listed"])
+def test_a_tree_of_processes(tmp_path, listed):
+    for pid, parent, children in ((5, 1, "6 "), (6, 5, "7 "), (7, 6, ""), (8, 1, "")):
+        (tmp_path / f"{pid}/task/{pid}").mkdir(parents=True)
+        (tmp_path / f"{pid}/stat").write_text(f"{pid} (a ) name) S {parent} 0 0")
+        if listed:
+            (tmp_path / f"{pid}/task/{pid}/children").write_text(children)
+    assert fdinfo.descendants(5, str(tmp_path)) == {5, 6, 7}
+    assert fdinfo.descendants(9, str(tmp_path)) == {9}
+
+
 def test_this_process():
-    assert read_device_use(os.getpid()) == DeviceUse(0, {})
+    assert read_device_use([os.getpid()]) == DeviceUse(0, {})
 
 
 def test_a_process_that_has_ended():
@@ -181,13 +192,13 @@ def test_a_process_that_has_ended():
         os._exit(0)
     os.waitpid(child, 0)
     with pytest.raises(ProcessLookupError):
-        read_device_use(child)
+        read_device_use([child])
 
 
 def test_too_many_descriptors(monkeypatch):
     monkeypatch.setattr(fdinfo, "MAX_DESCRIPTORS", 1)
     with pytest.raises(OSError, match="expected at most 1"):
-        read_device_use(os.getpid())
+        read_device_use([os.getpid()])
 
 
 def test_only_engines_of_the_accelerator_count():
@@ -218,7 +229,7 @@ ctypes.CDLL(None).syscall({"x86_64": 60, "aarch64": 93}[os.uname().machine], 0)
             time.sleep(0.01)
         links = [f"{folder}/fd/{name}" for folder in fdinfo.descriptor_tables(child.pid) for name in fdinfo.descriptors(f"{folder}/fd")]
         assert str(tmp_path / "held") in [os.readlink(link) for link in links if link.endswith(f"/{descriptor}")]
-        assert read_device_use(child.pid) == DeviceUse(0, {})
+        assert read_device_use([child.pid]) == DeviceUse(0, {})
     finally:
         child.kill()
         child.wait()

@@ -295,18 +295,18 @@ def test_the_greatest_peak_counts(model):
         assert worker.peak_bytes() >= before > 10 << 20
         last = worker.peak_bytes()
         worker.quit()
-        assert worker.peak_bytes() == last
+        assert worker.peak_bytes() >= last
 
 
 def test_the_greatest_reading_of_device_memory_counts(model, monkeypatch):
     readings = iter([5, 9, 2])
-    monkeypatch.setattr(process, "read_device_use", lambda _pid, _accelerator: DeviceUse(next(readings)))
+    monkeypatch.setattr(process, "read_device_use", lambda _pids, _accelerator: DeviceUse(next(readings)))
     with Worker("test", model, LIMITS) as worker:
         assert [worker.device_bytes() for _ in range(3)] == [5, 9, 9]
 
 
 def test_device_memory_that_was_once_not_read_is_not_known(model, monkeypatch):
-    def denied(_pid, _accelerator):
+    def denied(_pids, _accelerator):
         raise PermissionError
 
     with Worker("test", model, LIMITS) as worker:

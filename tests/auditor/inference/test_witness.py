@@ -61,7 +61,7 @@ class Npu:
 
 @pytest.fixture
 def npu(tmp_path, monkeypatch):
-    monkeypatch.setattr(work, "descendants", lambda pid: {pid})
+    monkeypatch.setattr(witness, "descendants", lambda pid: {pid})
     return Npu(tmp_path, monkeypatch)
 
 
@@ -138,7 +138,7 @@ def test_a_kernel_without_the_count(tmp_path):
 @given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(-(10**6), 2 * 10**6)), max_size=20))
 def test_no_more_is_counted_than_passed(tmp_path_factory, steps):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(work, "descendants", lambda pid: {pid})
+        patch.setattr(witness, "descendants", lambda pid: {pid})
         npu = Npu(tmp_path_factory.mktemp("npu"), patch)
         npu.witness.begin()
         count = passed = 0
@@ -221,7 +221,7 @@ def test_commands_that_amdxdna_completed(monkeypatch):
     told = iter([{(1, 5): 3}, {(1, 5): 9, (2, 5): 1}, None, {(2, 5): 4}])
     monkeypatch.setattr(work, "completions", lambda _node, own: next(told) if 5 in own else {})
     monkeypatch.setattr(witness, "opened", lambda _node: contextlib.nullcontext(3))
-    monkeypatch.setattr(work, "descendants", lambda pid: {pid})
+    monkeypatch.setattr(witness, "descendants", lambda pid: {pid})
     seen = Witness(5, (Watched("amd-xdna", ("/dev/null",), ()),))
     for _ in range(4):
         seen.look(DeviceUse())

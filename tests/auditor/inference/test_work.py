@@ -49,13 +49,6 @@ def test_a_process_that_cannot_be_looked_at_may_hold_it(tmp_path, monkeypatch):
     assert work.other_holders(["/dev/full"], (), str(tmp_path)) is None
 
 
-def test_a_tree_of_processes(tmp_path):
-    for pid, parent in ((5, 1), (6, 5), (7, 6), (8, 1)):
-        (tmp_path / str(pid)).mkdir()
-        (tmp_path / str(pid) / "stat").write_text(f"{pid} (a ) name) S {parent} 0 0")
-    assert work.descendants(5, str(tmp_path)) == {5, 6, 7}
-
-
 def busy(trace, *clients):
     return work.Jobs().add(trace, clients)
 
