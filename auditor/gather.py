@@ -22,7 +22,7 @@ from auditor.facts.reading import Device
 from auditor.facts.types import Plan
 from auditor.inference.runtime import check_folder, this_machine, why_none
 from auditor.inference.witness import CHANGES as RUNS_CHANGE
-from auditor.model import Status, Tool, ZooModelUsed, printable
+from auditor.model import Status, Tool, printable
 from auditor.probes import answer as answer_probe
 from auditor.probes import would_change as changes_of
 from auditor.sources import base, recording
@@ -120,7 +120,7 @@ def _over_ssh(request: Request, host: str, progress: Callable[[str], None]) -> R
     plan, job = _plan(request), _remote_job(request)
     upload = over_ssh.pack(job) if job else None
     progress(f"reading {host}")
-    with Ssh(host, zoo=job is not None) as device:
+    with Ssh(host, request.ssh_options, zoo=job is not None) as device:
         setup = over_ssh.equip(device, job, upload, progress) if job and upload else None
         if setup:
             plan = replace(plan, delegate=setup.delegate, stable_delegate=setup.stable_delegate, zoo_note=plan.zoo_note or setup.note)
@@ -129,7 +129,7 @@ def _over_ssh(request: Request, host: str, progress: Callable[[str], None]) -> R
         runs = Runs()
         if job and setup and not plan.zoo_note:
             runs = _measured(over_ssh.measure(device, job, setup, progress))
-            plan = replace(plan, models=setup.models)
+            plan = replace(plan, models=setup.models, archive=setup.archive)
     return replace(record, answers={**record.answers, **_noted(plan, runs)})
 
 
@@ -232,8 +232,8 @@ def _here(request: Request, progress: Callable[[str], None]) -> dict[Question, R
     # of a demonstration, the models are our own, and there is no delegate
     options = replace(request.options(), allow_unconfined=request.allow_unconfined or (request.demo and request.zoo is None))
     runs = _measured(measure_zoo(models, measure_options(options, library, request.accelerators), progress))
-    used = tuple(ZooModelUsed(file.model.name, file.sha256, file.origin) for file in models)
-    return _noted(replace(plan, models=used), runs)
+    archive = next((file.archive for file in models), "")
+    return _noted(replace(plan, models=tuple(file.used for file in models), archive=archive), runs)
 
 
 def _asked_zoo(request: Request) -> ZooVersion:

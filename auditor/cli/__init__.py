@@ -14,17 +14,19 @@ from typing import Annotated, NoReturn
 import typer
 
 from auditor import __version__
-from auditor.cli import checks, device, report, snapshot, submit, waivers, zoo
+from auditor.cli import checks, device, fleet, report, service, snapshot, submit, waivers, zoo
 from auditor.cli.common import errors
 from auditor.cli.options import PLAIN
 from auditor.model import EXIT_FAILED
 
 app = typer.Typer(name="crosml-audit", help="Compliance auditor for ChromeOS ML accelerators.", no_args_is_help=True, **PLAIN)
 app.add_typer(zoo.app, name="zoo")
+app.add_typer(service.app, name="service")
 app.add_typer(report.app, name="report")
 app.add_typer(snapshot.app, name="snapshot")
 app.add_typer(waivers.app, name="waivers")
 app.command()(device.device)
+app.command()(fleet.fleet)
 app.command()(submit.submit)
 app.command()(submit.review)
 app.command()(checks.checks)

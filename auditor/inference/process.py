@@ -16,13 +16,11 @@ import select
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from auditor import files
-from auditor.inference import wire
+from auditor.inference import scratch, wire
 from auditor.inference.channel import PIPE_BYTES, Channel, Log, Reply, pipe, read_claims, read_count, read_tensor, read_text, sealed
 from auditor.inference.confinement import Confinement, not_refused, read_kernel_state
 from auditor.inference.fdinfo import DeviceUse, descendants, device_numbers, read_device_use
@@ -40,6 +38,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from typing_extensions import Self
+
+    from auditor.tflite.tensors import Bytes
 
 BOOTSTRAP = """\
 import json, sys
@@ -139,7 +139,7 @@ class Worker:
         self._role, self._limits = role, limits
         self._accelerator = device_numbers(nodes)
         self._log = Log(MAX_TOOL_OUTPUT if apart else MAX_OUTPUT)
-        self._peak = 0
+        self._peak = self._executor = 0
         self._is_weighed = self._memory_unread = False
         self._launcher: FileId | None = None
         self._device_peak: int | None = None
@@ -155,8 +155,7 @@ class Worker:
             self._own_files = frozenset(map(file_id, (self._model, *descriptors_of(own_import_path()))))
             self._channel = Channel(theirs, ours)
             output_write, self._output = pipe(theirs, ours, reverse=True)
-            self._scratch = tempfile.mkdtemp(prefix="crosml-audit-")
-            ours.callback(files.remove, self._scratch)
+            self._scratch = scratch.make(ours)
             path = own_import_path()
             self._process = subprocess.Popen(
                 [*_COMMAND, json.dumps([list(import_path), path]), *map(str, self._channel.theirs), *(["apart"] if apart else [])],
@@ -314,9 +313,17 @@ class Worker:
             claims = None if reply.header["claims"] is None else read_claims(reply.header["claims"])
         return Loaded(inputs, outputs, claims, reply.ns)
 
-    def set_inputs(self, payload: bytes) -> int:
-        """Set all inputs; `payload` is their bytes in the model's order. Returns the bracket in ns."""
+    def set_inputs(self, *payload: Bytes) -> int:
+        """Set all inputs; `payload` is their bytes in the model's order, in as many parts as one likes. Returns the bracket in ns."""
         return self._request("input", {}, payload).ns
+
+    def select(self, executor: int) -> None:
+        """Have all that follows be about this executor: a worker holds any number, each with its own interpreter and delegate."""
+        self._executor = executor
+
+    def drop(self) -> None:
+        """Have the executor that is selected given back."""
+        self._request("drop", {})
 
     def invoke(self) -> Inference:
         """Run one inference on the inputs last set."""
@@ -346,7 +353,7 @@ class Worker:
         for them there, the inputs are covered until the request to run brings the key, and its reply has the outputs' digests.
         """
         count, key, started = len(payloads), os.urandom(KEY_BYTES), time.perf_counter_ns()
-        self._request("input", {"count": count}, b"".join(covered(payload, key, number) for number, payload in enumerate(payloads)))
+        self._request("input", {"count": count}, [covered(payload, key, number) for number, payload in enumerate(payloads)])
         before = self.cpu_ns()
         reply = self._request("invoke", {"count": count, "key": key.hex()})
         after = self.cpu_ns()
@@ -434,7 +441,7 @@ class Worker:
         self,
         action: str,
         header: dict[str, Any],
-        payload: bytes = b"",
+        payload: Sequence[Bytes] = (),
         max_payload: int = wire.MAX_PAYLOAD,
         seconds: float | None = None,
     ) -> Reply:
@@ -443,7 +450,7 @@ class Worker:
         limit = self._limits.start_seconds if action == "hello" else self._limits.request_seconds
         deadline = time.monotonic() + (limit if seconds is None else seconds)
         self._cpu_before = self.cpu_ns()
-        channel.begin(action, header, payload)
+        channel.begin(action, {"executor": self._executor, **header} if self._executor else header, payload)
         if waiting := channel.is_pending:
             self._poll.register(channel.requests, select.POLLOUT)
         try:
