@@ -24,6 +24,7 @@ from auditor.facts.reading import Device, parse
 from auditor.facts.runs import read_run
 from auditor.facts.types import Ok, Plan
 from auditor.inference.runtime import check_folder, this_machine, why_none
+from auditor.inference.witness import CHANGES as RUNS_CHANGE
 from auditor.model import Status, Tool, printable, visible
 from auditor.probes import answer as answer_probe
 from auditor.probes import would_change as changes_of
@@ -99,7 +100,13 @@ def _kernel_log(path: str | None) -> dict[Question, Reply]:
 
 
 def would_change(request: Request) -> tuple[str, ...]:
-    """What the probes of an audit change on the device while they run, a line each; nothing is asked of the device."""
+    """What probes and runs of an audit change on the device meanwhile, a line each; nothing is asked of the device."""
+    live = request.root is None and request.snapshot is None and not request.demo
+    runs = live and request.run_zoo and (request.delegate is not None or request.stable_delegate is not None)
+    return (*_probes_change(request), *(f"zoo: {change}" for change in RUNS_CHANGE if runs))
+
+
+def _probes_change(request: Request) -> tuple[str, ...]:
     if not request.may_try:
         return ()
     plan = Reply(Status.OK, plan_document(Plan(probe_dma=request.probe_dma)))
