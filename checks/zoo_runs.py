@@ -21,7 +21,14 @@ DELEGATED_SHARE = 0.95
 
 TIMED, MEMORY = "accelerator_busy", "memory_accelerator_busy"
 """The conditions of a run that say of a process of it that the kernel counted the accelerator's work in it."""
-TO_BE_SEEN = "Have the driver account for its work in DRM fdinfo (drm-engine-…), and the delegate do its work there."
+UNWITNESSED = {TIMED: "unwitnessed", MEMORY: "memory_unwitnessed"}
+"""The conditions that say what kept the kernel's counts from showing it."""
+SHOWN_NOTE = 300
+"""Characters of each."""
+TO_BE_SEEN = (
+    "Have the delegate do its work on the accelerator, and its driver account for it: drm-engine-… or drm-cycles-… in fdinfo, or the DRM "
+    "scheduler's events. Measure as root, with nobody else on the accelerator."
+)
 
 RUN_BROKE = frozenset({"died", "exited", "timed-out", "cpu-exceeded", "protocol-error", "output-shape-mismatch", "out-of-memory"})
 RUN_REFUSED = frozenset({"delegate-create-failed", "prepare-failed", "invoke-failed"})
@@ -142,8 +149,16 @@ def witnessed(answer: Answer, runs: tuple[ModelRun, ...], *processes: str) -> An
     """
     if answer.outcome is not Outcome.PASS or all(run.conditions.get(each) is True for run in runs for each in processes):
         return answer
-    because = f"Within the limit, but nothing shows that the accelerator did the work.{_on_the_processor(runs)}"
+    because = "Within the limit, but nothing shows that the accelerator did the work."
+    because += _unwitnessed(runs, processes) + _on_the_processor(runs)
     return replace(answer, outcome=Outcome.UNKNOWN, because=because, remedy=Remedy.VENDOR, remediation=TO_BE_SEEN)
+
+
+def _unwitnessed(runs: tuple[ModelRun, ...], processes: tuple[str, ...]) -> str:
+    """What kept the kernel's counts from showing it, of the runs' conditions; empty where they do not say."""
+    found = [run.conditions.get(UNWITNESSED[each]) for run in runs for each in processes if run.conditions.get(each) is not True]
+    said = [str(text)[:SHOWN_NOTE] for each in found if isinstance(each, list) for text in each]
+    return visible(f" {some(list(dict.fromkeys(said)), '; ')}") if said else ""
 
 
 def _on_the_processor(runs: tuple[ModelRun, ...]) -> str:
