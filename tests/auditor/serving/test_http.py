@@ -140,6 +140,15 @@ def fine(where):
     )
 
 
+def soon_fine(where):
+    """The same, once the server has seen that strangers left: it has few connections."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            return fine(where)
+    return False
+
+
 # --- clients that we did not write --------------------------------------------------------------------------------------------------------
 
 
@@ -320,28 +329,28 @@ def test_a_body_that_is_too_long_is_413(strict, headers):
         if "Transfer-Encoding" in headers:
             stranger.sendall(b"1388\r\n" + bytes(5000) + b"\r\n0\r\n\r\n")
         assert stranger.recv(1 << 16).startswith(b"HTTP/1.1 413 ")
-    assert fine(strict)
+    assert soon_fine(strict)
 
 
 def test_a_slow_body_is_408_and_a_slow_header_is_cut(strict):
     with connected(strict) as slow, connected(strict) as silent:
         slow.sendall(b"POST /v2/models/m/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
         silent.sendall(b"POST /v2")
-        assert fine(strict)
+        assert soon_fine(strict)
         answer = b""
         while part := slow.recv(1 << 16):
             answer += part
         assert answer.startswith(b"HTTP/1.1 408 ")
         with contextlib.suppress(ConnectionError):
             assert silent.recv(1) == b""
-    assert fine(strict)
+    assert soon_fine(strict)
 
 
 def test_a_client_that_leaves_and_one_that_does_not_speak_http_cost_nothing(strict):
     for sent in (b"", b"\0" * 100, b"GET\r\n\r\n", b"POST /v2/models/m/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"):
         with connected(strict) as stranger:
             stranger.sendall(sent)
-    assert fine(strict)
+    assert soon_fine(strict)
 
 
 def test_more_connections_than_may_be_are_cut_and_those_that_are_there_are_served(strict):
@@ -363,12 +372,7 @@ def test_more_connections_than_may_be_are_cut_and_those_that_are_there_are_serve
     assert first.getresponse().status == 200
     for each in (first, *others):
         each.close()
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        with contextlib.suppress(OSError, http.client.HTTPException):
-            if fine(strict):
-                return
-    raise AssertionError("nobody is served any more")
+    assert soon_fine(strict)
 
 
 # --- its life -----------------------------------------------------------------------------------------------------------------------------
