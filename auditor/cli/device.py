@@ -23,6 +23,7 @@ def device(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what the probes would change on the device, and undo.")] = False,
     save_snapshot: Annotated[str | None, typer.Option(metavar="FILE", help="Keep the record that was judged.")] = None,
     format: Annotated[list[str], typer.Option(metavar="NAME[=PATH]", help="text, json, junit …; may repeat.")] = [],
+    history: Annotated[str | None, typer.Option("--history", metavar="DB", help="Add the report to this database.")] = None,
     today: Annotated[str | None, typer.Option(metavar="DATE", help="The day that decides which waivers are in force (UTC).")] = None,
 ) -> None:
     """Audit a device: this machine, one over ssh, a directory, a snapshot, or the demonstration.
@@ -35,7 +36,7 @@ def device(
     from auditor.sources.recording import pack
 
     forms = formats(format)
-    outputs(save_snapshot, *(path for _, path in forms))
+    outputs(save_snapshot, history, *(path for _, path in forms))
     request = Request(**asked, selection=Selection(tuple(only), tuple(skip)), today=read_date(today))
     if dry_run:
         show_changes(gather.would_change(request))
@@ -46,4 +47,8 @@ def device(
         files.write(save_snapshot, pack(audited.record))
     for form, path in forms:
         give(form, audited.report, path)
+    if history is not None:
+        from auditor.cli.history import keep
+
+        keep(history, [(None, audited.report)])
     raise typer.Exit(EXIT_CODES[audited.report.verdict])
