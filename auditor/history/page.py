@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from auditor.history.views import describe, spark
+from auditor.model import visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -70,7 +71,9 @@ def render(trends: Iterable[Trend]) -> str:
             used += 900 + len(drawing.line) + len(drawing.band) + 6 * (len(trend.device.encode()) + len(trend.model.encode()))
             drawn.append(drawing)
         elif lines < LINED_BYTES:
-            line = _Line(trend.device, trend.model, spark([each.mean for each in trend.points]), f"{trend.points[-1].mean:.3f}")
+            line = _Line(
+                visible(trend.device), visible(trend.model), spark([each.mean for each in trend.points]), f"{trend.points[-1].mean:.3f}"
+            )
             lines += 60 + 3 * len(line.bars) + 6 * (len(trend.device.encode()) + len(trend.model.encode()))
             lined.append(line)
     environment = jinja2.Environment(
@@ -108,19 +111,19 @@ def _drawing(trend: Trend) -> _Drawing:
     below = [place(index, each.low) for index, each in enumerate(points) if each.low is not None]
     whole = len(above) == len(below) == len(points)
     marks = tuple(
-        _Mark(round(_LEFT + (change.at - skipped) * step, 1), change.slower, f"{trend.points[change.at].at}: {describe(change)}")
+        _Mark(round(_LEFT + (change.at - skipped) * step, 1), change.slower, visible(f"{trend.points[change.at].at}: {describe(change)}"))
         for change in trend.changes
         if change.at >= skipped
     )
     return _Drawing(
-        trend.device,
-        trend.model,
+        visible(trend.device),
+        visible(trend.model),
         f"{len(points)} runs, {min(means):.3f} to {max(means):.3f} ms, last {means[-1]:.3f} ms",
         " ".join(place(index, value) for index, value in enumerate(means)),
         " ".join([*above, *reversed(below)]) if whole else "",
         marks,
         f"{low:.3f}",
         f"{high:.3f}",
-        points[0].at,
-        points[-1].at,
+        visible(points[0].at),
+        visible(points[-1].at),
     )
