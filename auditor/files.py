@@ -9,7 +9,7 @@ import stat
 import subprocess
 import tempfile
 
-from auditor.errors import AuditError
+from auditor.errors import AuditError, UsageError
 from auditor.model import visible
 
 
@@ -44,6 +44,13 @@ def write(path: str, data: bytes, *, durable: bool = False) -> None:
             _replace(os.path.realpath(path), data, durable=durable)
     except (OSError, ValueError) as wrong:
         raise AuditError(visible(f"{path}: {_reason(wrong)}")) from None
+
+
+def create(path: str, data: bytes, *, overwrite: bool = False) -> None:
+    """Write a file that must not exist yet, unless it is to be overwritten. Raises UsageError where it exists, AuditError as `write`."""
+    if os.path.lexists(path) and not overwrite:
+        raise UsageError(visible(f"{path}: already exists (--force overwrites it, --output names another file)"))
+    write(path, data)
 
 
 def sync_folder(folder: str) -> None:

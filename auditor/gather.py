@@ -21,7 +21,8 @@ from auditor.facts.plan import plan_document, read_plan
 from auditor.facts.reading import Device
 from auditor.facts.types import Plan
 from auditor.inference.runtime import check_folder, this_machine, why_none
-from auditor.model import Status, Tool, ZooModelUsed, printable
+from auditor.inference.witness import CHANGES as RUNS_CHANGE
+from auditor.model import Status, Tool, printable
 from auditor.probes import answer as answer_probe
 from auditor.probes import would_change as changes_of
 from auditor.sources import base, recording
@@ -95,7 +96,13 @@ def _kernel_log(path: str | None) -> dict[Question, Reply]:
 
 
 def would_change(request: Request) -> tuple[str, ...]:
-    """What the probes of an audit change on the device while they run, a line each; nothing is asked of the device."""
+    """What probes and runs of an audit change on the device meanwhile, a line each; nothing is asked of the device."""
+    live = request.root is None and request.snapshot is None and not request.demo
+    runs = live and request.run_zoo and (request.delegate is not None or request.stable_delegate is not None)
+    return (*_probes_change(request), *(f"zoo: {change}" for change in RUNS_CHANGE if runs))
+
+
+def _probes_change(request: Request) -> tuple[str, ...]:
     if not request.may_try:
         return ()
     plan = Reply(Status.OK, plan_document(Plan(probe_dma=request.probe_dma)))
@@ -122,7 +129,7 @@ def _over_ssh(request: Request, host: str, progress: Callable[[str], None]) -> R
         runs = Runs()
         if job and setup and not plan.zoo_note:
             runs = _measured(over_ssh.measure(device, job, setup, progress))
-            plan = replace(plan, models=setup.models)
+            plan = replace(plan, models=setup.models, archive=setup.archive)
     return replace(record, answers={**record.answers, **_noted(plan, runs)})
 
 
@@ -225,8 +232,8 @@ def _here(request: Request, progress: Callable[[str], None]) -> dict[Question, R
     # of a demonstration, the models are our own, and there is no delegate
     options = replace(request.options(), allow_unconfined=request.allow_unconfined or (request.demo and request.zoo is None))
     runs = _measured(measure_zoo(models, measure_options(options, library, request.accelerators), progress))
-    used = tuple(ZooModelUsed(file.model.name, file.sha256, file.origin) for file in models)
-    return _noted(replace(plan, models=used), runs)
+    archive = next((file.archive for file in models), "")
+    return _noted(replace(plan, models=tuple(file.used for file in models), archive=archive), runs)
 
 
 def _asked_zoo(request: Request) -> ZooVersion:

@@ -305,6 +305,17 @@ class Tool:
     version: str
 
 
+class PinnedBy(enum.Enum):
+    """What says that a model file is the zoo's own."""
+
+    MANIFEST = "manifest"
+    """The manifest that the report was made with."""
+    REQUIREMENT_SET = "requirement-set"
+    """The requirement set has the file's sha256."""
+    ARCHIVE = "archive"
+    """The requirement set has the sha512 of the archive that `--zoo` named."""
+
+
 @dataclass(frozen=True, slots=True)
 class ZooModelUsed:
     """A model file that was measured: where it came from (`device`, `given`, `stand-in`) and its digest."""
@@ -315,11 +326,21 @@ class ZooModelUsed:
 
 
 @dataclass(frozen=True, slots=True)
+class ManifestUsed:
+    """A manifest of model files that a report was made with: its path and the digest of its bytes."""
+
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class ZooUsed:
-    """The zoo of a report."""
+    """The zoo of a report. `pins` says by the model's name what pins its file; a file that nothing pins is not in it."""
 
     version: str
     models: tuple[ZooModelUsed, ...] = ()
+    pins: Mapping[str, PinnedBy] = field(default_factory=dict)
+    manifest: ManifestUsed | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from auditor.model import Finding, Format, Level, Outcome, Remedy, Report, RequirementResult, Verdict, visible
+from auditor.model import Finding, Format, Level, Outcome, PinnedBy, Remedy, Report, RequirementResult, Verdict, visible
 from reports.wording import binding, cut, shown, told
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from auditor.model import ModelRun
+    from auditor.model import ModelRun, ZooUsed
 
 MINIMUM_WIDTH = 60
 QUANTITIES = ("latency", "accuracy", "memory")
@@ -32,6 +32,12 @@ _STANDING = {
     Outcome.UNKNOWN: "open",
     Outcome.ERROR: "open",
     Outcome.NOT_APPLICABLE: "not applicable",
+}
+_PINNED_BY = {
+    PinnedBy.MANIFEST: "by the manifest",
+    PinnedBy.REQUIREMENT_SET: "by the requirement set",
+    PinnedBy.ARCHIVE: "from the published archive",
+    None: "not pinned",
 }
 _CELLS = {Outcome.NOT_APPLICABLE: "n/a"}
 
@@ -258,9 +264,21 @@ def _zoo(page: _Page, report: Report) -> Iterator[str]:
         yield from page.wrap(beside, "  ") if beside else ()
     if any(result.waived for result in results.values() if _model(result.id)):
         yield "* waived"
+    yield from page.wrap(_pins(report.zoo), "Pinned  ") if report.zoo.models else ()
     for runner, runtime, delegate in dict.fromkeys((run.runner, run.runtime, run.delegate) for run in report.model_runs):
         parts = (f"runner {runner}", runtime, f"delegate {delegate}" if delegate else "no delegate")
         yield from page.wrap(", ".join(part for part in parts if part), "Run by  ")
+
+
+def _pins(zoo: ZooUsed) -> str:
+    """What pins the model files that were measured, and the manifest that was given."""
+    parts = []
+    for how, said in _PINNED_BY.items():
+        names = [each.name for each in zoo.models if zoo.pins.get(each.name) is how]
+        parts += [f"{said}: {', '.join(names)}"] if names else []
+    if zoo.manifest:
+        parts.append(f"manifest {zoo.manifest.path}, sha256 {zoo.manifest.sha256}")
+    return "; ".join(parts)
 
 
 def _figures(runs: Sequence[ModelRun]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import importlib.util
 import io
 import json
@@ -19,20 +20,21 @@ import tarfile
 import threading
 import time
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
-from auditor import cli, registry
+from auditor import cli, registry, requirements
 from auditor.facts.plan import plan_document
 from auditor.facts.types import Plan
 from auditor.inference.wire import RUNTIMES
-from auditor.model import Status
+from auditor.model import Status, ZooModelUsed
 from auditor.sources import base, recording
 from auditor.sources.base import Reply
+from auditor.zoo.generate import generate
 from fixtures.devices import answered, recorded
 from fixtures.elf import Shared
 from fixtures.kernel import build_key
@@ -147,6 +149,7 @@ PLACES = {
     "zoo-manifest": (2, "manifest", ["device", "--snapshot", DEMO, "--zoo-manifest"]),
     "zoo": (2, "archive", ["device", "--demo", "--zoo"]),
     "zoo-run": (2, "archive", ["zoo", "run", "--zoo"]),
+    "zoo-pin": (2, "archive", ["zoo", "pin"]),
     "delegate": (2, "library", ["device", "--delegate"]),
     "delegate-without-zoo": (2, "library", ["device", "--no-zoo", "--delegate"]),
     "delegate-collected": (2, "library", ["snapshot", "-o", "collected", "--delegate"]),
@@ -154,7 +157,14 @@ PLACES = {
     "root": (2, None, ["device", "--root"]),
 }
 BAD = ("missing", "empty", "truncated", "junk", "folder", "fifo", "dangling", "endless", "hostile-name", "nothing")
-FINE = {("base-image", "truncated"), ("root", "truncated"), ("root", "folder"), ("zoo", "folder"), ("zoo-run", "folder")}
+FINE = {
+    ("base-image", "truncated"),
+    ("root", "truncated"),
+    ("root", "folder"),
+    ("zoo", "folder"),
+    ("zoo-run", "folder"),
+    ("zoo-pin", "folder"),
+}
 """Half of a list of paths is one, and a folder, which is right in these places, has no half; empty folders have a test of their own."""
 
 
@@ -605,6 +615,82 @@ def test_a_set_of_ones_own_is_told_from_a_shipped_one(run, tmp_path):
     ended = run("device", "--snapshot", DEMO, "--requirements", f"{tmp_path}/set.toml", "--format", "json")
     assert (ended.code, ended.report["verdict"]) == (0, "compliant")
     assert ended.report["requirements_set"].startswith(f"{shipped} (not a shipped set: ")
+
+
+# --- pinned models -----------------------------------------------------------------------------------------------------------------------
+
+STAND_IN = "convolution_benchmark_1_144x256"
+
+
+@pytest.fixture(scope="module")
+def zoo_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("zoo")
+    content = generate(STAND_IN)
+    (folder / f"{STAND_IN}.tflite").write_bytes(content)
+    return str(folder), f"{hashlib.sha256(content).hexdigest()}  {STAND_IN}.tflite\n"
+
+
+@pytest.mark.parametrize("form", ["folder", "tar", "tar of a folder"])
+def test_pinned_models_are_what_a_manifest_names(run, zoo_folder, tmp_path, form):
+    folder, line = zoo_folder
+    if form != "folder":
+        with tarfile.open(tmp_path / "zoo.tar", "w") as archive:
+            archive.add(folder, "." if form == "tar" else "deep")
+        folder = str(tmp_path / "zoo.tar")
+    manifest = tmp_path / "sums"
+    ended = run("zoo", "pin", folder, "--output", manifest)
+    assert (ended.code, ended.out, manifest.read_text()) == (0, line, line)
+    assert f"{STAND_IN}: pinned as it is: it is the generated stand-in" in ended.err
+    assert "no file found, and nothing pinned, for " in ended.err
+    assert run("device", "--snapshot", DEMO, "--zoo-manifest", manifest).code == 1
+
+
+def test_a_manifest_is_not_overwritten_unless_that_is_asked_for(run, zoo_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder, line = zoo_folder
+    assert run("zoo", "pin", folder).code == 0
+    manifest = tmp_path / "zoo.sha256sums"
+    manifest.write_text("mine")
+    ended = run("zoo", "pin", folder)
+    assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1)
+    assert "zoo.sha256sums: already exists (--force" in ended.err
+    assert manifest.read_text() == "mine"
+    assert run("zoo", "pin", folder, "--force").code == 0
+    assert manifest.read_text() == line
+    assert os.listdir() == ["zoo.sha256sums"]
+
+
+@pytest.mark.parametrize("output", ["nowhere/sums", "."])
+def test_a_manifest_that_cannot_be_written_is_named(run, zoo_folder, tmp_path, monkeypatch, output):
+    monkeypatch.chdir(tmp_path)
+    ended = run("zoo", "pin", zoo_folder[0], "--force", "--output", output)
+    assert (ended.code, ended.err.count("\n")) == (4, 1)
+    assert f"crosml-audit: {output}: " in ended.err
+
+
+def test_there_must_be_something_to_pin(run, tmp_path):
+    ended = run("zoo", "pin", tmp_path)
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert "expected model files of zoo 0.0.2" in ended.err
+
+
+def test_the_report_names_the_manifest_and_what_it_pins(run, tmp_path):
+    zoo = requirements.load().zoo
+    used = tuple(ZooModelUsed(model.name, f"{number:064x}", "given") for number, model in enumerate(zoo.models))
+    plan = Plan(zoo_version=zoo.version, models=used, archive="ab" * 64)
+    record = replace(recording.load(DEMO), answers={**recording.load(DEMO).answers, base.plan(): Reply(Status.OK, plan_document(plan))})
+    (tmp_path / "device").write_bytes(recording.pack(record))
+    bare = run("device", "--snapshot", tmp_path / "device", "--format", "json").report["zoo"]
+    assert (bare["pins"], bare["manifest"]) == ({}, None)
+    manifest = tmp_path / "sums"
+    # of several files of a model, each is pinned
+    manifest.write_text("".join(f"{digit * 64}  {name}\n" for digit, name in zip("0f", zoo.models[0].files, strict=False)))
+    found = run("device", "--snapshot", tmp_path / "device", "--zoo-manifest", manifest, "--format", "json").report["zoo"]
+    assert found["pins"] == {used[0].name: "manifest"}
+    assert found["manifest"] == {"path": str(manifest), "sha256": hashlib.sha256(manifest.read_bytes()).hexdigest()}
+    text = run("device", "--snapshot", tmp_path / "device", "--zoo-manifest", manifest).out
+    assert f"by the manifest: {used[0].name}; not pinned: {used[1].name}" in " ".join(text.split())
+    assert found["manifest"]["sha256"] in text
 
 
 def test_a_defect_of_the_auditor_is_no_verdict(run, monkeypatch):

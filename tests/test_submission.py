@@ -333,7 +333,7 @@ def trust():
     return [VENDOR.key]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(st.data())
 def test_one_byte_changed_anywhere_is_refused(folder, data):
     whole = (folder / "full.crosml").read_bytes()

@@ -14,13 +14,14 @@ from typing import Annotated, NoReturn
 import typer
 
 from auditor import __version__
-from auditor.cli import checks, device, fleet, history, report, snapshot, submit, waivers, zoo
+from auditor.cli import checks, device, fleet, history, report, service, snapshot, submit, waivers, zoo
 from auditor.cli.common import errors
 from auditor.cli.options import PLAIN
 from auditor.model import EXIT_FAILED
 
 app = typer.Typer(name="crosml-audit", help="Compliance auditor for ChromeOS ML accelerators.", no_args_is_help=True, **PLAIN)
 app.add_typer(zoo.app, name="zoo")
+app.add_typer(service.app, name="service")
 app.add_typer(report.app, name="report")
 app.add_typer(history.app, name="history")
 app.add_typer(snapshot.app, name="snapshot")

@@ -16,7 +16,7 @@ from auditor.errors import UsageError
 from auditor.model import printable, visible
 from auditor.request import DEFAULT_SET
 
-app = typer.Typer(help="The ChromeOS ML Model Zoo: list its models, generate stand-ins, run it.", no_args_is_help=True, **PLAIN)
+app = typer.Typer(help="The ChromeOS ML Model Zoo: list, generate, pin or run its models.", no_args_is_help=True, **PLAIN)
 
 RequirementSet = Annotated[str, typer.Option("--requirements", metavar="SET", help="Requirement set: a shipped name, or a .toml file.")]
 
@@ -72,6 +72,30 @@ def zoo_generate(folder: Annotated[str, typer.Argument(metavar="DIR")], requirem
         files.write(os.path.join(folder, MANIFEST), "".join(lines).encode())
         if not_recorded:
             print(f"crosml-audit: no golden cases: {visible(not_recorded)}", file=sys.stderr)
+
+
+@app.command("pin")
+def zoo_pin(
+    source: Annotated[str, typer.Argument(metavar="DIR|ARCHIVE")],
+    requirements: RequirementSet = DEFAULT_SET,
+    output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="The manifest to write.")] = "zoo.sha256sums",
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the manifest.")] = False,
+) -> None:
+    """Write a manifest that pins the models of a folder or an archive, for --zoo-manifest. Take a copy that you trust, not the vendor's."""
+    with errors():
+        from auditor import requirements as sets
+        from auditor.zoo.find import find_models
+        from auditor.zoo.pins import manifest_of, remarks
+
+        zoo = sets.load(requirements).zoo
+        found = tuple(find_models(source, zoo.models).values())
+        if not found:
+            raise UsageError(visible(f"zoo pin: {source}: expected model files of zoo {zoo.version} (`crosml-audit zoo list`), found none"))
+        manifest = manifest_of(found)
+        files.create(output, manifest, overwrite=force)
+        print(manifest.decode(), end="")
+        for remark in remarks(found, zoo):
+            print(f"crosml-audit: {visible(remark)}", file=sys.stderr)
 
 
 @app.command("run")

@@ -144,8 +144,13 @@ def shown(text: str) -> str:
 
 def pack(header: Mapping[str, Any], payload: bytes = b"") -> bytes:
     """Return a frame."""
+    return start(header, len(payload)) + payload
+
+
+def start(header: Mapping[str, Any], size: int) -> bytes:
+    """Return a frame but for its payload of `size` bytes."""
     text = json.dumps(header, allow_nan=False, separators=(",", ":")).encode()
-    return LENGTHS.pack(len(text), len(payload)) + text + payload
+    return LENGTHS.pack(len(text), size) + text
 
 
 def lengths(start: bytes | bytearray, max_payload: int = MAX_PAYLOAD) -> tuple[int, int]:

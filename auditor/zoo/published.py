@@ -61,7 +61,7 @@ class Published:
 
 def read_published(folder: str) -> dict[str, Published]:
     """The models of a folder by name. Raises UsageError, in one line, for a manifest or golden cases that are none."""
-    from auditor.zoo.find import read_manifest  # noqa: PLC0415  # it knows every archive format
+    from auditor.zoo.pins import read_manifest  # noqa: PLC0415  # only for those who have one
 
     listed = read_manifest(os.path.join(folder, MANIFEST))
     found = {}
