@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from auditor import files
-from auditor.cli.common import errors, outputs
-from auditor.cli.history import keep
+from auditor.cli.common import Force, errors, outputs
+from auditor.cli.history import check_database, keep
 from auditor.cli.options import read_date
 from auditor.errors import UsageError
 from auditor.model import EXIT_FAILED, visible
@@ -26,6 +26,7 @@ def fleet(
     format: Annotated[list[str], typer.Option(metavar="NAME[=PATH]", help="text, json, junit, ctrf, kcidb; may repeat.")] = [],
     history: Annotated[str | None, typer.Option("--history", metavar="DB", help="Add every report to this database.")] = None,
     today: Annotated[str | None, typer.Option(metavar="DATE", help="The day that decides which waivers are in force (UTC).")] = None,
+    force: Force = False,
 ) -> None:
     """Audit all devices of an inventory over ssh: a folder per device, a journal, an index page.
 
@@ -37,7 +38,8 @@ def fleet(
         from auditor.fleet.journal import NAME, read
 
         forms = _formats(format)
-        outputs(history, *(path for _, path in forms))
+        outputs(*(path for _, path in forms), force=force or resume)
+        check_database(history)
         found = load(inventory, read_date(today))
         folder, continued = controller.begin(output, found, resume=resume)
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from auditor.cli.common import errors, outputs
+from auditor import files
+from auditor.cli.common import Force, errors, outputs
 from auditor.cli.options import PLAIN
 from auditor.errors import UsageError
 from auditor.model import visible
@@ -23,6 +24,13 @@ app = typer.Typer(
 
 Database = Annotated[str, typer.Argument(metavar="DB", help="The database that --history names.")]
 Device = Annotated[str | None, typer.Option("--device", metavar="NAME", help="This device only.")]
+
+
+def check_database(path: str | None) -> None:
+    """Refuse now what could not be written once a long audit is done. Raises UsageError."""
+    wrong = "" if path is None else files.why_not_written(path, force=True)
+    if wrong:
+        raise UsageError(f"--history {visible(path or '')}: cannot be written: {wrong}")
 
 
 def keep(path: str, reports: Sequence[tuple[str | None, Report]] | Iterator[tuple[str | None, Report]]) -> int:
@@ -70,15 +78,15 @@ def history_trend(
     device: Device = None,
     model: Annotated[str | None, typer.Option("--model", metavar="NAME", help="This model only.")] = None,
     html: Annotated[str | None, typer.Option("--html", metavar="FILE", help="Write a page with drawings, too.")] = None,
+    force: Force = False,
 ) -> None:
     """The latency of each model over the runs, and where it changed: a rank test against the last good runs tells that from noise."""
     with errors():
-        from auditor import files
         from auditor.history import page
         from auditor.history.store import History
         from auditor.history.views import told, trends
 
-        outputs(html)
+        outputs(html, force=force)
         with History(database) as history:
             found = [each for name in _devices(history, device) for each in trends(history.runs(name)) if model in {None, each.model}]
         if model is not None and not found:

@@ -72,7 +72,7 @@ def entry(report: Report, device: str | None = None) -> Entry:
     latencies: dict[str, list[float]] = {}
     for run in report.model_runs:
         mean = run.bracket_us if run.bracket_us is not None else run.latency_us
-        if run.status == "ok" and mean is not None and mean > 0:
+        if run.status == "completed" and mean is not None and mean > 0:
             latencies.setdefault(run.model, []).append(mean)
     means = {model: tuple(values) for model, values in latencies.items()}
     traits = dict(sorted(_traits(report)))
