@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import sys
@@ -13,6 +14,7 @@ import typer
 
 from auditor import cli
 from auditor.submission import keys
+from auditor.tflite.operators import model_with
 
 DEMO = str(resources.files("auditor.data") / "demo.snapshot")
 TABLE = (Path(__file__).parent.parent / "docs" / "exit-codes.md").read_text(encoding="utf-8")
@@ -89,10 +91,21 @@ EXAMPLES = {
     ("review", 2): "review {}/x.crosml",
     ("review", 3): "review {}/x.crosml --trust {}/key.pub --waivers {}/w.toml",
     ("review", 4): "review {}/r.json --trust {}/key.pub",
+    ("service check", 2): "service check {}/none",
+    ("service check", 4): "service check {}/m.tflite --tflite tflite-runtime",
+    ("service run", 2): "service run {}/none",
+    ("service operators", 2): "service operators {}/none",
+    ("service operators", 4): "service operators {} --tflite tflite-runtime",
+    ("service serve", 2): "service serve {}/none",
+    ("service serve", 4): "service serve {} --listen unix:{}/none/s",
+    ("service metrics", 2): "service metrics --connect none",
+    ("service metrics", 4): "service metrics --connect unix:{}/none",
 }
 FULL = {"zoo list", "zoo generate", "zoo run", "checks", "explain"}
 """What ends in 4 only where its output cannot be written."""
-LONG = {("zoo generate", 0), ("zoo run", 0)}
+LONG = {("zoo generate", 0), ("zoo run", 0), ("service serve", 0), ("service metrics", 0)}
+LONG |= {("service check", 0), ("service check", 1), ("service check", 3), ("service run", 0), ("service run", 1), ("service run", 4)}
+LONG |= {("service operators", 0), ("service operators", 1)}
 """Seen in the tests of these commands: they take their time."""
 
 
@@ -120,6 +133,8 @@ def folder(tmp_path_factory):
     (made / "clauses.toml").write_text('[[requirements]]\nid = "security-3"\ntitle = "t"\ntext = "t"\nsource = "s"\nlevel = "must"\n')
     (made / "zoo.toml").write_text('version = "0"\nsource = "s"\nmodels = []\n')
     (made / "set.toml").write_text('name = "own"\nclauses = "clauses.toml"\nzoo = "zoo.toml"\n')
+    (made / "m.tflite").write_bytes(model := model_with(0, 1))
+    (made / "sha256sums").write_text(f"{hashlib.sha256(model).hexdigest()}  m.tflite\n")
     called("device", "--snapshot", DEMO, "--format", f"json={made / 'r.json'}")
     called("device", "--snapshot", DEMO, "--waivers", str(made / "w.toml"), "--format", f"json={made / 'waived.json'}")
     for prepared in (("report sign", 0), ("submit", 0)):  # their output is the input of others

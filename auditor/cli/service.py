@@ -47,7 +47,7 @@ def service_check(
 
     Without --golden, the golden cases are those of NAME.golden.json beside a model, if it exists.
 
-    Exit codes: 0 yes, 1 no, 3 not known, 2 wrong usage, 4 no runtime or no confinement here.
+    Exit codes: 0 yes, 1 no, 2 wrong usage, 3 not known, 4 no model can be run here.
     """
     import asyncio
 
@@ -95,7 +95,7 @@ def service_run(
 ) -> None:
     """Run one request through the service, or golden cases.
 
-    Exit codes: 0 it ran, and golden cases came out as recorded; 1 the service refused the request or a golden case differs; 2 wrong usage.
+    Exit codes: 0 it ran, 1 the service refused the request or a golden case differs, 2 wrong usage, 4 output cannot be written.
     """
     import asyncio
 
@@ -155,7 +155,7 @@ def service_run(
 def service_operators(asked: dict[str, Any], *, folder: Annotated[str, typer.Argument(metavar="DIR")], format: Format = "text") -> None:
     """The operators that the published models of DIR need, with versions, and those that the runtime here does not have.
 
-    Exit codes: 0 the runtime has all, 1 it lacks some, 2 wrong usage, 4 no runtime here.
+    Exit codes: 0 the runtime has all, 1 it lacks some, 2 wrong usage, 4 the runtime cannot be asked.
     """
     from auditor.inference.results import Budget
     from auditor.inference.wire import WorkerFailure
@@ -203,7 +203,8 @@ def service_serve(
 ) -> None:
     """Serve published models to other programs, by the Open Inference Protocol (v2) over HTTP.
 
-    SIGTERM ends it: it takes no more connections, and finishes what it was asked. Exit codes: 0 it was told to end, or idle; 2 wrong usage.
+    SIGTERM ends it: it takes no more connections, and finishes what it was asked. Exit codes: 0 told to end or
+    idle, 2 wrong usage, 4 it cannot listen there or aiohttp is missing.
     """
     import asyncio
     import os
