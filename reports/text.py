@@ -194,7 +194,7 @@ def _unknowns(page: _Page, report: Report) -> Iterator[str]:
         alike: dict[tuple[Any, ...], list[tuple[RequirementResult, Finding]]] = {}
         for result, finding in unknowns:
             if finding.remedy is remedy:
-                key = (finding.observed, finding.reason, finding.remediation, finding.owner, finding.evidence)
+                key = (finding.observed, finding.reason, finding.remediation, finding.owner, finding.evidence, finding.claims)
                 alike.setdefault(key, []).append((result, finding))
         for group in alike.values():
             for result, finding in group:
