@@ -351,7 +351,7 @@ def _figures(report: Report) -> dict[tuple[str, str], list[float]]:
     found: dict[tuple[str, str], list[float]] = {}
     for run in report.model_runs:
         for quantity, read in _FIGURES.items():
-            value = read(run) if run.status == "ok" else None
+            value = read(run) if run.status == "completed" else None
             if isinstance(value, (int, float)) and 0 <= value <= _HIGHEST:
                 found.setdefault((run.model, quantity), []).append(value)
     return {key: values[-MOST_RUNS:] for key, values in found.items()}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from auditor import files
-from auditor.cli.common import errors, outputs
+from auditor.cli.common import Force, errors, outputs
 from auditor.cli.options import read_date
 from auditor.errors import UsageError
 from auditor.model import EXIT_FAILED, visible
@@ -24,6 +24,7 @@ def fleet(
     resume: Annotated[bool, typer.Option("--resume", help="Continue the last run in the folder; begin one where there is none.")] = False,
     format: Annotated[list[str], typer.Option(metavar="NAME[=PATH]", help="text, json, junit, ctrf, kcidb; may repeat.")] = [],
     today: Annotated[str | None, typer.Option(metavar="DATE", help="The day that decides which waivers are in force (UTC).")] = None,
+    force: Force = False,
 ) -> None:
     """Audit all devices of an inventory over ssh: a folder per device, a journal, an index page.
 
@@ -35,7 +36,7 @@ def fleet(
         from auditor.fleet.journal import NAME, read
 
         forms = _formats(format)
-        outputs(*(path for _, path in forms))
+        outputs(*(path for _, path in forms), force=force or resume)
         found = load(inventory, read_date(today))
         folder, continued = controller.begin(output, found, resume=resume)
 
