@@ -179,6 +179,6 @@ def test_the_help_of_a_command_gives_no_other_codes():
             context = context.commands[word]
         told = re.search(r"Exit codes: (.*?)\.?$", " ".join((context.help or "").split()))
         if told:
-            # a code stands at the beginning, or after a comma, a semicolon or a colon
-            found = {int(code) for code in re.findall(r"(?:^|[;,:] |or )([0-4])\b", told[1])}
+            # a code stands at the beginning, or after a comma, a semicolon, a colon, `or` or `else`
+            found = {int(code) for code in re.findall(r"(?:^|[;,:] |or |else )([0-4])\b", told[1])}
             assert found | ({4} if name in FULL else set()) == codes, name
