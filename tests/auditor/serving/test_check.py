@@ -238,3 +238,15 @@ def test_other_byte_orders_and_memory_orders_are_read_as_their_values(tmp_path):
     assert found == Tensor("float32", (2, 3), np.arange(6, dtype="<f4").tobytes())
     assert run.described(found) == {"dtype": "float32", "shape": [2, 3], "finite": True, "min": 0.0, "max": 5.0, "mean": 2.5, "argmax": 5}
     assert run.described(Tensor("float32", (1,), struct.pack("<f", float("nan"))))["finite"] is False
+
+
+@pytest.mark.parametrize("name", ["check", "operators"])
+def test_no_runtime_is_4(command, file, tmp_path, name, monkeypatch):
+    def none(*_):
+        raise WorkerFailure(Status(RunEnd.RUNTIME_MISSING, "operators", "hello", message="no module"))
+
+    (tmp_path / "sha256sums").write_text(f"{hashlib.sha256(file.read_bytes()).hexdigest()}  m.tflite\n")
+    monkeypatch.setattr(check, "ask_runtime", none)
+    code, out, err = command("service", name, file if name == "check" else tmp_path)
+    assert (code, out, err.count("\n")) == (4, "", 1)
+    assert "no module" in err
