@@ -62,13 +62,18 @@ def sync_folder(folder: str) -> None:
         os.close(descriptor)
 
 
-def why_not_written(path: str) -> str:
-    """What keeps a file from being written, so far as it can be told beforehand; empty where nothing does."""
+def why_not_written(path: str, *, force: bool = True) -> str:
+    """What keeps a file from being written, so far as it can be told beforehand; empty where nothing does.
+
+    Without `force`, a file that exists keeps it; what is no regular file (a terminal, /dev/null) can always be written to.
+    """
     folder = os.path.dirname(os.path.realpath(path))
     if not path or os.path.isdir(path):
         return "expected a file, not a folder"
     if not os.path.isdir(folder):
         return "expected a file in a folder that exists"
+    if os.path.isfile(path) and not force:
+        return "expected a new file; --force overwrites this one"
     if not os.access(path if os.path.exists(path) and not os.path.isfile(path) else folder, os.W_OK):
         return "expected a file in a folder that may be written"
     return ""

@@ -30,7 +30,14 @@ COUNTABLE = (
     "Pin the tool with `--tool-manifest FILE`, which `crosml-audit zoo pin DIR` writes for a trusted copy; or have it on the verified "
     "root; or measure with the embedded runner: `--tflite ai-edge-litert`."
 )
-TO_BE_SEEN = "Have the driver account for its work in DRM fdinfo (drm-engine-…), and the delegate do its work there."
+UNWITNESSED = {TIMED: "unwitnessed", MEMORY: "memory_unwitnessed"}
+"""The conditions that say what kept the kernel's counts from showing it."""
+SHOWN_NOTE = 300
+"""Characters of each."""
+TO_BE_SEEN = (
+    "Have the delegate do its work on the accelerator, and its driver account for it: drm-engine-… or drm-cycles-… in fdinfo, or the DRM "
+    "scheduler's events. Measure as root, with nobody else on the accelerator."
+)
 
 RUN_BROKE = frozenset({"died", "exited", "timed-out", "cpu-exceeded", "protocol-error", "output-shape-mismatch", "out-of-memory"})
 RUN_REFUSED = frozenset({"delegate-create-failed", "prepare-failed", "invoke-failed"})
@@ -161,10 +168,12 @@ def witnessed(answer: Answer, runs: tuple[ModelRun, ...], *processes: str) -> An
         return replace(answer, outcome=Outcome.UNKNOWN, because=because, remedy=Remedy.TOOL, remediation=OWN_RUNTIME)
     if all(run.conditions.get(each) is True for run in runs for each in processes):
         return answer
-    because = f"Within the limit, but nothing shows that the accelerator did the work.{_on_the_processor(runs)}"
+    because = "Within the limit, but nothing shows that the accelerator did the work."
+    because += _unwitnessed(runs, processes) + _on_the_processor(runs)
     return replace(answer, outcome=Outcome.UNKNOWN, because=because, remedy=Remedy.VENDOR, remediation=TO_BE_SEEN)
 
 
+<<<<<<< HEAD
 def counted(facts: Facts, answer: Answer, runs: tuple[ModelRun, ...]) -> Answer:
     """The answer; a pass only where it is known how many inferences there were. The embedded runner asks for each; a tool says a number.
 
@@ -218,6 +227,13 @@ def _compared(runs: tuple[ModelRun, ...]) -> str:
         figures = [f"output {each.get('index')}: correlation {each.get('correlation')}, error {each.get('error')}" for each in found]
         said.append("; ".join(figures) or str(answers.get("note") or "its answers were not compared with those of the auditor's runtime"))
     return visible(some(list(dict.fromkeys(said)), "; "))
+=======
+def _unwitnessed(runs: tuple[ModelRun, ...], processes: tuple[str, ...]) -> str:
+    """What kept the kernel's counts from showing it, of the runs' conditions; empty where they do not say."""
+    found = [run.conditions.get(UNWITNESSED[each]) for run in runs for each in processes if run.conditions.get(each) is not True]
+    said = [str(text)[:SHOWN_NOTE] for each in found if isinstance(each, list) for text in each]
+    return visible(f" {some(list(dict.fromkeys(said)), '; ')}") if said else ""
+>>>>>>> main
 
 
 def _on_the_processor(runs: tuple[ModelRun, ...]) -> str:

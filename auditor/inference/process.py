@@ -23,12 +23,13 @@ from typing import TYPE_CHECKING, Any
 from auditor.inference import scratch, wire
 from auditor.inference.channel import PIPE_BYTES, Channel, Log, Reply, pipe, read_claims, read_count, read_tensor, read_text, sealed
 from auditor.inference.confinement import Confinement, not_refused, read_kernel_state
-from auditor.inference.fdinfo import Engines, descendants, device_numbers, read_device_use
+from auditor.inference.fdinfo import DeviceUse, descendants, device_numbers, read_device_use
 from auditor.inference.memory import FileId, file_id, read_memory, status_bytes
 from auditor.inference.refusals import Refusals, take_descriptor
 from auditor.inference.sealing import KEY_BYTES, covered, digest
 from auditor.inference.watch import Limits, cpu_ns, oom_kills
 from auditor.inference.wire import Claims, Outcome, ProtocolError, Status, WorkerFailure
+from auditor.inference.witness import Counted, Watched, Witness
 from auditor.inference.worker.confine import Policy, base_policy
 from auditor.tflite.tensors import TensorSpec
 
@@ -128,9 +129,13 @@ class Worker:
         import_path: Sequence[str] = (),
         *,
         nodes: Sequence[str] = (),
+        accelerators: Sequence[Watched] = (),
         apart: bool = False,
     ) -> None:
-        """Start it; `apart` is for one that is to become a tool (`become`). The engines of the devices behind `nodes` are watched."""
+        """Start it; `apart` is for one that is to become a tool (`become`).
+
+        Of the devices behind `nodes`, engines and memory are watched, and of `accelerators`, what else their drivers count.
+        """
         self._role, self._limits = role, limits
         self._accelerator = device_numbers(nodes)
         self._log = Log(MAX_TOOL_OUTPUT if apart else MAX_OUTPUT)
@@ -139,7 +144,6 @@ class Worker:
         self._launcher: FileId | None = None
         self._device_peak: int | None = None
         self._device_unread = False
-        self._engines: dict[tuple[str, str, str], int] = {}
         self._folders: tuple[str, ...] = ()
         self._refusals: Refusals | None = None
         self._oom_kills = oom_kills()
@@ -176,6 +180,8 @@ class Worker:
                 self._pidfd = os.pidfd_open(self._pid)
                 ours.callback(os.close, self._pidfd)
                 ours.callback(self._kill)
+            self._witness = Witness(self._pid, accelerators)
+            ours.callback(self._witness.close)
             self._stack = ours.pop_all()
 
     def __enter__(self) -> Self:
@@ -254,6 +260,7 @@ class Worker:
             kernel = read_kernel_state(self.pid)
         if self._refusals:
             self._refusals.forget()
+        self._witness.begin()
         problems = (*problems, *kernel.problems(), *not_refused(escapes))
         if problems and required:
             raise self._failure(Outcome.UNCONFINABLE, "confine", wire.bounded("; ".join(problems)))
@@ -420,10 +427,10 @@ class Worker:
         self._look_at_device()
         return None if self._device_unread else self._device_peak
 
-    def engines(self) -> Engines:
-        """Return how long engines of devices have worked for the process, also for clients that it has closed since they were seen."""
-        self._look_at_device()
-        return dict(self._engines)
+    def counted(self) -> Counted:
+        """Return what the kernel has counted of the accelerator's work for the process, also for clients that it has closed since."""
+        self._look_at_device(thoroughly=True)
+        return self._witness.counted()
 
     def _child(self) -> int:
         reply = self._request("pid", {}, seconds=self._limits.start_seconds)
@@ -566,17 +573,18 @@ class Worker:
         found = os.stat(f"/proc/{self.pid}/exe")
         return found.st_dev, found.st_ino
 
-    def _look_at_device(self) -> None:
+    def _look_at_device(self, *, thoroughly: bool = False) -> None:
+        use = DeviceUse()
         try:
             use = read_device_use(descendants(self.pid), self._accelerator)
         except ProcessLookupError:
-            return
+            pass
         except OSError:
             self._device_unread = True
-            return
-        self._device_unread = self._device_unread or not use.complete
-        self._device_peak = max(self._device_peak or 0, use.bytes)
-        self._engines.update(use.engines)
+        else:
+            self._device_unread = self._device_unread or not use.complete
+            self._device_peak = max(self._device_peak or 0, use.bytes)
+        self._witness.look(use, thoroughly=thoroughly)
 
     def _ending(self, action: str) -> Status:
         """Tell how the process ended; it has."""

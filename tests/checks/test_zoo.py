@@ -535,9 +535,27 @@ def test_no_pass_unless_the_accelerator_was_seen_working_in_every_run(busy):
         answer = ask(figure, measured(run(), run(conditions={**WITNESSED, "accelerator_busy": None, **conditions})))
         assert (answer.outcome, answer.remedy) == (Outcome.UNKNOWN, Remedy.VENDOR)
         assert "fdinfo" in answer.remediation  # the audit was one of the device itself: to repeat it shows no more
+        assert answer.because.startswith("Within the limit, but nothing shows that the accelerator did the work.")
     assert ask("memory", measured(run(), run(conditions={"accelerator_busy": True}))).outcome is Outcome.UNKNOWN
     assert ask("accuracy", measured(run(), run(conditions={"accelerator_busy": True}))).outcome is Outcome.UNKNOWN
     assert ask("latency", measured(run(conditions=conditions), own=(9000.0, 1.0), outside=(9000.0, 1.0))).outcome is Outcome.FAIL
+
+
+def test_what_keeps_the_accelerator_from_being_seen_is_said():
+    held = "/sys/devices/x/npu_busy_time_us: other processes hold the device: camera (41)"
+    runs = [run(conditions={"unwitnessed": [held, "a\x1b[31mb" + "c" * 900]})] * 3
+    because = ask("latency", measured(*runs)).because
+    assert because.count(held) == 1
+    assert "\x1b" not in because
+    assert len(because) < 1000
+    for odd in ("text", None, [None], [["x"]]):
+        assert ask("latency", measured(run(conditions={"unwitnessed": odd}))).outcome is Outcome.UNKNOWN
+
+
+def test_memory_without_the_accelerators_own_may_fail_and_does_not_pass():
+    unread = {"before_bytes": 30_000_000, "peak_bytes": 60_000_000}
+    assert ask("memory", measured(run(memory=unread))).outcome is Outcome.UNKNOWN
+    assert ask("memory", measured(run(memory={**unread, "peak_bytes": 900_000_000}))).outcome is Outcome.FAIL
 
 
 def test_a_delegate_that_keeps_the_processor_busy():
