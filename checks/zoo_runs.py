@@ -173,7 +173,6 @@ def witnessed(answer: Answer, runs: tuple[ModelRun, ...], *processes: str) -> An
     return replace(answer, outcome=Outcome.UNKNOWN, because=because, remedy=Remedy.VENDOR, remediation=TO_BE_SEEN)
 
 
-<<<<<<< HEAD
 def counted(facts: Facts, answer: Answer, runs: tuple[ModelRun, ...]) -> Answer:
     """The answer; a pass only where it is known how many inferences there were. The embedded runner asks for each; a tool says a number.
 
@@ -227,13 +226,13 @@ def _compared(runs: tuple[ModelRun, ...]) -> str:
         figures = [f"output {each.get('index')}: correlation {each.get('correlation')}, error {each.get('error')}" for each in found]
         said.append("; ".join(figures) or str(answers.get("note") or "its answers were not compared with those of the auditor's runtime"))
     return visible(some(list(dict.fromkeys(said)), "; "))
-=======
+
+
 def _unwitnessed(runs: tuple[ModelRun, ...], processes: tuple[str, ...]) -> str:
     """What kept the kernel's counts from showing it, of the runs' conditions; empty where they do not say."""
     found = [run.conditions.get(UNWITNESSED[each]) for run in runs for each in processes if run.conditions.get(each) is not True]
     said = [str(text)[:SHOWN_NOTE] for each in found if isinstance(each, list) for text in each]
     return visible(f" {some(list(dict.fromkeys(said)), '; ')}") if said else ""
->>>>>>> main
 
 
 def _on_the_processor(runs: tuple[ModelRun, ...]) -> str:
