@@ -56,7 +56,7 @@ def baseline(facts: Facts, requirement: Requirement) -> Iterator[Answer]:
     it may be within it on a long one (`--bench-time page`). What the delegate took is the tool's word, and each line of it must be there
     once and fit the others. It passes only with a tool that answers as the auditor's own runtime does, without the delegate, to inputs that
     were drawn for the run; and, as the number of inferences is the tool's word, with one that is pinned (`--tool-manifest`) or lies on the
-    verified root. That a delegate ends that process early, with lines that it forged in the tool's name, or remembers the answer
+    verified root, or where the kernel counted as many commands of the accelerator's (amdxdna). That a delegate ends that process early, with lines that it forged in the tool's name, or remembers the answer
     to the one input of a process, is not excluded there; the embedded runner (`--tflite`) excludes it.
     """
     yield from judge_baseline(facts, requirement, _judge)

@@ -286,6 +286,23 @@ def test_the_number_of_inferences_is_the_word_of_a_tool_that_is_not_known():
         assert ask(what, measured(native_run())).outcome is Outcome.PASS
 
 
+@pytest.mark.parametrize(
+    ("commands", "warm_up", "timed", "outcome"),
+    [
+        (60, 10, 50, Outcome.PASS),
+        (59, 10, 50, Outcome.UNKNOWN),
+        (None, 10, 50, Outcome.UNKNOWN),
+        (60, None, 50, Outcome.UNKNOWN),
+        (60, -10, 50, Outcome.UNKNOWN),
+        (True, 0, 1, Outcome.UNKNOWN),
+    ],
+)
+def test_the_kernels_count_of_commands_confirms_the_number(commands, warm_up, timed, outcome):
+    known = native_run(warm_up=warm_up, timed=timed)
+    counted = replace(known, conditions={**known.conditions, "engines": {"source": "completed commands", "commands": commands}})
+    assert ask("latency", measured(counted)).outcome is outcome
+
+
 def test_a_tool_on_the_verified_root_is_known_and_that_is_cited():
     facts = measured(native_run())
     loading = collected(trees.built(trees.intel_gpu)).loading
