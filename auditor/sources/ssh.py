@@ -48,6 +48,7 @@ AGENT = (
     "families",
     "files.py",
     "frames.py",
+    "scratch.py",
     "model.py",
     "probes",
     "sources",
