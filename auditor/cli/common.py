@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 def errors() -> Iterator[None]:
     """Usage and audit errors become one line on stderr and their exit code; so does output that cannot be written."""
     try:
-        yield
+        with _interruptible():
+            yield
         sys.stdout.flush()
     except UsageError as error:
         _end(str(error), EXIT_USAGE)
@@ -38,10 +40,30 @@ def errors() -> Iterator[None]:
         _end("" if broken else f"{error.filename or 'standard output'}: {error.strerror or error}", EXIT_FAILED)
 
 
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGTERM and SIGHUP end a command as Ctrl-C does, unless they were ignored before (nohup). Another one does not end the end."""
+    taken = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_DFL]
+
+    def interrupt(_number: int, _frame: object) -> NoReturn:
+        for number in taken:
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for number in taken:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
+
+
 def _end(message: str, code: int) -> NoReturn:
     """End with one line on stderr; with none where the reader of our output went away, as `head` does."""
     if message:
-        print(f"crosml-audit: {visible(message)}", file=sys.stderr)
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            print(f"crosml-audit: {visible(message)}", file=sys.stderr)
     raise typer.Exit(code) from None
 
 
