@@ -21,10 +21,10 @@ import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from auditor.inference import wire
+from auditor.inference import group, wire
 from auditor.inference.channel import PIPE_BYTES, Channel, Log, Reply, pipe, read_claims, read_count, read_tensor, read_text, sealed
 from auditor.inference.confinement import Confinement, not_refused, read_kernel_state
-from auditor.inference.fdinfo import Engines, device_numbers, read_device_use
+from auditor.inference.fdinfo import MAX_THREADS, Engines, device_numbers, read_device_use
 from auditor.inference.memory import FileId, file_id, read_memory, status_bytes
 from auditor.inference.processes import descendants
 from auditor.inference.refusals import Refusals, take_descriptor
@@ -158,7 +158,9 @@ class Worker:
         self._watched_until = 0.0
         self._cpu_before = 0
         self._ends = bytearray()
-        self._scratch = os.path.join(tempfile.gettempdir(), f"crosml-audit-{os.urandom(8).hex()}")
+        name = f"crosml-audit-{os.urandom(8).hex()}"
+        self._scratch = os.path.join(tempfile.gettempdir(), name)
+        self._groups = group.plan(name, limits.memory_bytes, MAX_THREADS)
         with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
             # its supervisor sees the controller's end of the channel closed, and ends; so that is waited for last
             ours.callback(self._wait)
@@ -174,7 +176,7 @@ class Worker:
             command = [*_COMMAND, json.dumps([list(import_path), path]), str(requests), str(replies)]
             environment = {"LD_LIBRARY_PATH": ":".join(library_path)} if library_path else {}
             self._supervisor = subprocess.Popen(
-                [*_PYTHON, SUPERVISOR, json.dumps([path, requests, ends_write, self._scratch, command, environment])],
+                [*_PYTHON, SUPERVISOR, json.dumps([path, requests, ends_write, self._scratch, self._groups, command, environment])],
                 stdin=subprocess.DEVNULL,
                 stdout=output_write,
                 stderr=output_write,
@@ -409,6 +411,10 @@ class Worker:
         self._is_weighed = True
         self._weigh()
         return None if self._memory_unread else self._peak
+
+    def group_bytes(self) -> int | None:
+        """Return the peak of the worker's control group, in bytes; None where it has none, or has ended."""
+        return group.peak_bytes(self._groups, self.pid)
 
     def memory_bytes(self) -> int | None:
         """Return VmRSS + VmSwap, as the ML service counts a process's memory; None once it has ended, or where it is not read."""
@@ -647,7 +653,7 @@ class Worker:
         finally:
             os.close(process)
         self._supervisor.wait()
-        clean(self._scratch)
+        clean(self._scratch, self._groups)
 
 
 def own_import_path() -> list[str]:

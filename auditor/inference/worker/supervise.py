@@ -22,10 +22,13 @@ import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from auditor import scratch
+from auditor.inference import group
 from auditor.inference.processes import descendants
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
+
+    from auditor.inference.group import Group
 
 _SET_PARENT_DEATH_SIGNAL, _SET_CHILD_SUBREAPER = 1, 36
 _END_SECONDS = 10.0
@@ -34,35 +37,38 @@ _SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal
 """What another process may end one with, apart from SIGKILL. They are ignored."""
 
 
-def main(requests: int, ends: int, folder: str, command: list[str], environment: dict[str, str]) -> NoReturn:
-    """Make the worker's `folder`, start `command` in it, and outlive both it and the controller."""
+def main(requests: int, ends: int, folder: str, groups: Sequence[Group], command: list[str], environment: dict[str, str]) -> NoReturn:
+    """Make the worker's `folder` and its control `groups`, start `command` in them, and outlive both it and the controller."""
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     os.set_inheritable(ends, False)
     os.mkdir(folder, 0o700)
     try:
+        group.make(groups)
         ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         child = os.fork()
         if not child:
-            _become(folder, command, environment)
+            _become(folder, groups, command, environment)
         _supervise(child, requests, ends)
     finally:
-        clean(folder)
+        clean(folder, groups)
     os._exit(0)
 
 
-def clean(folder: str) -> None:
+def clean(folder: str, groups: Sequence[Group]) -> None:
     """Remove what a worker's supervisor made."""
     scratch.remove(folder)
+    group.remove(groups)
 
 
-def _become(folder: str, command: list[str], environment: dict[str, str]) -> NoReturn:
+def _become(folder: str, groups: Sequence[Group], command: list[str], environment: dict[str, str]) -> NoReturn:
     try:
         os.setsid()
         ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         os.chdir(folder)
+        group.join(groups)
         os.execve(command[0], command, environment)  # noqa: S606 - our own command, no shell
     finally:
         os._exit(127)
