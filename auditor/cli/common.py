@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
 import signal
 import sys
+import time
 from typing import TYPE_CHECKING, NoReturn
 
 import typer
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from auditor.model import Format, Report
+
+
+_PAIR_SECONDS = 3.0
 
 
 @contextlib.contextmanager
@@ -42,13 +47,20 @@ def errors() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """SIGTERM and SIGHUP end a command as Ctrl-C does, unless they were ignored before (nohup). Another one does not end the end."""
-    taken = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_DFL]
+    """SIGTERM and SIGHUP end a command as Ctrl-C does, unless they were ignored before (nohup).
 
-    def interrupt(_number: int, _frame: object) -> NoReturn:
-        for number in taken:
-            signal.signal(number, signal.SIG_IGN)
-        raise KeyboardInterrupt
+    They often come in pairs: one that follows within seconds does not end the end. A later one does; Python can lose the first (an
+    exception in a finalizer goes nowhere), and what a worker leaves is its supervisor's to remove in any case.
+    """
+    taken = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_DFL]
+    last = -math.inf
+
+    def interrupt(_number: int, _frame: object) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last > _PAIR_SECONDS:
+            last = now
+            raise KeyboardInterrupt
 
     for number in taken:
         signal.signal(number, interrupt)
