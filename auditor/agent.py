@@ -27,7 +27,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from auditor import frames, scratch
+from auditor import folders, frames
 from auditor.facts.collect import collect
 from auditor.model import Status
 from auditor.probes import answer as answer_probe
@@ -130,7 +130,7 @@ class Zoo:
             code = self._process.wait()
         _end_children()
         if self._folder:
-            scratch.remove(self._folder)
+            folders.remove(self._folder)
         return f"signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"exit code {code}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from dataclasses import dataclass, replace
@@ -10,23 +11,25 @@ from typing import TYPE_CHECKING
 from auditor import files, registry, requirements
 from auditor.codec import decode_waivers
 from auditor.details import details
-from auditor.engine import Context, Selection, judge, names, unwaived
+from auditor.engine import Context, Selection, judge, unwaived
 from auditor.errors import AuditError, UsageError
 from auditor.facts.collect import collect
 from auditor.facts.types import Facts, Ok, PublicKey, Settings
 from auditor.gather import TOOL, gather
-from auditor.model import DeviceSummary, Report, Waiver, ZooUsed, printable
+from auditor.model import DeviceSummary, ManifestUsed, PinnedBy, Report, Waiver, ZooUsed, printable, visible
 from auditor.requirements import RequirementSet
 from auditor.sources import recording
 from auditor.sources.recording import Record, Replay
+from auditor.vocabulary import near, vocabulary
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     Read = Callable[[str, str], bytes]
 
-    from auditor.model import Check
     from auditor.request import Request
+    from auditor.vocabulary import Vocabulary
+    from auditor.zoo.catalogue import ZooVersion
 
 LIST_LIMIT = 1 << 20
 """Bytes of a waivers, manifest, base image or key file."""
@@ -49,11 +52,13 @@ class Rules:
     requirements: RequirementSet
     waivers: tuple[Waiver, ...]
     settings: Settings
+    manifest: ManifestUsed | None = None
 
 
 def audit(request: Request, progress: Callable[[str], None]) -> Audited:
     """Carry out an audit. Raises UsageError for what the request names wrongly, AuditError where a device cannot be asked."""
     rules = read_rules(request, requirements.load(request.requirements))
+    request = replace(request, selection=_selection(request.selection, vocabulary(rules.requirements.requirements, registry.checks())))
     record = gather(request, progress)
     return Audited(judged(record, rules, request), record)
 
@@ -61,9 +66,9 @@ def audit(request: Request, progress: Callable[[str], None]) -> Audited:
 def read_rules(request: Request, judged_by: RequirementSet, read: Read | None = None) -> Rules:
     """The rules that a request names. Raises UsageError; `read` gives the bytes of a file by its path and the option that names it."""
     read = read or _small
-    _known(request.selection, judged_by, registry.checks())
     waivers = () if request.waivers is None else decode_waivers(read(request.waivers, "--waivers"), request.waivers)
-    return Rules(judged_by, waivers, _settings(request, judged_by, read))
+    pinned, manifest = ({}, None) if request.manifest is None else _manifest(request.manifest, judged_by.zoo, read)
+    return Rules(judged_by, waivers, _settings(request, judged_by, pinned, read), manifest)
 
 
 def judged(record: Record, rules: Rules, request: Request) -> Report:
@@ -72,18 +77,43 @@ def judged(record: Record, rules: Rules, request: Request) -> Report:
     facts = _told_apart(replace(collect(Replay(record)), settings=rules.settings), request.not_accelerators)
     _wanted(request, facts)
     summary = _summary(record, facts)
-    zoo, notes = ZooUsed(judged_by.zoo.version, facts.plan.models), tuple(_notes(request, facts))
-    context = Context(TOOL, judged_by.name, summary, zoo, notes, tuple(_judged_with(request)), details(facts))
-    report = judge(facts, checks, judged_by.requirements, rules.waivers, request.today, selection, context)
+    context = Context(
+        TOOL,
+        judged_by.name,
+        summary,
+        ZooUsed(judged_by.zoo.version, facts.plan.models, _pins(facts), rules.manifest),
+        tuple(_notes(request, facts)),
+        tuple(_judged_with(request)),
+        details(facts),
+    )
+
+    def selected(selection: Selection) -> Report:
+        return judge(facts, checks, judged_by.requirements, rules.waivers, request.today, selection, context)
+
+    report = selected(selection)
+    _found(selection, report, selected)
     return report if request.apply_waivers else unwaived(report)
 
 
-def _known(selection: Selection, judged_by: RequirementSet, checks: tuple[Check, ...]) -> None:
-    """A name in --only or --skip that names nothing would silently leave out everything, or nothing."""
-    pairs = [(each, check) for each in judged_by.requirements for check in checks if check.requirement == each.family]
+def _selection(asked: Selection, known: Vocabulary) -> Selection:
+    """The selection, an id each. A name in --only or --skip that names nothing would silently leave out everything, or nothing."""
+    selection = Selection(known.split(asked.only), known.split(asked.skip))
     for name in (*selection.only, *selection.skip):
-        if not any(names(name.partition("@")[0], *pair) for pair in pairs):
-            raise UsageError(f"--only, --skip: {printable(name)}: no such requirement or check; `crosml-audit checks` lists them")
+        if not known.matches(name):
+            raise UsageError(f"--only, --skip: {known.unknown(name)}")
+    return selection
+
+
+def _found(selection: Selection, report: Report, judged: Callable[[Selection], Report]) -> None:
+    """A finding in --only that this device does not have would give a report on nothing."""
+    for name in selection.only:
+        if "@" in name and name not in _ids(report):
+            there = _ids(judged(Selection((name.partition("@")[0],))))
+            raise UsageError(f"--only: {visible(name)[:200]}: expected a finding of this device{near(name, there)}")
+
+
+def _ids(report: Report) -> set[str]:
+    return {finding.id for result in report.requirements for finding in result.findings}
 
 
 def _wanted(request: Request, facts: Facts) -> None:
@@ -104,6 +134,12 @@ def _told_apart(facts: Facts, none: tuple[str, ...]) -> Facts:
         return facts
     left = tuple(each for each in found.value.unrecognised if each.subject not in none)
     return replace(facts, accelerators=replace(found, value=replace(found.value, unrecognised=left)))
+
+
+def _pins(facts: Facts) -> dict[str, PinnedBy]:
+    """What pins the model files that were measured, by model; of an earlier record, what pins them now."""
+    found = {each.name: facts.settings.pinned_by(each, facts.plan.archive) for each in facts.plan.models}
+    return {name: how for name, how in found.items() if how}
 
 
 def _summary(record: Record, facts: Facts) -> DeviceSummary:
@@ -175,23 +211,36 @@ def _confinement_notes(facts: Facts) -> Iterator[str]:
         yield f"To the delegate, --allow-path opened: {printable(', '.join(allowed))}."
 
 
-def _settings(request: Request, judged_by: RequirementSet, read: Read) -> Settings:
-    manifest: dict[str, str] = {}
-    if request.manifest is not None:
-        from auditor.zoo.find import parse_manifest  # noqa: PLC0415
-
-        listed = parse_manifest(read(request.manifest, "--zoo-manifest"), request.manifest)
-        names = {name: model.name for model in judged_by.zoo.models for name in model.files}
-        manifest = {names[name]: sha for name, sha in listed.items() if name in names}
-        if not manifest:
-            raise UsageError(f"--zoo-manifest: {request.manifest}: expected model files of zoo {judged_by.zoo.version}, found none")
+def _settings(request: Request, judged_by: RequirementSet, manifest: Mapping[str, tuple[str, ...]], read: Read) -> Settings:
     roots = [_trust_root(text, read) for text in request.trust_roots]
-    return Settings(
+    return replace(
+        published(judged_by.zoo),
         trust_roots=frozenset(root for root in roots if isinstance(root, str)),
         keys=tuple(root for root in roots if isinstance(root, PublicKey)),
         base_image=frozenset() if request.base_image is None else _base_image(request.base_image, read),
         manifest=manifest,
     )
+
+
+def published(zoo: ZooVersion) -> Settings:
+    """What a requirement set pins by itself: files, and whole archives."""
+    return Settings(
+        published={model.name: model.sha256 for model in zoo.models if model.sha256},
+        archives=frozenset(each.sha512 for each in zoo.archives),
+    )
+
+
+def _manifest(path: str, zoo: ZooVersion, read: Read) -> tuple[dict[str, tuple[str, ...]], ManifestUsed]:
+    """The sha256 of the files that a manifest names, by the models of a zoo; and the manifest's own. A model may have several files."""
+    from auditor.zoo.pins import parse_manifest  # noqa: PLC0415  # only for those who have one
+
+    data = read(path, "--zoo-manifest")
+    listed = parse_manifest(data, path)
+    found = {model.name: tuple(listed[name] for name in model.files if name in listed) for model in zoo.models}
+    pinned = {name: digests for name, digests in found.items() if digests}
+    if not pinned:
+        raise UsageError(f"--zoo-manifest: {printable(path)}: expected model files of zoo {zoo.version}, found none")
+    return pinned, ManifestUsed(printable(path), hashlib.sha256(data).hexdigest())
 
 
 def is_fingerprint(text: str) -> bool:

@@ -11,7 +11,6 @@ import inspect
 import json
 import math
 import re
-import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,12 +18,8 @@ import msgspec
 
 from auditor.errors import AuditError, UsageError
 from auditor.model import REPORT_SCHEMA, Claim, Outcome, Report, Waiver, visible
+from auditor.toml import tomllib
 from auditor.waivers import is_pattern, names_a_check
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

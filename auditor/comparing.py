@@ -109,6 +109,10 @@ class Measured:
         return self.after / self.before - 1 if self.before else None
 
 
+_Moved = dict[tuple[str, str], Cause]
+"""By model and quantity, why the figures are others."""
+
+
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """Everything that differs between two reports."""
@@ -134,8 +138,9 @@ def compare(old: Report, new: Report, tolerance: float = 0.05) -> Comparison:
     A measured figure that moved by at most `tolerance` of itself is left out. A figure that moved without changing an outcome is no change
     of a finding; it is among the measurements.
     """
-    measured = tuple(each for each in _measured(old, new) if abs(each.after - each.before) > tolerance * each.before)
-    findings = tuple(_findings(old, new))
+    moved, figures = _moved(old, new)
+    measured = tuple(each for each in figures if abs(each.after - each.before) > tolerance * each.before)
+    findings = tuple(_findings(old, new, moved))
     before, after = ({result.id: result for result in report.requirements} for report in (old, new))
     standings = ((name, _standing(before.get(name)), _standing(after.get(name))) for name in dict.fromkeys((*before, *after)))
     worse = (
@@ -191,7 +196,7 @@ def _names(report: Report) -> str:
     return ", ".join(f"{each.id} driver {each.driver or 'unknown'}" for each in report.accelerators) or "none"
 
 
-def _findings(old: Report, new: Report) -> Iterator[Change]:
+def _findings(old: Report, new: Report, moved: _Moved) -> Iterator[Change]:
     earlier, later = ({result.id: result for result in report.requirements} for report in (old, new))
     for name in dict.fromkeys((*earlier, *later)):
         first, second = earlier.get(name), later.get(name)
@@ -206,7 +211,7 @@ def _findings(old: Report, new: Report) -> Iterator[Change]:
                 finding=each,
                 before=_outcome(was) if was else None,
                 after=_outcome(now) if now else None,
-                causes=_causes(old, new, (first, was), (second, now)),
+                causes=_causes(old, new, moved, (first, was), (second, now)),
                 observed=changed_part(was.observed, now.observed)
                 if was and now
                 else (was.observed if was else "", now.observed if now else ""),
@@ -236,6 +241,7 @@ def _counted(finding: Finding) -> Outcome:
 def _causes(
     old: Report,
     new: Report,
+    moved: _Moved,
     before: tuple[RequirementResult | None, Finding | None],
     after: tuple[RequirementResult | None, Finding | None],
 ) -> tuple[Cause, ...]:
@@ -250,7 +256,7 @@ def _causes(
         found.append(Cause.REQUIREMENTS)
     if _record(old) != _record(new):
         found += _of_evidence(was, now)
-        found += _of_runs(old, new, second or first)
+        found += _of_runs(moved, second or first)
         if not found or found == [Cause.WAIVER]:
             found.append(_of_judging(old, new) if was and now and not list(_evidence(was, now)) else Cause.DEVICE)
     elif Cause.REQUIREMENTS not in found:
@@ -316,15 +322,39 @@ def _undecided(finding: Finding) -> bool:
     return finding.outcome is Outcome.UNKNOWN
 
 
-def _of_runs(old: Report, new: Report, result: RequirementResult | None) -> Iterator[Cause]:
+def _of_runs(moved: _Moved, result: RequirementResult | None) -> Iterator[Cause]:
     quantity = result.id.rpartition("-")[2] if result else ""
-    if result is None or result.model is None or quantity not in _FIGURES:
-        return
-    before, after = _runs(old, result.model, quantity), _runs(new, result.model, quantity)
-    if bool(before) != bool(after):
-        yield Cause.GAINED if after else Cause.LOST
-    elif before and after:
-        yield _noise(before, after)[1]
+    if result is not None and result.model is not None:
+        cause = moved.get((result.model, quantity))
+        yield from () if cause is None else (cause,)
+
+
+def _moved(old: Report, new: Report) -> tuple[_Moved, tuple[Measured, ...]]:
+    """What became of each figure of each model: the cause of its change, and of those that both reports have the means."""
+    before, after = _figures(old), _figures(new)
+    causes: _Moved = {}
+    measured = []
+    for model, quantity in dict.fromkeys((*before, *after)):
+        first, second = before.get((model, quantity)), after.get((model, quantity))
+        if first and second:
+            probability, cause = _noise(first, second)
+            means = statistics.fmean(first), statistics.fmean(second)
+            measured.append(Measured(model, quantity, *means, (len(first), len(second)), probability, cause))
+        else:
+            cause = Cause.GAINED if second else Cause.LOST
+        causes[model, quantity] = cause
+    return causes, tuple(measured)
+
+
+def _figures(report: Report) -> dict[tuple[str, str], list[float]]:
+    """The figures of the runs that ended well and have them, by model and quantity; the latest, where there are more than anyone makes."""
+    found: dict[tuple[str, str], list[float]] = {}
+    for run in report.model_runs:
+        for quantity, read in _FIGURES.items():
+            value = read(run) if run.status == "completed" else None
+            if isinstance(value, (int, float)) and 0 <= value <= _HIGHEST:
+                found.setdefault((run.model, quantity), []).append(value)
+    return {key: values[-MOST_RUNS:] for key, values in found.items()}
 
 
 def _noise(before: Sequence[float], after: Sequence[float]) -> tuple[float, Cause]:
@@ -334,21 +364,6 @@ def _noise(before: Sequence[float], after: Sequence[float]) -> tuple[float, Caus
         return probability, Cause.BEYOND_NOISE
     least = 2 / math.comb(len(before) + len(after), len(before))
     return probability, Cause.FEW_RUNS if least > SIGNIFICANT else Cause.WITHIN_NOISE
-
-
-def _measured(old: Report, new: Report) -> Iterator[Measured]:
-    for model in dict.fromkeys(run.model for run in (*old.model_runs, *new.model_runs)):
-        for quantity in _FIGURES:
-            before, after = _runs(old, model, quantity), _runs(new, model, quantity)
-            if before and after:
-                means = statistics.fmean(before), statistics.fmean(after)
-                yield Measured(model, quantity, *means, (len(before), len(after)), *_noise(before, after))
-
-
-def _runs(report: Report, model: str, quantity: str) -> list[float]:
-    """A figure of each run of a model that ended well and has it; the latest runs, where a report has more than anyone makes."""
-    figures = (_FIGURES[quantity](run) for run in report.model_runs if run.model == model and run.status == "ok")
-    return [value for value in figures if isinstance(value, (int, float)) and 0 <= value <= _HIGHEST][-MOST_RUNS:]
 
 
 def _latency(run: ModelRun) -> Any:

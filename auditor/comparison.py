@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from html import escape
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from auditor.model import visible
@@ -14,6 +15,13 @@ if TYPE_CHECKING:
     from auditor.comparing import Change, Comparison, Measured
 
 SCHEMA = "crosml-audit/comparison/1"
+
+LONGEST = 600
+"""Characters of one text that are shown to people; JSON has all of it."""
+MOST = 2000
+"""Findings, requirements or measurements that are shown to people; JSON has all of them."""
+CITED = 8
+"""Pieces of evidence of one finding that are shown to people."""
 
 _UNITS = {"latency": (1e3, "ms"), "memory": (1e6, "MB"), "accuracy": (1.0, "")}
 """What a figure is divided by for people, and its unit then."""
@@ -31,16 +39,18 @@ table {{ border-collapse: collapse; width: 100% }}
 th, td {{ border-bottom: 1px solid #8886; overflow-wrap: anywhere; padding: .4rem .6rem; text-align: left; vertical-align: top }}
 .worse {{ font-weight: bold }}
 </style>
+<main>
 <h1>Comparison of two audits</h1>
 <p>{summary}</p>
 {sections}
+</main>
 </html>
 """
 
 
 def as_text(comparison: Comparison) -> str:
     """The comparison in lines, for people."""
-    return "".join(f"{visible(line)}\n" for line in _lines(comparison))
+    return "".join(f"{_short(line)}\n" for line in _lines(comparison))
 
 
 def as_json(comparison: Comparison) -> str:
@@ -69,7 +79,7 @@ def as_html(comparison: Comparison) -> str:
             "; ".join(
                 (
                     *(f"{one} → {other}" for one, other in (each.observed,) if one != other),
-                    *(f"{read.path}: {read.change}" for read in each.evidence),
+                    *(f"{read.path}: {read.change}" for read in each.evidence[:CITED]),
                 )
             ),
         )
@@ -100,15 +110,18 @@ def _lines(comparison: Comparison) -> Iterator[str]:
     yield from (f"{name}: {before}, now {after}" for name, before, after in comparison.about)
     told: set[str] = set()
     outcomes = {name: _became(before, after) for name, before, after in comparison.requirements}
-    for each in comparison.findings:
+    for each in comparison.findings[:MOST]:
         if each.requirement not in told:
             told.add(each.requirement)
             yield f"{each.requirement}: {outcomes.get(each.requirement, 'outcome unchanged')}"
         yield from _finding(each)
-    yield from (f"{name}: {change}" for name, change in outcomes.items() if name not in told)
+    if len(comparison.findings) > MOST:
+        yield f"  and {len(comparison.findings) - MOST} more findings, which --format json lists"
+    else:
+        yield from islice((f"{name}: {change}" for name, change in outcomes.items() if name not in told), MOST)
     if comparison.measured:
         yield "measurements"
-    for measured in comparison.measured:
+    for measured in comparison.measured[:MOST]:
         runs = f"{measured.runs[0]} and {measured.runs[1]} processes, rank test p = {measured.probability:.2g}"
         means = f"{_figure(measured, measured.before)}, now {_figure(measured, measured.after)} ({_moved(measured)})"
         yield f"  {measured.model} {measured.quantity}: {means}, {measured.cause.value} ({runs})"
@@ -130,7 +143,14 @@ def _finding(change: Change) -> Iterator[str]:
         yield f"    was: {change.observed[0]}. {change.reason[0]}"
     if change.after is not None:
         yield f"    now: {change.observed[1]}. {change.reason[1]}"
-    yield from (f"    {each.path}: {each.change}" for each in change.evidence)
+    yield from (f"    {each.path}: {each.change}" for each in change.evidence[:CITED])
+    if len(change.evidence) > CITED:
+        yield f"    and {len(change.evidence) - CITED} more, which --format json lists"
+
+
+def _short(text: str) -> str:
+    """A text as one line of bounded length."""
+    return visible(text if len(text) <= LONGEST else f"{text[:LONGEST]}…")
 
 
 def _became(before: str | None, after: str | None) -> str:
@@ -172,5 +192,6 @@ def _section(title: str, header: tuple[str, ...], rows: Sequence[Sequence[str]])
     if not rows:
         return ""
     head = "".join(f"<th scope=col>{escape(each)}" for each in header)
-    body = "\n".join(f"<tr>{''.join(f'<td>{escape(visible(each))}' for each in row)}" for row in rows)
-    return f"<h2>{title}</h2>\n<table>\n<thead><tr>{head}\n<tbody>\n{body}\n</table>"
+    body = "\n".join(f"<tr>{''.join(f'<td>{escape(_short(each))}' for each in row)}" for row in rows[:MOST])
+    more = f"\n<p>{len(rows) - MOST} more, which <code>--format json</code> lists.</p>" if len(rows) > MOST else ""
+    return f"<h2>{title}</h2>\n<table>\n<thead><tr>{head}\n<tbody>\n{body}\n</table>{more}"

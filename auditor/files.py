@@ -6,7 +6,7 @@ import os
 import stat
 import tempfile
 
-from auditor.errors import AuditError
+from auditor.errors import AuditError, UsageError
 from auditor.model import visible
 
 
@@ -27,28 +27,50 @@ def read(path: str, limit: int, label: str, error: type[Exception]) -> bytes:
     return data
 
 
-def write(path: str, data: bytes) -> None:
+def write(path: str, data: bytes, *, durable: bool = False) -> None:
     """Write a file by way of a temporary one beside it, so that nothing half-written is ever there; through a link, to where it leads.
 
-    What is there and is no regular file (a terminal, a pipe, /dev/null) is written to, not replaced. Raises AuditError with one line.
+    What is there and is no regular file (a terminal, a pipe, /dev/null) is written to, not replaced. `durable`: a power cut after the call
+    does not lose it. Raises AuditError with one line.
     """
     try:
         if os.path.exists(path) and not os.path.isfile(path):
             with open(path, "wb") as file:
                 file.write(data)
         else:
-            _replace(os.path.realpath(path), data)
+            _replace(os.path.realpath(path), data, durable=durable)
     except (OSError, ValueError) as wrong:
         raise AuditError(visible(f"{path}: {_reason(wrong)}")) from None
 
 
-def why_not_written(path: str) -> str:
-    """What keeps a file from being written, so far as it can be told beforehand; empty where nothing does."""
+def create(path: str, data: bytes, *, overwrite: bool = False) -> None:
+    """Write a file that must not exist yet, unless it is to be overwritten. Raises UsageError where it exists, AuditError as `write`."""
+    if os.path.lexists(path) and not overwrite:
+        raise UsageError(visible(f"{path}: already exists (--force overwrites it, --output names another file)"))
+    write(path, data)
+
+
+def sync_folder(folder: str) -> None:
+    """Have the names in a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def why_not_written(path: str, *, force: bool = True) -> str:
+    """What keeps a file from being written, so far as it can be told beforehand; empty where nothing does.
+
+    Without `force`, a file that exists keeps it; what is no regular file (a terminal, /dev/null) can always be written to.
+    """
     folder = os.path.dirname(os.path.realpath(path))
     if not path or os.path.isdir(path):
         return "expected a file, not a folder"
     if not os.path.isdir(folder):
         return "expected a file in a folder that exists"
+    if os.path.isfile(path) and not force:
+        return "expected a new file; --force overwrites this one"
     if not os.access(path if os.path.exists(path) and not os.path.isfile(path) else folder, os.W_OK):
         return "expected a file in a folder that may be written"
     return ""
@@ -58,11 +80,14 @@ def _unhurried(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
 
 
-def _replace(path: str, data: bytes) -> None:
+def _replace(path: str, data: bytes, *, durable: bool) -> None:
     descriptor, temporary = tempfile.mkstemp(prefix=".crosml-audit-", dir=os.path.dirname(path))
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)
@@ -70,6 +95,8 @@ def _replace(path: str, data: bytes) -> None:
     except BaseException:
         os.unlink(temporary)
         raise
+    if durable:
+        sync_folder(os.path.dirname(path))
 
 
 def _reason(wrong: Exception) -> str:

@@ -73,6 +73,19 @@ class Verdict(enum.Enum):
     INCOMPLETE = "incomplete"
 
 
+class Incomplete(enum.Enum):
+    """Why a verdict is `incomplete`, the first of these that holds: a device that lost its driver is not one that nobody measured yet."""
+
+    NO_ACCELERATOR = "no-accelerator"
+    """None was found, or what was found is not known to be one."""
+    NO_DRIVER = "no-driver"
+    """No driver is bound to the accelerators that were found."""
+    NOTHING_MEASURED = "nothing-measured"
+    """Clauses that take a measurement are open, and no model was run."""
+    UNDECIDED = "undecided"
+    """Other evidence is missing."""
+
+
 class Remedy(enum.Enum):
     """What would decide an unknown: shown in the finding, and counted in the report's last lines."""
 
@@ -305,6 +318,17 @@ class Tool:
     version: str
 
 
+class PinnedBy(enum.Enum):
+    """What says that a model file is the zoo's own."""
+
+    MANIFEST = "manifest"
+    """The manifest that the report was made with."""
+    REQUIREMENT_SET = "requirement-set"
+    """The requirement set has the file's sha256."""
+    ARCHIVE = "archive"
+    """The requirement set has the sha512 of the archive that `--zoo` named."""
+
+
 @dataclass(frozen=True, slots=True)
 class ZooModelUsed:
     """A model file that was measured: where it came from (`device`, `given`, `stand-in`) and its digest."""
@@ -315,11 +339,21 @@ class ZooModelUsed:
 
 
 @dataclass(frozen=True, slots=True)
+class ManifestUsed:
+    """A manifest of model files that a report was made with: its path and the digest of its bytes."""
+
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class ZooUsed:
-    """The zoo of a report."""
+    """The zoo of a report. `pins` says by the model's name what pins its file; a file that nothing pins is not in it."""
 
     version: str
     models: tuple[ZooModelUsed, ...] = ()
+    pins: Mapping[str, PinnedBy] = field(default_factory=dict)
+    manifest: ManifestUsed | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,7 +401,7 @@ class AcceleratorSummary:
 class ModelRun:
     """One model measured in one fresh worker process (`crosml-audit/run/1`); times in microseconds, memory in bytes.
 
-    `status` is `ok` or how the run ended; `total_nodes` counts the operators of the file; `delegated_macs` is the share of
+    `status` is `completed` or how the run ended; `total_nodes` counts the operators of the file; `delegated_macs` is the share of
     multiply-accumulates that the delegate took, None where partitions are not known. `accuracy` has one entry per output.
     """
 
@@ -530,17 +564,24 @@ class Report:
     judged_with: tuple[str, ...] = ()
     """The options that decided how the record was judged: requirement set, waivers, roots, date. An argument each."""
     details: Details = field(default_factory=Details)
+    incomplete: Incomplete | None = None
+    """Why the verdict is `incomplete`; None where it is another one."""
     schema: str = REPORT_SCHEMA
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A report format. `render` takes the report; that of `text` also takes `colour` and `width`. `suffix` begins with a dot."""
+    """A report format. `render` takes the report, and as keywords the settings that `takes` names. `suffix` begins with a dot.
+
+    Settings: `colour` (bool), `width` (characters of a line), `verbose` (bool), `unknown` (what an unknown counts as: `error`, `failure`,
+    `once`).
+    """
 
     name: str
     media_type: str
     suffix: str
     render: Callable[..., str]
+    takes: tuple[str, ...] = ()
 
 
 EXIT_CODES: Mapping[Verdict, int] = {Verdict.COMPLIANT: 0, Verdict.NON_COMPLIANT: 1, Verdict.INCOMPLETE: 3}

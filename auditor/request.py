@@ -17,6 +17,8 @@ class Target:
     """What to audit, and what may be done there. At most one of `host`, `root`, `snapshot` and `demo`; none of them is this machine."""
 
     host: str | None = option(None, "Audit a device over ssh; it needs python3 >= 3.10.", "[USER@]HOST")
+    ssh_config: str | None = option(None, "With --host: configuration file for ssh, as `ssh -F` takes it.", "FILE")
+    identity: str | None = option(None, "With --host: file of the private key to log in with, as `ssh -i` takes it.", "FILE")
     root: str | None = option(None, "Audit a directory laid out like a device's file system; nothing is run.", "DIR")
     snapshot: str | None = option(None, "Judge a snapshot; nothing is run.", "FILE")
     kernel_log: str | None = option(None, "With --root: the device's kernel log, as dmesg, journalctl or syslog keeps it.", "FILE")
@@ -63,6 +65,8 @@ class Request(Target, ZooOptions, Judging):
             raise UsageError("--probe-dma: expected a device to try it on: this machine or --host, without --no-probes")
         if self.device_dir is not None and self.host is None:
             raise UsageError("--device-dir: expected with --host: it is a folder of the device for what is copied there")
+        if self.host is None and not (self.ssh_config is None and self.identity is None):
+            raise UsageError("--ssh-config, --identity: expected with --host")
         if self.kernel_log is not None and self.root is None:
             raise UsageError("--kernel-log: expected with --root: a device and a snapshot have their own")
         self.check()
@@ -85,6 +89,12 @@ class Request(Target, ZooOptions, Judging):
     def may_try(self) -> bool:
         """Whether there is a device to try things on."""
         return self.probes and not self.demo and self.root is None and self.snapshot is None
+
+    @property
+    def ssh_options(self) -> tuple[str, ...]:
+        """What ssh is given in addition to the host. A key that is named is the only one that is offered."""
+        config = () if self.ssh_config is None else ("-F", self.ssh_config)
+        return config if self.identity is None else (*config, "-i", self.identity, "-o", "IdentitiesOnly=yes")
 
     def options(self) -> ZooOptions:
         """The zoo's part of it."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from auditor import audit, comparison, submit
+from auditor import audit, submit
 from auditor.comparing import Cause, Comparison, compare
 from auditor.engine import claimed
 from auditor.errors import AuditError, UsageError
@@ -23,6 +22,9 @@ if TYPE_CHECKING:
     from auditor.audit import Rules
     from auditor.request import Request
     from auditor.submission.keys import Signer
+
+MOST_DECIDED = 1000
+"""Differences that a decision lists: an envelope has bounds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,7 @@ def decision(reviewed: Reviewed, data: bytes, comment: str, signers: Sequence[Si
         "verdict": report.verdict.value,
         "comment": comment,
         "vendor": {"requirements_set": reviewed.stated.requirements_set, "verdict": reviewed.stated.verdict.value},
-        "differences": _document(reviewed.differences),
+        "differences": _differences(reviewed.differences),
         "limits": statement.DISCLAIMER,
     }
     files = {"submission.crosml": data, bundle.REPORT: submit.as_json(report)}
@@ -112,5 +114,13 @@ def _steps(
     )
 
 
-def _document(differences: Comparison) -> Any:
-    return json.loads(comparison.as_json(differences))
+def _differences(differences: Comparison) -> dict[str, Any]:
+    """The differences as a decision has them: what became of each finding, and why. `count` is of all of them."""
+    shown = differences.findings[:MOST_DECIDED]
+    return {
+        "count": len(differences.findings),
+        "findings": [
+            {"finding": each.finding, "before": each.before, "after": each.after, "causes": [cause.value for cause in each.causes]}
+            for each in shown
+        ],
+    }

@@ -9,7 +9,7 @@ from auditor.model import Answer, Level, Outcome, Owner, Remedy, check, visible
 from auditor.statistics import Spread, Verdict, confirm, inputs_needed, pool, within
 from checks.wording import some
 from checks.zoo_golden import judge_images
-from checks.zoo_runs import MEMORY, TIMED, cited, invalid, of_baseline, of_generated, of_stand_in, witnessed
+from checks.zoo_runs import MEMORY, TIMED, cited, invalid, judge_baseline, judge_generated, judge_stand_in, judge_unpinned, witnessed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -65,7 +65,7 @@ def baseline(facts: Facts, requirement: Requirement) -> Iterator[Answer]:
     1.1 times the limit 2 in 10, at twice the limit 1 in 10 (`benchmarks/accuracy.py` simulates all of this).
     inference_diff_eval does not say on which side a NaN was: where the auditor's own answers show none, that is unknown.
     """
-    yield from of_baseline(facts, requirement, _judge)
+    yield from judge_baseline(facts, requirement, _judge)
 
 
 @check(
@@ -80,7 +80,25 @@ def baseline(facts: Facts, requirement: Requirement) -> Iterator[Answer]:
 )
 def stand_in(facts: Facts, requirement: Requirement) -> Iterator[Answer]:
     """The same question about a generated stand-in: the zoo's public graph with random weights. It never decides the baseline."""
-    yield from of_stand_in(facts, requirement, _judge)
+    yield from judge_stand_in(facts, requirement, _judge)
+
+
+@check(
+    "zoo-accuracy.unpinned",
+    each="model",
+    level=Level.SHOULD,
+    expected=EXPECTED,
+    passes=PASSES,
+    fails=FAILS,
+    remediation=REMEDIATION,
+    owner=Owner.VENDOR,
+)
+def unpinned(facts: Facts, requirement: Requirement) -> Iterator[Answer]:
+    """The same question about a file that has the model's graph and that nothing pins: its weights are its own.
+
+    It never decides the baseline, neither way: errors depend on the weights, and with weights of zeros every answer is the same.
+    """
+    yield from judge_unpinned(facts, requirement, _judge)
 
 
 @check(
@@ -101,7 +119,7 @@ def follows(facts: Facts, requirement: Requirement) -> Iterator[Answer]:
     channel in an early layer: 0.34), and their differences cancel out over the inputs (offset 0.02 at most; a lost bias: 0.12 and more).
     The limits are 0.5 and 0.1. What remains: a dead channel of a late layer, whose effect is below that of rounding, passes.
     """
-    yield from of_generated(facts, requirement, _judge_follows)
+    yield from judge_generated(facts, requirement, _judge_follows)
 
 
 def _judge_follows(facts: Facts, result: ModelResult, runs: tuple[ModelRun, ...], _requirement: Requirement) -> Iterator[Answer]:

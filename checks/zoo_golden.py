@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from auditor.model import Answer, Level, Outcome, Owner, Remedy, check
-from checks.zoo_runs import TIMED, cited, invalid, of_file, witnessed
+from checks.zoo_runs import TIMED, cited, invalid, judge_file, witnessed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,7 +51,7 @@ def golden(facts: Facts, requirement: Requirement) -> Iterator[Answer]:
     Where noise proves nothing (zoo-accuracy.baseline), a pass here in every run lets the page's bound decide; a failure here does not
     fail the page's bound.
     """
-    yield from of_file(facts, requirement, _judge)
+    yield from judge_file(facts, requirement, _judge)
 
 
 def _judge(facts: Facts, result: ModelResult, runs: tuple[ModelRun, ...], _requirement: Requirement) -> Iterator[Answer]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from auditor.facts.types import Ok
 from auditor.model import Answer, Level, Outcome, Owner, Remedy, check
 from auditor.statistics import LOOKS, MOST_FURTHER, Verdict, further, judge
-from checks.zoo_runs import TIMED, cited, invalid, of_baseline, of_stand_in, witnessed
+from checks.zoo_runs import TIMED, cited, invalid, judge_baseline, judge_stand_in, judge_unpinned, witnessed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,6 +44,8 @@ def baseline(facts: Facts, requirement: Requirement) -> Iterator[Answer]:
     the next, the verdict must also hold for the times at the end. Otherwise unknown, with the number of further processes that would
     decide.
 
+    Only a pinned model is judged: by a manifest, by the requirement set, or from the archive that it is published as.
+
     No verdict unless the delegate took 95 % of the model's multiply-accumulates. That is read in the delegate's own process and so is a
     claim: it can keep a pass away, and never makes one. No pass unless the kernel counted the accelerator's work in each run, and the
     processor did not do enough beside it to have computed the model: a delegate can compute on the CPU. That one keeps the accelerator busy
@@ -55,7 +57,7 @@ def baseline(facts: Facts, requirement: Requirement) -> Iterator[Answer]:
     once and fit the others. That a delegate ends that process early, with lines that it forged in the tool's name, or remembers the answer
     to the one input of a process, is not excluded there; the embedded runner (`--tflite`) excludes it.
     """
-    yield from of_baseline(facts, requirement, _judge)
+    yield from judge_baseline(facts, requirement, _judge)
 
 
 @check(
@@ -70,7 +72,26 @@ def baseline(facts: Facts, requirement: Requirement) -> Iterator[Answer]:
 )
 def stand_in(facts: Facts, requirement: Requirement) -> Iterator[Answer]:
     """The same question about a generated stand-in: the zoo's public graph with random weights. It never decides the baseline."""
-    yield from of_stand_in(facts, requirement, _judge)
+    yield from judge_stand_in(facts, requirement, _judge)
+
+
+@check(
+    "zoo-latency.unpinned",
+    each="model",
+    level=Level.SHOULD,
+    expected=EXPECTED,
+    passes=PASSES,
+    fails=FAILS,
+    remediation=REMEDIATION,
+    owner=Owner.VENDOR,
+)
+def unpinned(facts: Facts, requirement: Requirement) -> Iterator[Answer]:
+    """The same question about a file that has the model's graph and that nothing pins: its weights are its own.
+
+    It never decides the baseline, neither way: on some accelerators, weights of zeros, or that compress well, are faster, and others are
+    slower.
+    """
+    yield from judge_unpinned(facts, requirement, _judge)
 
 
 def _judge(facts: Facts, result: ModelResult, runs: tuple[ModelRun, ...], requirement: Requirement) -> Iterator[Answer]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from auditor.model import Answer, Level, Outcome, Owner, Remedy, check
-from checks.zoo_runs import MEMORY, cited, invalid, of_baseline, of_stand_in, witnessed
+from checks.zoo_runs import MEMORY, cited, invalid, judge_baseline, judge_stand_in, judge_unpinned, witnessed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,7 +40,7 @@ def baseline(facts: Facts, requirement: Requirement) -> Iterator[Answer]:
     It passes only where the kernel counted the accelerator's work in that very process. Answers are compared in it, too; not excluded is
     that a delegate computes more slowly there in less memory, or keeps data in a file on a disk and reads it a piece at a time.
     """
-    yield from of_baseline(facts, requirement, _judge)
+    yield from judge_baseline(facts, requirement, _judge)
 
 
 @check(
@@ -55,7 +55,25 @@ def baseline(facts: Facts, requirement: Requirement) -> Iterator[Answer]:
 )
 def stand_in(facts: Facts, requirement: Requirement) -> Iterator[Answer]:
     """The same question about a generated stand-in: the zoo's public graph with random weights. It never decides the baseline."""
-    yield from of_stand_in(facts, requirement, _judge)
+    yield from judge_stand_in(facts, requirement, _judge)
+
+
+@check(
+    "zoo-memory.unpinned",
+    each="model",
+    level=Level.SHOULD,
+    expected=EXPECTED,
+    passes=PASSES,
+    fails=FAILS,
+    remediation=REMEDIATION,
+    owner=Owner.VENDOR,
+)
+def unpinned(facts: Facts, requirement: Requirement) -> Iterator[Answer]:
+    """The same question about a file that has the model's graph and that nothing pins: its weights are its own.
+
+    It never decides the baseline, neither way: weights that are equal, or zero, need no memory of their own.
+    """
+    yield from judge_unpinned(facts, requirement, _judge)
 
 
 _LESS = "Stay within the limit with all that is taken at any moment: files in memory, the kernel's buffers, files that are read."

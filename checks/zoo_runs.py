@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from auditor.facts.types import Missing as MissingEvidence
 from auditor.facts.types import MissingFact, Ok
-from auditor.model import Answer, Evidence, Outcome, Remedy, Status, visible
+from auditor.model import Answer, Evidence, Outcome, Remedy, Status, ZooModelUsed, visible
 from checks.wording import some
 
 if TYPE_CHECKING:
@@ -21,7 +21,14 @@ DELEGATED_SHARE = 0.95
 
 TIMED, MEMORY = "accelerator_busy", "memory_accelerator_busy"
 """The conditions of a run that say of a process of it that the kernel counted the accelerator's work in it."""
-TO_BE_SEEN = "Have the driver account for its work in DRM fdinfo (drm-engine-…), and the delegate do its work there."
+UNWITNESSED = {TIMED: "unwitnessed", MEMORY: "memory_unwitnessed"}
+"""The conditions that say what kept the kernel's counts from showing it."""
+SHOWN_NOTE = 300
+"""Characters of each."""
+TO_BE_SEEN = (
+    "Have the delegate do its work on the accelerator, and its driver account for it: drm-engine-… or drm-cycles-… in fdinfo, or the DRM "
+    "scheduler's events. Measure as root, with nobody else on the accelerator."
+)
 
 RUN_BROKE = frozenset({"died", "exited", "timed-out", "cpu-exceeded", "protocol-error", "output-shape-mismatch", "out-of-memory"})
 RUN_REFUSED = frozenset({"delegate-create-failed", "prepare-failed", "invoke-failed"})
@@ -34,20 +41,36 @@ NOT_MEASURED = {
 """Why a run of the native tools that did not come to its end says nothing about the delegate."""
 
 
-def of_baseline(facts: Facts, requirement: Requirement, judge: Callable[..., Iterator[Answer]]) -> Iterator[Answer]:
-    """The answers about the zoo's own model: only a pinned file, or one with the catalogue's graph, is judged."""
+def judge_baseline(facts: Facts, requirement: Requirement, judge: Callable[..., Iterator[Answer]]) -> Iterator[Answer]:
+    """The answers about the zoo's own model: only a pinned file is judged.
+
+    The right graph is not enough: a vendor can fill it with weights that cost nothing, and compute the answers without it. Nor does such a
+    file fail the baseline: its weights may be the cause (values that do not compress, numbers below the normal range). So it is unknown.
+    """
     result, runs = _runs(facts, requirement)
     kind, reason = _identity(facts, result, runs)
-    if kind in {"pinned", "same-graph"}:
+    if kind == "pinned":
         yield from judge(facts, result, runs, requirement)
     elif kind == "stand-in":
         yield Answer(Outcome.UNKNOWN, "measured on a generated stand-in", cited(result), reason, remedy=Remedy.MANIFEST)
+    elif kind == "same-graph":
+        observed = f"sha256 {runs[0].sha256}, which nothing pins"
+        because = f"The graph is that of {result.model}; nothing shows that the weights are, and what is measured depends on them."
+        yield Answer(Outcome.UNKNOWN, observed, cited(result), because, remedy=Remedy.MANIFEST)
     else:
         yield Answer(Outcome.UNKNOWN, f"sha256 {runs[0].sha256}", cited(result), reason, remedy=Remedy.ZOO)
 
 
-def of_file(facts: Facts, requirement: Requirement, judge: Callable[..., Iterator[Answer]]) -> Iterator[Answer]:
-    """The answers about any file that is the zoo's model or its stand-in."""
+def judge_unpinned(facts: Facts, requirement: Requirement, judge: Callable[..., Iterator[Answer]]) -> Iterator[Answer]:
+    """The answers about a file with the model's graph and weights of its own: in addition to the baseline, never instead of it."""
+    if any(run.identity == "same-graph" for run in _read_runs(facts, requirement)):
+        result, runs = _runs(facts, requirement)
+        if _identity(facts, result, runs)[0] == "same-graph":
+            yield from judge(facts, result, runs, requirement)
+
+
+def judge_file(facts: Facts, requirement: Requirement, judge: Callable[..., Iterator[Answer]]) -> Iterator[Answer]:
+    """The answers about any file that is the zoo's model, has its graph, or is its stand-in."""
     result, runs = _runs(facts, requirement)
     kind, reason = _identity(facts, result, runs)
     if kind in {"pinned", "same-graph", "stand-in"}:
@@ -56,7 +79,7 @@ def of_file(facts: Facts, requirement: Requirement, judge: Callable[..., Iterato
         yield Answer(Outcome.UNKNOWN, f"sha256 {runs[0].sha256}", cited(result), reason, remedy=Remedy.ZOO)
 
 
-def of_generated(facts: Facts, requirement: Requirement, judge: Callable[..., Iterator[Answer]]) -> Iterator[Answer]:
+def judge_generated(facts: Facts, requirement: Requirement, judge: Callable[..., Iterator[Answer]]) -> Iterator[Answer]:
     """The answers about a generated stand-in, pinned or not."""
     if _generated(facts, requirement):
         result, runs = _runs(facts, requirement)
@@ -64,8 +87,8 @@ def of_generated(facts: Facts, requirement: Requirement, judge: Callable[..., It
             yield from judge(facts, result, runs, requirement)
 
 
-def of_stand_in(facts: Facts, requirement: Requirement, judge: Callable[..., Iterator[Answer]]) -> Iterator[Answer]:
-    """The answers about a generated stand-in that is not pinned: shown beside the baseline, never instead of it."""
+def judge_stand_in(facts: Facts, requirement: Requirement, judge: Callable[..., Iterator[Answer]]) -> Iterator[Answer]:
+    """The answers about a generated stand-in that is not pinned: in addition to the baseline, never instead of it."""
     if _generated(facts, requirement):
         result, runs = _runs(facts, requirement)
         if _identity(facts, result, runs)[0] == "stand-in":
@@ -74,9 +97,15 @@ def of_stand_in(facts: Facts, requirement: Requirement, judge: Callable[..., Ite
 
 def _generated(facts: Facts, requirement: Requirement) -> bool:
     """Whether a stand-in was run for a model, or was to be run."""
-    results = facts.models.value if isinstance(facts.models, Ok) else ()
-    known = {run.value.model for each in results for run in each.runs if isinstance(run, Ok) and run.value.identity == "stand-in"}
-    return requirement.model in known | {each.name for each in facts.plan.models if each.origin == "stand-in"}
+    known = any(run.identity == "stand-in" for run in _read_runs(facts, requirement))
+    return known or any(each.origin == "stand-in" for each in facts.plan.models if each.name == requirement.model)
+
+
+def _read_runs(facts: Facts, requirement: Requirement) -> Iterator[ModelRun]:
+    """The runs of a model that could be read; whether a check applies at all does not depend on those that could not."""
+    for result in facts.models.value if isinstance(facts.models, Ok) else ():
+        if result.model == requirement.model:
+            yield from (run.value for run in result.runs if isinstance(run, Ok))
 
 
 def invalid(facts: Facts, result: ModelResult, runs: tuple[ModelRun, ...], broken: Outcome) -> Answer | None:
@@ -120,8 +149,16 @@ def witnessed(answer: Answer, runs: tuple[ModelRun, ...], *processes: str) -> An
     """
     if answer.outcome is not Outcome.PASS or all(run.conditions.get(each) is True for run in runs for each in processes):
         return answer
-    because = f"Within the limit, but nothing shows that the accelerator did the work.{_on_the_processor(runs)}"
+    because = "Within the limit, but nothing shows that the accelerator did the work."
+    because += _unwitnessed(runs, processes) + _on_the_processor(runs)
     return replace(answer, outcome=Outcome.UNKNOWN, because=because, remedy=Remedy.VENDOR, remediation=TO_BE_SEEN)
+
+
+def _unwitnessed(runs: tuple[ModelRun, ...], processes: tuple[str, ...]) -> str:
+    """What kept the kernel's counts from showing it, of the runs' conditions; empty where they do not say."""
+    found = [run.conditions.get(UNWITNESSED[each]) for run in runs for each in processes if run.conditions.get(each) is not True]
+    said = [str(text)[:SHOWN_NOTE] for each in found if isinstance(each, list) for text in each]
+    return visible(f" {some(list(dict.fromkeys(said)), '; ')}") if said else ""
 
 
 def _on_the_processor(runs: tuple[ModelRun, ...]) -> str:
@@ -171,16 +208,17 @@ def _runs(facts: Facts, requirement: Requirement) -> tuple[ModelResult, tuple[Mo
 
 
 def _identity(facts: Facts, result: ModelResult, runs: tuple[ModelRun, ...]) -> tuple[str, str]:
-    """How the file that was run relates to the zoo's model; a manifest decides before the run's own record does."""
-    first = runs[0]
+    """How the file that was run relates to the zoo's model. What pins it is decided here; what the record says of that does not count."""
+    first, settings = runs[0], facts.settings
     if any((run.sha256, run.identity) != (first.sha256, first.identity) for run in runs):
         return "other", "The runs are not all of one file."
-    pinned = facts.settings.manifest.get(result.model)
-    if pinned is None:
-        return first.identity, first.identity_reason
-    if pinned == first.sha256:
+    if settings.pinned_by(ZooModelUsed(result.model, first.sha256, first.origin), facts.plan.archive):
         return "pinned", ""
-    return "other", f"The manifest pins sha256 {pinned} for {result.model}; this is another file."
+    if result.model in settings.manifest:
+        return "other", f"The manifest pins sha256 {' or '.join(settings.manifest[result.model])} for {result.model}; this is another file."
+    if first.identity == "pinned":
+        return "other", "The record says that the file is pinned; neither the requirement set nor a manifest has its sha256."
+    return first.identity, first.identity_reason
 
 
 def cited(result: ModelResult) -> tuple[Evidence, ...]:

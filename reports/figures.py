@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from auditor.model import ModelRun, Outcome, RequirementResult, visible
+from auditor.model import ModelRun, Outcome, PinnedBy, RequirementResult, visible
 from reports.summary import QUANTITIES, model_of
 from reports.wording import cut
 
@@ -22,10 +22,14 @@ if TYPE_CHECKING:
 DISAGREE = 1.05
 """By how much the auditor's clock may exceed a process's own time before a report says that they disagree."""
 PROVENANCE = {
-    "pinned": "pinned by its digest",
     "same-graph": "the zoo's graph, not pinned",
     "stand-in": "generated stand-in",
     "other": "another file",
+}
+PINS = {
+    PinnedBy.MANIFEST: "pinned by the manifest",
+    PinnedBy.REQUIREMENT_SET: "pinned by the requirement set",
+    PinnedBy.ARCHIVE: "of the published archive",
 }
 
 
@@ -48,6 +52,7 @@ class ModelFigures:
     name: str
     origin: str
     sha256: str
+    pinned_by: PinnedBy | None
     identity: str
     results: Mapping[str, RequirementResult]
     """By quantity: `latency`, `accuracy`, `memory`."""
@@ -73,7 +78,7 @@ class ModelFigures:
     @property
     def provenance(self) -> str:
         """Where the file came from and what it is worth, in words."""
-        kind = PROVENANCE.get(self.identity, self.identity)
+        kind = PINS[self.pinned_by] if self.pinned_by else PROVENANCE.get(self.identity, self.identity)
         return ", ".join(dict.fromkeys(part for part in (kind, self.origin if self.origin != self.identity else "") if part))
 
     @property
@@ -98,7 +103,7 @@ def models(report: Report) -> tuple[ModelFigures, ...]:
         of_model, file = runs.get(name, []), files.get(name)
         origin = file.origin if file else of_model[0].origin if of_model else ""
         sha256 = file.sha256 if file else of_model[0].sha256 if of_model else ""
-        found.append(_model(name, origin, sha256, results.get(name, {}), of_model, summaries.get(name)))
+        found.append(_model(name, origin, sha256, report.zoo.pins.get(name), results.get(name, {}), of_model, summaries.get(name)))
     return tuple(found)
 
 
@@ -106,6 +111,7 @@ def _model(
     name: str,
     origin: str,
     sha256: str,
+    pinned_by: PinnedBy | None,
     results: Mapping[str, RequirementResult],
     runs: Sequence[ModelRun],
     summary: ModelSummary | None,
@@ -122,6 +128,7 @@ def _model(
         name=name,
         origin=origin,
         sha256=sha256,
+        pinned_by=pinned_by,
         identity=_same([run.identity for run in runs]) or ("stand-in" if origin == "stand-in" else "" if not runs else "other"),
         results=results,
         runs=tuple(runs),

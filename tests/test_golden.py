@@ -185,19 +185,21 @@ def zoo(tmp_path_factory, photos):
     return functools.cache(make)
 
 
-def judged(name, folder, delegate, runtime, options="", **request):
-    """The accuracy findings of one model, by their word."""
+def judged(name, folder, delegate, runtime, options=""):
+    """The accuracy findings of one model, pinned as it lies in the folder, by their word."""
+    content = (folder / f"{name}.tflite").read_bytes()
+    (folder / "sums").write_text(f"{hashlib.sha256(content).hexdigest()}  {name}.tflite\n")
     pairs = tuple(tuple(option.split("=")) for option in options.split())
     selection = Selection(only=(f"zoo-{name}-accuracy",))
     asked = Request(
         delegate=delegate,
         delegate_options=pairs,
         zoo=str(folder),
+        manifest=str(folder / "sums"),
         tflite=runtime,
         bench_time="quick",
         selection=selection,
         today=datetime.date(2026, 1, 1),
-        **request,
     )
     report = audit.audit(asked, lambda _text: None).report
     assert report.counts["error"] == 0
@@ -289,13 +291,12 @@ def test_a_pinned_stand_in_is_judged_as_the_baseline_and_still_watched(delegate,
     (tmp_path / f"{QUANT}.tflite").write_bytes(content)
     for name in PICTURES:
         shutil.copy(photos / name, tmp_path)
-    (tmp_path / "sums").write_text(f"{hashlib.sha256(content).hexdigest()}  {QUANT}.tflite\n")
-    _, found = judged(QUANT, tmp_path, delegate, runtime, manifest=str(tmp_path / "sums"))
+    _, found = judged(QUANT, tmp_path, delegate, runtime)
     assert (found["baseline"].outcome, found["baseline"].level) == (PASS, Level.MUST), found["baseline"]
     assert (found["follows"].outcome, found["follows"].level) == (PASS, Level.SHOULD), found["follows"]
     assert "stand-in" not in found
     # within 1.5, which is all that the page asks, but the answer to another input
-    _, found = judged(QUANT, tmp_path, delegate, runtime, "fault=previous", manifest=str(tmp_path / "sums"))
+    _, found = judged(QUANT, tmp_path, delegate, runtime, "fault=previous")
     assert found["baseline"].outcome is UNKNOWN, found["baseline"]
     assert "proves nothing" in found["baseline"].reason
     assert found["follows"].outcome is FAIL, found["follows"]

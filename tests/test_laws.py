@@ -9,11 +9,11 @@ import pytest
 
 from auditor import registry, requirements
 from auditor.engine import Context, Selection, judge
-from auditor.facts.collect import collect
 from auditor.model import DeviceSummary, Outcome, Report, Tool, ZooUsed, printable
-from auditor.sources.recording import Record, Replay
+from auditor.sources.recording import Record
 from fixtures import devices
 from fixtures.chromebook import chromebook
+from fixtures.judging import collected
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +28,7 @@ TODAY = datetime.date(2026, 11, 22)
 
 
 def report(record: Record) -> Report:
-    return judge(collect(Replay(record)), CHECKS, SET.requirements, (), TODAY, Selection(), CONTEXT)
+    return judge(collected(record), CHECKS, SET.requirements, (), TODAY, Selection(), CONTEXT)
 
 
 def findings(of: Report) -> dict[str, Finding]:

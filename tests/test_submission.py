@@ -168,7 +168,9 @@ def test_several_keys_and_a_token_sign(run, folder, tmp_path):
     )
     token.chmod(0o755)
     for key in ("vendor", "reviewer"):
-        code, out, _ = run("submit", "--snapshot", DEMO, "--key", folder / f"{key}.pem", "--signer", token, "-o", tmp_path / "x.crosml")
+        code, out, _ = run(
+            "submit", "--snapshot", DEMO, "--key", folder / f"{key}.pem", "--signer", token, "-o", tmp_path / "x.crosml", "--force"
+        )
         assert (code, out.count("ed25519") + out.count("ECDSA")) == (0, 2)
         code, out, _ = run("review", tmp_path / "x.crosml", "--trust", folder / "other.pub")
         assert code == 1
@@ -230,7 +232,7 @@ def causes(data, folder, run, *options):
     (folder / "x.crosml").write_bytes(data)
     code, _, err = run(
         "review", folder / "x.crosml", "--trust", folder / "vendor.pub", "--today", "2026-12-01", *options,
-        "--key", folder / "reviewer.pem", "-o", folder / "decision.json",
+        "--key", folder / "reviewer.pem", "-o", folder / "decision.json", "--force",
     )  # fmt: skip
     assert err == ""
     signed = statement.read((folder / "decision.json").read_bytes(), [FileSigner(KEYS["reviewer"]).key], "x")
@@ -333,7 +335,7 @@ def trust():
     return [VENDOR.key]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(st.data())
 def test_one_byte_changed_anywhere_is_refused(folder, data):
     whole = (folder / "full.crosml").read_bytes()

@@ -14,7 +14,7 @@ pytest.importorskip("numpy", reason="numpy is not installed")
 from auditor.bench.document import Job
 from auditor.bench.embedded import measure
 from auditor.facts.runs import model_result, read_run
-from auditor.facts.types import Listing, Ok, Plan, ZooModelUsed
+from auditor.facts.types import Listing, Ok, Plan, Settings, ZooModelUsed
 from auditor.inference.watch import Limits
 from auditor.inference.wire import RUNTIMES
 from auditor.model import Evidence, Level, Requirement, Status
@@ -65,6 +65,7 @@ def verdicts(document):
         plan=Plan(delegate="/lib.so", models=(ZooModelUsed("m", run.sha256, "given"),), runs=(("m", 3),)),
         models=Ok((model_result("m", run.sha256, (recorded,) * 3),)),
         accelerators=Ok(Listing(("an accelerator",))),
+        settings=Settings(manifest={"m": (run.sha256,)}),
     )
     asked = {
         "latency": zoo_latency.baseline.judge(facts, LATENCY),

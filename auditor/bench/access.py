@@ -11,6 +11,7 @@ from auditor.facts.kernel import read_kernel
 from auditor.facts.reading import Device
 from auditor.facts.types import Ok
 from auditor.inference.executor import Access
+from auditor.inference.witness import Watched
 from auditor.model import printable
 from auditor.sources.live import Live
 
@@ -25,7 +26,11 @@ def access(options: ZooOptions, accelerators: tuple[str, ...] = ()) -> Access:
             raise UsageError(f"--allow-path: {printable(path)}: expected a file or a folder that is there")
     device = Device(Live())
     found = read_accelerators(device, read_kernel(device), accelerators)
-    nodes = {node.path for each in found.value.items for node in each.nodes} if isinstance(found, Ok) else set()
+    items = found.value.items if isinstance(found, Ok) else ()
+    watched = tuple(
+        Watched(each.family, tuple(node.path for node in each.nodes), tuple(core.sysfs for core in each.cores or (each,))) for each in items
+    )
+    nodes = {node for each in watched for node in each.nodes}
     if any(path.startswith("/dev/vfio/") for path in nodes):
         nodes.add("/dev/vfio/vfio")  # the container that a group is put into
-    return Access(tuple(sorted(nodes)), tuple(map(os.path.abspath, options.allow_paths)), options.allow_unconfined)
+    return Access(tuple(sorted(nodes)), tuple(map(os.path.abspath, options.allow_paths)), options.allow_unconfined, watched)

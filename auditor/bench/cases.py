@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from auditor.errors import AuditError
 from auditor.inference.results import CreateGraphExecutorResult, ExecuteResult
-from auditor.inference.service import InferenceService
+from auditor.inference.service import InferenceService, check_cases
 from auditor.tflite.tensors import make_inputs, split
 from auditor.zoo.published import Golden, Tensor
 
@@ -45,7 +45,7 @@ async def _record(content: bytes, name: str, options: Options) -> tuple[Golden, 
         loaded = await service.load_flat_buffer_model(content, name)
         if loaded.model is None:
             raise NotRecorded(loaded.message)
-        created = await service.create_graph_executor(loaded.model)
+        created = await loaded.model.create_graph_executor()
         if created.result is not CreateGraphExecutorResult.OK or created.executor is None:
             raise NotRecorded(created.message)
         executor = created.executor
@@ -62,4 +62,4 @@ async def _record(content: bytes, name: str, options: Options) -> tuple[Golden, 
 async def _differences(content: bytes, name: str, cases: Sequence[Golden], options: Options) -> tuple[str, ...]:
     async with InferenceService(options=options) as service:
         loaded = await service.load_flat_buffer_model(content, name)
-        return await service.check_cases(loaded.model, cases) if loaded.model else (loaded.message,)
+        return await check_cases(loaded.model, cases) if loaded.model else (loaded.message,)

@@ -55,12 +55,13 @@ spoil is null. Whatever happens to a worker, there is a document; what was measu
       golden_cases {count, wrong: [text]}: of the model's golden cases, in what this runtime, without the delegate, gives something else
       cpu_share   processor time of the timed inferences over their brackets: about 1 for each thread that computes or waits busily
       delegated   [{source, nodes, total, partitions}] of the native tools, where sources say different things; the least counts
-      engines     {source, busy_us, timed_us}: where engines of a device were seen working for the process meanwhile
+      engines     {source, busy_us, or commands, timed_us}: where the accelerator was seen working for the process meanwhile
+      unwitnessed [text]: where it was not seen working, what keeps the kernel's counts from showing it (inference/witness.py)
       reference_cpu_us  processor time of an inference in the reference process, by the kernel's count
-      accelerator_busy  true where the kernel counted that engines of the accelerator worked for BUSY_SHARE of the time at least, and the
-                  processor did not do enough beside it to have computed the model itself (`fits`); else absent: not seen, which is
-                  not the same as idle
-      memory_engines, memory_accelerator_busy  the same, in the process that is looked at for memory
+      accelerator_busy  true where the kernel counted that the accelerator worked for BUSY_SHARE of the time at least, or that it completed
+                  a command for each inference, and the processor did not do enough beside it to have computed the model itself
+                  (`fits`); else absent: not seen, which is not the same as idle
+      memory_engines, memory_unwitnessed, memory_accelerator_busy  the same, in the process that is looked at for memory
       refused     [{call, path | null, errno, times}] that the confinement refused to the delegate | null where that could not be seen
     worker_output what the failed (else the test) worker's process printed, its two ends
 """
@@ -83,8 +84,10 @@ from auditor.zoo.golden import GoldenSet
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from auditor.families import Work
     from auditor.inference.confinement import Confinement
     from auditor.inference.process import Worker
+    from auditor.inference.witness import Counted
 
 SCHEMA = "crosml-audit/run/1"
 
@@ -213,8 +216,8 @@ def noted(job: Job, run: Run, worker: Worker, confinement: Confinement) -> Itera
         conditions["refused"] = None if seen is None or known is None else known + [each for each in seen if each not in known]
 
 
-def note_who_worked(run: Run, cpu_us: float, busy_us: float, timed_us: float, inferences: int, *, process: str = "") -> None:
-    """Write down how long the processor and the accelerator's engines worked, and how long so many inferences took.
+def note_who_worked(run: Run, cpu_us: float, counted: Counted, timed_us: float, inferences: int, *, process: str = "") -> None:
+    """Write down how long the processor and the accelerator worked, and how long so many inferences took.
 
     `process` is a prefix for another process than the timed one.
     """
@@ -223,11 +226,23 @@ def note_who_worked(run: Run, cpu_us: float, busy_us: float, timed_us: float, in
     conditions = run["conditions"]
     if not process:
         conditions["cpu_share"] = cpu_us / timed_us
-    if busy_us:
-        source = "drm-engine-* of the process's descriptors (fdinfo)"
-        conditions[f"{process}engines"] = {"source": source, "busy_us": busy_us, "timed_us": timed_us}
-    if busy_us >= BUSY_SHARE * timed_us and fits(cpu_us, busy_us, timed_us, conditions.get("reference_cpu_us", 0.0) * inferences):
+    reference_us = conditions.get("reference_cpu_us", 0.0) * inferences
+    seen = [kind for kind, amount in counted.amounts.items() if amount]
+    proofs = [kind for kind in seen if _proves(kind, counted.amounts[kind], cpu_us, timed_us, reference_us, inferences)]
+    for kind in [*proofs, *seen][:1]:
+        amount = {"busy_us": counted.amounts[kind] / 1e3} if kind.in_time else {"commands": counted.amounts[kind]}
+        conditions[f"{process}engines"] = {"source": kind.source, **amount, "timed_us": timed_us}
+    if proofs:
         conditions[f"{process}accelerator_busy"] = True
+    elif counted.notes:
+        conditions[f"{process}unwitnessed"] = list(map(wire.shown, counted.notes))
+
+
+def _proves(kind: Work, amount: int, cpu_us: float, timed_us: float, reference_us: float, inferences: int) -> bool:
+    """Whether so much of a kind of evidence shows the accelerator to have done the work."""
+    if not kind.in_time:
+        return amount >= max(1, inferences) and fits(cpu_us, 0, timed_us, reference_us)
+    return amount / 1e3 >= BUSY_SHARE * timed_us and fits(cpu_us, amount / 1e3, timed_us, reference_us)
 
 
 def fits(cpu_us: float, busy_us: float, timed_us: float, reference_cpu_us: float) -> bool:

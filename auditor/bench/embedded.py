@@ -29,7 +29,6 @@ from auditor.bench.protocol import WARMUP_RUNS
 from auditor.bench.tracking import Tracking
 from auditor.inference import wire
 from auditor.inference.executor import Access, Executor, Options
-from auditor.inference.fdinfo import busy_ns
 from auditor.inference.wire import Claims, Outcome, Status, WorkerFailure
 from auditor.statistics import spread
 from auditor.tflite.graph import MEDIAPIPE_DECONVOLUTION, BadModel, read_graph
@@ -214,7 +213,7 @@ def _test(job: Job, run: Run, seen: _Seen, generator: np.random.Generator) -> No
         _note_claims(run, loaded.claims, job.model)
         first_ns, last_ns = _warm_up(job, worker, _draw(loaded, generator))
         run["first_us"], most = first_ns / 1e3, _batch_size(seen.samples, last_ns)
-        engines, power = worker.engines(), read_power()
+        counted, power = worker.counted(), read_power()
         started = time.monotonic()
         samples = _endless(seen.samples, generator)
         while (elapsed := time.monotonic() - started) <= job.max_seconds:
@@ -229,8 +228,7 @@ def _test(job: Job, run: Run, seen: _Seen, generator: np.random.Generator) -> No
         drawn = mean_power(power, read_power())
         if drawn:
             run["conditions"]["power"] = drawn
-        busy_us, timed_us = busy_ns(engines, worker.engines()) / 1e3, sum(run["bracket_us"])
-        note_who_worked(run, sum(run["cpu_us"]), busy_us, timed_us, len(run["bracket_us"]))
+        note_who_worked(run, sum(run["cpu_us"]), worker.counted().since(counted), sum(run["bracket_us"]), len(run["bracket_us"]))
         worker.quit()
         run["worker_output"] = worker.output
 
@@ -244,7 +242,7 @@ def _memory(job: Job, run: Run, seen: _Seen) -> None:
         worker = executor.worker
         before = worker.peak_bytes()
         executor.load()
-        engines, cpu_ns, timed_ns, count = worker.engines(), 0, 0, 0
+        counted, cpu_ns, timed_ns, count = worker.counted(), 0, 0, 0
         deadline = time.monotonic() + job.max_seconds
         for sample in itertools.islice(itertools.cycle(seen.pool), job.memory_runs):
             batch = worker.run_batch([sample.inputs])
@@ -255,7 +253,7 @@ def _memory(job: Job, run: Run, seen: _Seen) -> None:
             if time.monotonic() > deadline:
                 break
         peak, group, device = worker.peak_bytes(), worker.group_bytes(), worker.device_bytes()
-        note_who_worked(run, cpu_ns / 1e3, busy_ns(engines, worker.engines()) / 1e3, timed_ns / 1e3, count, process="memory_")
+        note_who_worked(run, cpu_ns / 1e3, worker.counted().since(counted), timed_ns / 1e3, count, process="memory_")
         worker.quit()
     if before and peak:
         run["memory"] = {"before_bytes": before, "peak_bytes": peak, "group_bytes": group, "device_bytes": device}

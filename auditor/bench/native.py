@@ -52,7 +52,6 @@ from auditor.facts.elf import BadElf, read_interpreter
 from auditor.facts.stable_delegate import unknown_fields
 from auditor.inference import wire
 from auditor.inference.executor import policy
-from auditor.inference.fdinfo import busy_ns
 from auditor.inference.process import MAX_OUTPUT, Ended, Worker
 from auditor.inference.wire import Outcome, Status, WorkerFailure
 from auditor.tflite.graph import BadModel, Graph, read_graph
@@ -227,10 +226,10 @@ def _test(job: Job, tools: Tools, run: Run, graph: Graph, answers: _Answers | No
         ended, text = _become(job, worker, [tools.benchmark, *_graph_flags(job, worker), *flags, *_delegate_flags(job)])
         run["worker_output"] = _ends(text)
         read = _applied(job, worker, "test", ended, text)
-        busy_us = busy_ns({}, worker.engines()) / 1e3
+        counted = worker.counted()
         _note_nodes(job, run, graph, read.delegation)
         _note_times(job, run, read, ended, text)
-        note_who_worked(run, ended.cpu_ns / 1e3, busy_us, ended.bracket_ns / 1e3, read.inferences or 0)
+        note_who_worked(run, ended.cpu_ns / 1e3, counted, ended.bracket_ns / 1e3, read.inferences or 0)
         return _errors(worker, answers, 0, "test")
 
 
@@ -241,8 +240,8 @@ def _memory(job: Job, tools: Tools, run: Run, answers: _Answers | None) -> tuple
         flags = (f"--num_runs={job.min_runs}", *monitor, *_answer_flags(worker, answers, 1))
         ended, text = _become(job, worker, [tools.benchmark, *_graph_flags(job, worker), *flags, *_delegate_flags(job)])
         read = _applied(job, worker, "memory", ended, text)
-        busy_us = busy_ns({}, worker.engines()) / 1e3
-        note_who_worked(run, ended.cpu_ns / 1e3, busy_us, ended.bracket_ns / 1e3, read.inferences or 0, process="memory_")
+        counted = worker.counted()
+        note_who_worked(run, ended.cpu_ns / 1e3, counted, ended.bracket_ns / 1e3, read.inferences or 0, process="memory_")
         if ended.peak_bytes is not None:
             run["memory"] = {"before_bytes": 0, "peak_bytes": ended.peak_bytes, "device_bytes": worker.device_bytes()}
         run["conditions"]["tool"]["peak_mb"] = read.peak
@@ -406,7 +405,9 @@ def _note_accuracy(run: Run, read: Differences, answers: _Answers | None, errors
 @contextlib.contextmanager
 def _confined(job: Job, run: Run, tool: str, role: str) -> Iterator[Worker]:
     """A worker that is to become a tool with the delegate in it."""
-    with Worker(role, job.model, job.limits, job.library_path, nodes=job.access.device_nodes, tool=True) as worker:
+    with Worker(
+        role, job.model, job.limits, job.library_path, nodes=job.access.device_nodes, accelerators=job.access.accelerators, tool=True
+    ) as worker:
         confinement = worker.confine(_policy(job, tool, role), required=not job.access.allow_unconfined)
         with noted(job, run, worker, confinement):
             yield worker

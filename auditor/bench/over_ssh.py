@@ -70,6 +70,8 @@ class RemoteSetup:
     delegate: str | None = None
     stable_delegate: str | None = None
     models: tuple[ZooModelUsed, ...] = ()
+    archive: str = ""
+    """sha512 of the archive that `--zoo` named; by the device's word where it lies there."""
     sent: tuple[ModelFile, ...] = ()
     package: str = ""
     machine: Machine | None = None
@@ -113,6 +115,7 @@ def equip(device: Ssh, job: RemoteJob, upload: Upload, progress: Callable[[str],
         delegate=(str, type(None)),
         settings=(str, type(None)),
         found=list,
+        archive=str,
     )
     machine, found = _machine(device, survey), _used(device, job, survey["found"])
     package = upload.package if survey["no_runtime"] else ""
@@ -126,9 +129,10 @@ def equip(device: Ssh, job: RemoteJob, upload: Upload, progress: Callable[[str],
     sent = upload.models
     if job.run and job.options.zoo is None:
         sent = stand_in_files(job.zoo, [each.name for each in found])
-    used = {each.name: each for each in (*found, *(ZooModelUsed(each.model.name, each.sha256, each.origin) for each in sent))}
+    used = {each.name: each for each in (*found, *(each.used for each in sent))}
     ordered = tuple(used[model.name] for model in job.zoo.models if model.name in used)
-    return RemoteSetup(delegate, survey["settings"], ordered, sent, package, machine, problem)
+    archive = next((each.archive for each in upload.models), visible(survey["archive"]))
+    return RemoteSetup(delegate, survey["settings"], ordered, archive, sent, package, machine, problem)
 
 
 def measure(device: Ssh, job: RemoteJob, setup: RemoteSetup, progress: Callable[[str], None]) -> Iterator[tuple[str, dict[str, Any]]]:

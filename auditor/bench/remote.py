@@ -5,7 +5,8 @@ by `=`. Each reply is a JSON object: {"progress": text}, {"folder": path of a ne
 {"run": [model, document]}; the last one is {"end": {…}}, or {"usage": what was asked for wrongly, in one line}.
 
     survey   {options (ZooOptions), try_runtime, find, zoo_version, models, accelerators}
-             -> {python, machine, glibc, no_runtime: why, delegate, settings, found: [{name, sha256, origin}]}
+             -> {python, machine, glibc, no_runtime: why, delegate, settings, found: [{name, sha256, origin}],
+                archive: sha512 of the one that was given}
     stage    {device_dir, bytes, execute} -> {folder | problem}
     unpack   a tar stream's parts, the last of them empty -> {problem}: into that folder
     measure  {runtime: its package in the folder, copied: the delegate there, sent: [{name, sha256, origin}],
@@ -27,7 +28,7 @@ import tempfile
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from auditor import frames, scratch
+from auditor import folders, frames
 from auditor.bench import staging
 from auditor.bench.access import access
 from auditor.bench.delegates import Delegate, shared_library, stable_delegate
@@ -74,7 +75,7 @@ class Job:
     def clean(self) -> None:
         """Remove the folder."""
         if self._folder:
-            scratch.remove(self._folder)
+            folders.remove(self._folder)
 
     def do_survey(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Look at what is here, and whether what was named is what it must be."""
@@ -92,6 +93,7 @@ class Job:
             "delegate": self._delegate.path if options.delegate else None,
             "settings": self._delegate.settings,
             "found": found,
+            "archive": next((each.archive for each in self._found.values()), ""),
         }
 
     def do_stage(self, request: Mapping[str, Any]) -> dict[str, Any]:

@@ -209,11 +209,13 @@ def _job(file: ModelFile, golden: GoldenSet | None, means: MeasureOptions) -> Jo
 
 def _measure(file: ModelFile, job: Job, tools: Tools | None, schedule: Schedule, progress: Callable[[str], None]) -> dict[str, Any]:
     from auditor.bench import embedded, native  # noqa: PLC0415  # only for those who measure
+    from auditor.inference.witness import counting  # noqa: PLC0415
 
-    if tools:
-        run: Run = native.measure(job, tools, progress)
-    else:
-        run = embedded.measure(replace(job, min_runs=min(job.min_runs, schedule.inferences)), progress)
+    with counting(job.access.accelerators if job.delegate else ()):
+        if tools:
+            run: Run = native.measure(job, tools, progress)
+        else:
+            run = embedded.measure(replace(job, min_runs=min(job.min_runs, schedule.inferences)), progress)
     try:
         graph = read_graph(file.content)
     except BadModel as error:

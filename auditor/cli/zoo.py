@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import os
 import sys
 from typing import Annotated, Any
@@ -11,12 +12,12 @@ import typer
 from auditor import files
 from auditor.bench.options import ZooOptions
 from auditor.cli.common import errors, progress
-from auditor.cli.options import PLAIN, takes
+from auditor.cli.options import OUTPUT, PLAIN, Grouped, takes
 from auditor.errors import UsageError
 from auditor.model import printable, visible
 from auditor.request import DEFAULT_SET
 
-app = typer.Typer(help="The ChromeOS ML Model Zoo: list its models, generate stand-ins, run it.", no_args_is_help=True, **PLAIN)
+app = typer.Typer(help="The ChromeOS ML Model Zoo: list, generate, pin or run its models.", no_args_is_help=True, **PLAIN)
 
 RequirementSet = Annotated[str, typer.Option("--requirements", metavar="SET", help="Requirement set: a shipped name, or a .toml file.")]
 
@@ -74,10 +75,49 @@ def zoo_generate(folder: Annotated[str, typer.Argument(metavar="DIR")], requirem
             print(f"crosml-audit: no golden cases: {visible(not_recorded)}", file=sys.stderr)
 
 
-@app.command("run")
+@app.command("pin")
+def zoo_pin(
+    source: Annotated[str, typer.Argument(metavar="DIR|ARCHIVE")],
+    requirements: RequirementSet = DEFAULT_SET,
+    output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="The manifest to write.")] = "zoo.sha256sums",
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the manifest.")] = False,
+) -> None:
+    """Write a manifest that pins the models of a folder or an archive, for --zoo-manifest. Take a copy that you trust, not the vendor's."""
+    with errors():
+        from auditor import requirements as sets
+        from auditor.zoo.find import find_models
+        from auditor.zoo.pins import manifest_of, remarks
+
+        zoo = sets.load(requirements).zoo
+        found = tuple(find_models(source, zoo.models).values())
+        if not found:
+            raise UsageError(visible(f"zoo pin: {source}: expected model files of zoo {zoo.version} (`crosml-audit zoo list`), found none"))
+        manifest = manifest_of(found)
+        files.create(output, manifest, overwrite=force)
+        print(manifest.decode(), end="")
+        for remark in remarks(found, zoo):
+            print(f"crosml-audit: {visible(remark)}", file=sys.stderr)
+
+
+class RunFormat(enum.Enum):
+    """What `zoo run` prints."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+@app.command("run", cls=Grouped)
 @takes(ZooOptions, without=("device_dir",))
-def zoo_run(asked: dict[str, Any], *, requirements: RequirementSet = DEFAULT_SET) -> None:
-    """Measure the zoo on this machine, without judging: one JSON document (crosml-audit/run/1) per line."""
+def zoo_run(
+    asked: dict[str, Any],
+    *,
+    requirements: RequirementSet = DEFAULT_SET,
+    format: Annotated[
+        RunFormat,
+        typer.Option(help="A table, or one JSON document (crosml-audit/run/1) per line as it is measured.", rich_help_panel=OUTPUT),
+    ] = RunFormat.TABLE,
+) -> None:
+    """Measure the zoo on this machine, without judging."""
     import json
 
     from auditor import gather
@@ -88,8 +128,16 @@ def zoo_run(asked: dict[str, Any], *, requirements: RequirementSet = DEFAULT_SET
     options = ZooOptions(**asked)
     options.check()
     gather.no_local(options)
-    models = model_files(sets.load(requirements).zoo, options.zoo)
+    zoo = sets.load(requirements).zoo
+    models = model_files(zoo, options.zoo)
     measure = gather.measure_options(options, gather.delegate(options))
-    with progress() as tell:
-        for _name, document in measure_zoo(models, measure, tell):
-            print(json.dumps(document, sort_keys=True, allow_nan=False), flush=True)
+    documents = []
+    try:
+        with progress() as tell:
+            for _name, document in measure_zoo(models, measure, tell):
+                if format is RunFormat.JSON:
+                    print(json.dumps(document, sort_keys=True, allow_nan=False), flush=True)
+                documents.append(document)
+    finally:  # an interruption leaves what was finished
+        if format is RunFormat.TABLE and documents:
+            print("\n".join(gather.run_table(zoo, documents)))

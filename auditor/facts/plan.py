@@ -49,6 +49,7 @@ def _plan(document: dict[str, Any]) -> Plan:
         stable_delegate=None if stable is None else str(stable),
         zoo_version=str(document["zoo_version"]),
         models=tuple(ZooModelUsed(str(each["name"]), str(each["sha256"]), str(each["origin"])) for each in document["models"]),
+        archive=str(document.get("archive", "")),  # not in records of an earlier collector
         runs=tuple((str(name), min(int(count), MAX_RUNS)) for name, count in runs),
         demonstration=document["demonstration"] is True,
         zoo_left_out=document["zoo_left_out"] is True,

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Generic, NoReturn, TypeVar
 
-from auditor.model import Evidence, ModelRun, Remedy, Status, ZooModelUsed, printable
+from auditor.model import Evidence, ModelRun, PinnedBy, Remedy, Status, ZooModelUsed, printable
 from auditor.statistics import NO_DRIFT, Drift, Interval
 
 T = TypeVar("T")
@@ -96,6 +96,8 @@ class Plan:
     """The settings file that names a stable delegate, where there is no `delegate`."""
     zoo_version: str = ""
     models: tuple[ZooModelUsed, ...] = ()
+    archive: str = ""
+    """sha512 of the archive that `--zoo` named; empty for a folder."""
     runs: tuple[tuple[str, int], ...] = ()
     demonstration: bool = False
     zoo_left_out: bool = False
@@ -131,12 +133,26 @@ class PublicKey:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the judge is told beside the facts: pinned firmware roots (sha256) and keys, the base image's files, model digests by name."""
+    """What the judge is told in addition to the facts: firmware roots, the base image's files, the digests of the zoo's files.
+
+    `trust_roots` are sha256. `manifest` has, by the model's name, the sha256 of each file that the user pins; `published` those that the
+    requirement set has; `archives` are sha512 of whole archives that the requirement set has.
+    """
 
     trust_roots: frozenset[str] = frozenset()
     keys: tuple[PublicKey, ...] = ()
     base_image: frozenset[str] = frozenset()
-    manifest: Mapping[str, str] = field(default_factory=dict)
+    manifest: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    published: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    archives: frozenset[str] = frozenset()
+
+    def pinned_by(self, used: ZooModelUsed, archive: str) -> PinnedBy | None:
+        """What pins a model's file, given the sha512 of `--zoo`; None where nothing does. A manifest that names the model decides alone."""
+        if used.name in self.manifest:
+            return PinnedBy.MANIFEST if used.sha256 in self.manifest[used.name] else None
+        if used.sha256 in self.published.get(used.name, ()):
+            return PinnedBy.REQUIREMENT_SET
+        return PinnedBy.ARCHIVE if used.origin == "given" and archive in self.archives else None
 
 
 # --- the kernel --------------------------------------------------------------------------------------------------------------------------

@@ -33,6 +33,34 @@ class Work(enum.Enum):
         """Whether it counts everyone's work on the device, not the worker's alone."""
         return self is Work.BUSY_TIME
 
+    @property
+    def in_time(self) -> bool:
+        """Whether it is a time; else it is a number of commands, and says nothing of how long they took."""
+        return self is not Work.COMPLETIONS
+
+    @property
+    def source(self) -> str:
+        """What is read, in words."""
+        return _SOURCES[self]
+
+    @property
+    def worth(self) -> str:
+        """What it proves, in words."""
+        if self.whole_device:
+            return "of the whole device: proof while nobody else holds a node of it, and where it rested before the run"
+        if not self.in_time:
+            return "of the process: proof where each inference has a command and the processor did less than half of its work"
+        return "of the process: proof"
+
+
+_SOURCES = {
+    Work.ENGINE_TIME: "drm-engine-* of the process's descriptors (fdinfo)",
+    Work.CYCLES: "drm-cycles-* by drm-total-cycles-* of the process's descriptors (fdinfo)",
+    Work.BUSY_TIME: "npu_busy_time_us of the device (sysfs)",
+    Work.SCHEDULER: "drm_sched_job_run to drm_sched_job_done of the process's clients (trace events of Linux 7.2)",
+    Work.COMPLETIONS: "commands completed for the process (DRM_AMDXDNA_GET_ARRAY)",
+}
+
 
 class Loader(enum.Enum):
     """Who loads an accelerator's firmware."""
@@ -170,9 +198,24 @@ class Family:
                 raise ValueError(f"{self.name}: {each}: expected vendor:device, four lower-case hexadecimal digits each")
 
     @property
+    def unseen(self) -> str:
+        """Why nothing shows its work, and what the driver would have to offer; empty where something does."""
+        if self.work:
+            return ""
+        if not self.modules and not self.drivers:
+            return f"{self.title}: no kernel driver drives it, so the kernel counts nothing of its work. {_TO_OFFER}"
+        return f"{self.title}: its driver counts nothing of its work where the kernel shows it. {_TO_OFFER}"
+
+    @property
     def drm_names(self) -> tuple[str, ...]:
         """What its drivers call themselves in DRM_IOCTL_VERSION."""
         return (self.drm,) if self.drm else self.modules
+
+
+_TO_OFFER = (
+    "A driver has to write drm-driver, drm-client-id and drm-engine-NAME to the fdinfo of its node "
+    "(Documentation/gpu/drm-usage-stats.rst), or run its jobs by the DRM scheduler."
+)
 
 
 def plain(name: str) -> str:

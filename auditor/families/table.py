@@ -134,7 +134,7 @@ FAMILIES = Table((
         ),
         # adreno/a*_catalog.c: microcode, GMU; the zap shader is the device tree's
         images=tuple(f"qcom/a[2-8]*_{each}" for each in ("pm4.fw", "pfp.fw", "sqe.fw", "aqe.fw", "gmu.bin", "gpmu.fw2", "zap.m*")),
-        work=(Work.ENGINE_TIME, Work.CYCLES, Work.SCHEDULER),
+        work=(Work.ENGINE_TIME, Work.SCHEDULER),
         memory=True,
         firmware=Loader.DRIVER,
         own_tables=True,
@@ -432,6 +432,8 @@ FAMILIES = Table((
             "", "DRM_IOCTL_EDU_CREATE", "edu_create", _OWN + 0x01, "=QII", (("size", SIZE), ("handle", 0), ("pad", 0)),
         ),
         copies=3 << 30 | 24 << 16 | ord("d") << 8 | _OWN,  # handle, length, source and destination in the buffer
+        work=(Work.ENGINE_TIME, Work.SCHEDULER),
+        memory=True,
         firmware=Loader.DRIVER,
     ),
 ))  # fmt: skip

@@ -15,9 +15,13 @@ from auditor.inference.wire import Claims, Partition, ProtocolError
 from auditor.tflite.tensors import TensorSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+
+    from auditor.tflite.tensors import Bytes
 
 PIPE_BYTES = 1 << 20
+MAX_PARTS = 64
+"""Parts of a payload that are written at one time."""
 _SEAL_SECONDS = 0.1
 
 
@@ -41,7 +45,7 @@ class Channel:
         reply_write, self.replies = pipe(theirs, ours, reverse=True)
         self.theirs = request_read, reply_write
         self.received = bytearray()
-        self._pending = memoryview(b"")
+        self._pending: list[memoryview] = []
         self._request_id = 0
         self._started = 0
 
@@ -50,21 +54,29 @@ class Channel:
         """Whether part of the request is still to be written."""
         return bool(self._pending)
 
-    def begin(self, action: str, header: Mapping[str, Any], payload: bytes) -> None:
-        """Start a request; nobody can have answered it in advance. `write` sends what the pipe does not take at once."""
+    def begin(self, action: str, header: Mapping[str, Any], payload: Sequence[Bytes]) -> None:
+        """Start a request; nobody can have answered it in advance. `write` sends what the pipe does not take at once.
+
+        The payload's parts are sent as they lie: a large input is not copied.
+        """
         self._request_id = int.from_bytes(os.urandom(6), "little")
-        frame = wire.pack({"id": self._request_id, "do": action, **header}, payload)
+        frame = wire.start({"id": self._request_id, "do": action, **header}, sum(map(len, payload)))
         self._started = time.perf_counter_ns()
-        self._pending = memoryview(frame)
+        self._pending = [memoryview(part) for part in (frame, *payload) if len(part)]
         self.write()
 
     def write(self) -> None:
         """Write what the pipe takes."""
         with contextlib.suppress(BlockingIOError):
             try:
-                self._pending = self._pending[os.write(self.requests, self._pending) :]
+                written = os.writev(self.requests, self._pending[:MAX_PARTS])
             except BrokenPipeError:
-                self._pending = self._pending[:0]  # it is ending; the next poll tells how
+                self._pending = []  # it is ending; the next poll tells how
+                return
+            while self._pending and written >= len(self._pending[0]):
+                written -= len(self._pending.pop(0))
+            if written:
+                self._pending[0] = self._pending[0][written:]
 
     def take(self, max_payload: int) -> Reply | None:
         """Return the reply if it is complete. Raises ProtocolError, and ValueError for a reply to another request."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from auditor.inference import wire
 from auditor.inference.process import Loaded, Worker
 from auditor.inference.wire import AUTO, RUNTIMES, Outcome, Status, WorkerFailure
+from auditor.inference.witness import Watched
 from auditor.inference.worker.confine import Policy
 from auditor.tflite import operators
 from auditor.tflite.graph import BadModel, read_graph
@@ -28,13 +29,14 @@ if TYPE_CHECKING:
 class Access:
     """What a delegate may use of the machine in addition to libraries, its own folder and a folder to write to.
 
-    The accelerator's nodes; more paths that it may read, write and drive, each with all below it; and whether to run where the kernel
-    cannot confine it.
+    The nodes of accelerators, and what there is to watch of them; more paths that it may read, write and drive, each with all below it; and
+    whether to run where the kernel cannot confine it.
     """
 
     device_nodes: tuple[str, ...] = ()
     allow_paths: tuple[str, ...] = ()
     allow_unconfined: bool = False
+    accelerators: tuple[Watched, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +76,15 @@ class Executor:
 
     def __init__(self, model: bytes, options: Options, limits: Limits, role: str) -> None:
         self._model, self._options, self._role = model, options, role
-        self.worker = Worker(role, model, limits, options.library_path, options.import_path, nodes=options.access.device_nodes)
+        self.worker = Worker(
+            role,
+            model,
+            limits,
+            options.library_path,
+            options.import_path,
+            nodes=options.access.device_nodes,
+            accelerators=options.access.accelerators,
+        )
         try:
             self.python, self.runtime = self.worker.hello(options.runtime)
             self.confinement: Confinement = self.worker.confine(policy(options), required=not options.access.allow_unconfined)

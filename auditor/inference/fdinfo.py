@@ -35,15 +35,18 @@ _ORDINARY = frozenset({1, 4, 5, *range(136, 144)})
 """Majors of character devices: null, zero and random numbers; terminals (Documentation/admin-guide/devices.txt)."""
 _HEAPS = "/dev/dma_heap/"
 _SHARED, _ENGINE, _CAPACITY = "drm-shared-", "drm-engine-", "drm-engine-capacity-"
+_CYCLES, _TOTAL = "drm-cycles-", "drm-total-cycles-"
 
 
 Engines: TypeAlias = Mapping[tuple[str, str, str], int]
 """Nanoseconds that each engine has worked so far, by device, client and engine."""
+Cycles: TypeAlias = Mapping[tuple[str, str, str], tuple[int, int]]
+"""The cycles that each engine has worked so far, and those that have passed, by the same."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceUse:
-    """`bytes` of device memory, and how long engines of the accelerator have worked.
+    """`bytes` of device memory, and how long engines of the accelerator have worked for which `clients` (drm-client-id) of it.
 
     Not `complete` where a device does not say what memory it holds.
     """
@@ -51,34 +54,31 @@ class DeviceUse:
     bytes: int = 0
     engines: Engines = field(default_factory=dict)
     complete: bool = True
+    cycles: Cycles = field(default_factory=dict)
+    clients: frozenset[int] = frozenset()
 
 
-def busy_ns(before: Engines, after: Engines) -> int:
-    """Nanoseconds that engines have worked between two readings; a client that is new in the second counts from 0."""
-    return sum(max(0, ns - before.get(key, 0)) for key, ns in after.items())
-
-
-def tasks(pid: int) -> list[int]:
+def tasks(pid: int, proc: str = "/proc") -> list[int]:
     """The threads of a process. Raises ProcessLookupError once it has ended, another OSError where there are too many."""
     try:
-        found = sorted(map(int, os.listdir(f"/proc/{pid}/task")))
+        found = sorted(map(int, os.listdir(f"{proc}/{pid}/task")))
     except FileNotFoundError:
         raise ProcessLookupError from None
     if len(found) > MAX_THREADS:
-        raise OSError(f"/proc/{pid}: {len(found)} threads, expected at most {MAX_THREADS}")
+        raise OSError(f"{proc}/{pid}: {len(found)} threads, expected at most {MAX_THREADS}")
     return found
 
 
-def descriptor_tables(pid: int) -> list[str]:
+def descriptor_tables(pid: int, proc: str = "/proc") -> list[str]:
     """The /proc folder of one thread for each table of descriptors that a process's threads have. Raises as `tasks` does.
 
     Threads that share one are told by kcmp(2), where the kernel has it.
     """
     found: list[int] = []
-    for task in tasks(pid):
+    for task in tasks(pid, proc):
         if not any(_share_descriptors(task, other) for other in found):
             found.append(task)
-    return [f"/proc/{pid}/task/{task}" for task in found]
+    return [f"{proc}/{pid}/task/{task}" for task in found]
 
 
 def descriptors(folder: str) -> list[str]:
@@ -160,7 +160,7 @@ def device_use(texts: Mapping[str, str], devices: Collection[str] = (), own: Col
             buffers[keys.get("ino", f"descriptor {descriptor}")] = _figure(keys.get("size", ""))
             continue
         client = keys.get("drm-pdev", ""), keys.get("drm-client-id", f"descriptor {descriptor}")
-        accounted = "drm-driver" in keys and any(key.startswith(_SIZES) for key in keys)
+        accounted = "drm-driver" in keys and any(map(_is_size, keys))
         complete = complete and (accounted or ("drm-driver" not in keys and descriptor not in devices))
         if "drm-driver" in keys:
             clients[client] = keys
@@ -169,14 +169,19 @@ def device_use(texts: Mapping[str, str], devices: Collection[str] = (), own: Col
     held = [(_total(keys, _SIZES), _total(keys, (_SHARED,))) for keys in clients.values()]
     alone = sum(max(0, size - shared) for size, shared in held)
     shared = sum(min(size, shared) for size, shared in held)
+    told = [(client, name, value) for client, keys in clients.items() if client in workers for name, value in keys.items()]
     engines = {
         (*client, name.removeprefix(_ENGINE)): _figure(value, "ns")
-        for client, keys in clients.items()
-        if client in workers
-        for name, value in keys.items()
+        for client, name, value in told
         if name.startswith(_ENGINE) and not name.startswith(_CAPACITY)
     }
-    return DeviceUse(alone + max(shared, sum(buffers.values())), engines, complete)
+    passed = {(*client, name.removeprefix(_TOTAL)): value for client, name, value in told if name.startswith(_TOTAL)}
+    worked = {(*client, name.removeprefix(_CYCLES)): value for client, name, value in told if name.startswith(_CYCLES)}
+    cycles = {
+        key: (int(worked[key]), int(passed[key])) for key in worked.keys() & passed if _is_number(worked[key]) and _is_number(passed[key])
+    }
+    known = frozenset(int(name) for _, name in workers & clients.keys() if _is_number(name))
+    return DeviceUse(alone + max(shared, sum(buffers.values())), engines, complete, cycles, known)
 
 
 def _holds_memory(path: str) -> bool:
@@ -196,14 +201,23 @@ def _keys(text: str) -> dict[str, str]:
     return found
 
 
+def _is_size(key: str) -> bool:
+    return key.startswith(_SIZES) and not key.startswith(_TOTAL)
+
+
 def _total(keys: Mapping[str, str], prefixes: tuple[str, ...]) -> int:
-    regions = {name.removeprefix(prefix): None for prefix in prefixes for name in keys if name.startswith(prefix)}
+    sizes = [name for name in keys if not name.startswith(_TOTAL)]
+    regions = {name.removeprefix(prefix): None for prefix in prefixes for name in sizes if name.startswith(prefix)}
     return sum(_figure(next(keys[prefix + region] for prefix in prefixes if prefix + region in keys)) for region in regions)
 
 
 def _figure(text: str, unit: str | None = None) -> int:
     """`NUMBER [UNIT]`; in bytes, or of the unit that is expected."""
     number, _, written = text.partition(" ")
-    if not (number.isascii() and number.isdecimal()) or not (written in _UNITS if unit is None else written == unit):
+    if not _is_number(number) or not (written in _UNITS if unit is None else written == unit):
         raise ValueError(f"{text[:80]!r}, expected a number{'' if unit is None else f' of {unit}'}")
     return int(number) * _UNITS.get(written, 1)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal()

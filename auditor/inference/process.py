@@ -21,16 +21,17 @@ import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from auditor.inference import group, wire
+from auditor.inference import group, scratch, wire
 from auditor.inference.channel import PIPE_BYTES, Channel, Log, Reply, pipe, read_claims, read_count, read_tensor, read_text, sealed
 from auditor.inference.confinement import Confinement, not_refused, read_kernel_state
-from auditor.inference.fdinfo import MAX_THREADS, Engines, device_numbers, read_device_use
+from auditor.inference.fdinfo import MAX_THREADS, DeviceUse, device_numbers, read_device_use
 from auditor.inference.memory import FileId, file_id, read_memory, status_bytes
 from auditor.inference.processes import descendants
 from auditor.inference.refusals import Refusals, take_descriptor
 from auditor.inference.sealing import KEY_BYTES, covered, digest
 from auditor.inference.watch import Limits, cpu_ns, oom_kills
 from auditor.inference.wire import Claims, Outcome, ProtocolError, Status, WorkerFailure
+from auditor.inference.witness import Counted, Watched, Witness
 from auditor.inference.worker.confine import Policy, base_policy
 from auditor.inference.worker.supervise import clean
 from auditor.tflite.tensors import TensorSpec
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from typing_extensions import Self
+
+    from auditor.tflite.tensors import Bytes
 
 BOOTSTRAP = """\
 import json, sys
@@ -138,27 +141,30 @@ class Worker:
         import_path: Sequence[str] = (),
         *,
         nodes: Sequence[str] = (),
+        accelerators: Sequence[Watched] = (),
         tool: bool = False,
     ) -> None:
-        """Start it; `tool` is for one that is to become one (`become`). The engines of the devices behind `nodes` are watched."""
+        """Start it; `tool` is for one that is to become one (`become`).
+
+        Of the devices behind `nodes`, engines and memory are watched, and of `accelerators`, what else their drivers count.
+        """
         self._role, self._limits = role, limits
         self._supervisor: subprocess.Popen[bytes] | None = None
         self._is_over = False
         self._accelerator = device_numbers(nodes)
         self._log = Log(MAX_TOOL_OUTPUT if tool else MAX_OUTPUT)
-        self._peak = 0
+        self._peak = self._executor = 0
         self._is_weighed = self._memory_unread = False
         self._launcher: FileId | None = None
         self._device_peak: int | None = None
         self._device_unread = False
-        self._engines: dict[tuple[str, str, str], int] = {}
         self._folders: tuple[str, ...] = ()
         self._refusals: Refusals | None = None
         self._oom_kills = oom_kills()
         self._watched_until = 0.0
         self._cpu_before = 0
         self._ends = bytearray()
-        name = f"crosml-audit-{os.urandom(8).hex()}"
+        name = scratch.PREFIX + os.urandom(8).hex()
         self._scratch = os.path.join(tempfile.gettempdir(), name)
         self._groups = group.plan(name, limits.memory_bytes, MAX_THREADS)
         with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
@@ -193,6 +199,8 @@ class Worker:
             self._pidfd = os.pidfd_open(self._pid)
             ours.callback(os.close, self._pidfd)
             ours.callback(self.kill)
+            self._witness = Witness(self._pid, accelerators)
+            ours.callback(self._witness.close)
             self._stack = ours.pop_all()
 
     def __enter__(self) -> Self:
@@ -271,6 +279,7 @@ class Worker:
             kernel = read_kernel_state(self.pid)
         if self._refusals:
             self._refusals.forget()
+        self._witness.begin()
         problems = (*problems, *kernel.problems(), *not_refused(escapes))
         if problems and required:
             raise self._failure(Outcome.UNCONFINABLE, "confine", wire.bounded("; ".join(problems)))
@@ -322,9 +331,17 @@ class Worker:
             claims = None if reply.header["claims"] is None else read_claims(reply.header["claims"])
         return Loaded(inputs, outputs, claims, reply.ns)
 
-    def set_inputs(self, payload: bytes) -> int:
-        """Set all inputs; `payload` is their bytes in the model's order. Returns the bracket in ns."""
+    def set_inputs(self, *payload: Bytes) -> int:
+        """Set all inputs; `payload` is their bytes in the model's order, in as many parts as one likes. Returns the bracket in ns."""
         return self._request("input", {}, payload).ns
+
+    def select(self, executor: int) -> None:
+        """Have all that follows be about this executor: a worker holds any number, each with its own interpreter and delegate."""
+        self._executor = executor
+
+    def drop(self) -> None:
+        """Have the executor that is selected given back."""
+        self._request("drop", {})
 
     def invoke(self) -> Inference:
         """Run one inference on the inputs last set."""
@@ -354,7 +371,7 @@ class Worker:
         for them there, the inputs are covered until the request to run brings the key, and its reply has the outputs' digests.
         """
         count, key, started = len(payloads), os.urandom(KEY_BYTES), time.perf_counter_ns()
-        self._request("input", {"count": count}, b"".join(covered(payload, key, number) for number, payload in enumerate(payloads)))
+        self._request("input", {"count": count}, [covered(payload, key, number) for number, payload in enumerate(payloads)])
         before = self.cpu_ns()
         reply = self._request("invoke", {"count": count, "key": key.hex()})
         after = self.cpu_ns()
@@ -432,10 +449,10 @@ class Worker:
         self._look_at_device()
         return None if self._device_unread else self._device_peak
 
-    def engines(self) -> Engines:
-        """Return how long engines of devices have worked for the process, also for clients that it has closed since they were seen."""
-        self._look_at_device()
-        return dict(self._engines)
+    def counted(self) -> Counted:
+        """Return what the kernel has counted of the accelerator's work for the process, also for clients that it has closed since."""
+        self._look_at_device(thoroughly=True)
+        return self._witness.counted()
 
     def _started(self) -> int:
         """Wait for the worker's start. Returns its process id."""
@@ -456,7 +473,7 @@ class Worker:
         self,
         action: str,
         header: dict[str, Any],
-        payload: bytes = b"",
+        payload: Sequence[Bytes] = (),
         max_payload: int = wire.MAX_PAYLOAD,
         seconds: float | None = None,
     ) -> Reply:
@@ -469,7 +486,7 @@ class Worker:
         self,
         action: str,
         header: dict[str, Any],
-        payload: bytes = b"",
+        payload: Sequence[Bytes] = (),
         max_payload: int = wire.MAX_PAYLOAD,
         seconds: float | None = None,
     ) -> Reply | None:
@@ -479,7 +496,7 @@ class Worker:
         limit = self._limits.start_seconds if action == "hello" else self._limits.request_seconds
         deadline = time.monotonic() + (limit if seconds is None else seconds)
         self._cpu_before = self.cpu_ns()
-        channel.begin(action, header, payload)
+        channel.begin(action, {"executor": self._executor, **header} if self._executor else header, payload)
         if waiting := channel.is_pending:
             self._poll.register(channel.requests, select.POLLOUT)
         try:
@@ -609,17 +626,18 @@ class Worker:
         found = os.stat(f"/proc/{self.pid}/exe")
         return found.st_dev, found.st_ino
 
-    def _look_at_device(self) -> None:
+    def _look_at_device(self, *, thoroughly: bool = False) -> None:
+        use = DeviceUse()
         try:
             use = read_device_use(descendants(self.pid), self._accelerator)
         except ProcessLookupError:
-            return
+            pass
         except OSError:
             self._device_unread = True
-            return
-        self._device_unread = self._device_unread or not use.complete
-        self._device_peak = max(self._device_peak or 0, use.bytes)
-        self._engines.update(use.engines)
+        else:
+            self._device_unread = self._device_unread or not use.complete
+            self._device_peak = max(self._device_peak or 0, use.bytes)
+        self._witness.look(use, thoroughly=thoroughly)
 
     def _ending(self, action: str) -> Status:
         """Tell how the process ended; it has."""

@@ -1,72 +1,115 @@
 """What the inference service answers: the calls' result codes and documents.
 
-Sources: chromeos/services/machine_learning/public/mojom (machine_learning_service, model, graph_executor). Codes that the ML service does
-not have say so.
+Codes and their numbers are those of chromeos/services/machine_learning/public/mojom (machine_learning_service, model, graph_executor).
+Codes that the ML service does not have say so; their numbers are above all of its own.
 """
 
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from auditor.errors import AuditError
 from auditor.inference.watch import Limits
 from auditor.inference.wire import Status
+from auditor.tflite.graph import Tensor as Stated
 from auditor.zoo.published import Tensor
 
 
-class LoadModelResult(enum.Enum):
+class ServiceError(AuditError):
+    """The service was used as it cannot be used: after it was closed, or from a second event loop."""
+
+
+class LoadModelResult(enum.IntEnum):
     """How a model was loaded."""
 
-    OK = "OK"
-    MODEL_SPEC_ERROR = "MODEL_SPEC_ERROR"
-    """No model of that name is published."""
-    LOAD_MODEL_ERROR = "LOAD_MODEL_ERROR"
-    """The file is not there, is not the one that was published, or is no model."""
+    OK = 0
+    MODEL_SPEC_ERROR = 1
+    """No model of that name is published, or a model has no name for the metrics."""
+    LOAD_MODEL_ERROR = 2
+    """The file does not exist, is not the one that was published, or is no model."""
+    FEATURE_NOT_SUPPORTED_ERROR = 3
+    LANGUAGE_NOT_SUPPORTED_ERROR = 4
 
 
-class CreateGraphExecutorResult(enum.Enum):
-    """How a graph executor was created."""
+class CreateGraphExecutorResult(enum.IntEnum):
+    """How a graph executor was created. An external delegate stands where the ML service has its GPU delegate."""
 
-    OK = "OK"
-    MODEL_INTERPRETATION_ERROR = "MODEL_INTERPRETATION_ERROR"
+    OK = 0
+    MODEL_INTERPRETATION_ERROR = 1
     """The runtime does not have an operator of the model, or refuses its graph."""
-    MEMORY_ALLOCATION_ERROR = "MEMORY_ALLOCATION_ERROR"
-    DELEGATE_UNAVAILABLE = "DELEGATE_UNAVAILABLE"
-    """The delegate's library is absent, or cannot be loaded; the ML service has this for NNAPI and GPU."""
-    DELEGATE_USE_ERROR = "DELEGATE_USE_ERROR"
-    """The delegate could not be created, or failed on the graph; the ML service has this for NNAPI and GPU."""
-    WORKER_ERROR = "WORKER_ERROR"
+    MEMORY_ALLOCATION_ERROR = 2
+    NNAPI_UNAVAILABLE = 3
+    """What every request for NNAPI gets: ChromeOS has none."""
+    NNAPI_USE_ERROR = 4
+    GPU_UNAVAILABLE = 5
+    """The delegate's library does not exist, or cannot be loaded."""
+    GPU_USE_ERROR = 6
+    """The delegate could not be created, or failed on the graph."""
+    DELEGATE_CONFIG_ERROR = 7
+    """More than one delegate is asked for."""
+    NOT_FULLY_DELEGABLE = 8
+    """The delegate does not take every operator of the graph."""
+    WORKER_ERROR = 100
     """Not of the ML service: the worker could not be started or confined, or ended badly."""
 
 
-class ExecuteResult(enum.Enum):
+class ExecuteResult(enum.IntEnum):
     """How a request was executed."""
 
-    OK = "OK"
-    INPUT_MISSING_ERROR = "INPUT_MISSING_ERROR"
-    UNKNOWN_INPUT_ERROR = "UNKNOWN_INPUT_ERROR"
-    INPUT_TYPE_ERROR = "INPUT_TYPE_ERROR"
-    INPUT_SHAPE_ERROR = "INPUT_SHAPE_ERROR"
-    INPUT_FORMAT_ERROR = "INPUT_FORMAT_ERROR"
+    OK = 0
+    INPUT_MISSING_ERROR = 1
+    UNKNOWN_INPUT_ERROR = 2
+    INPUT_TYPE_ERROR = 3
+    INPUT_SHAPE_ERROR = 4
+    INPUT_FORMAT_ERROR = 5
     """The values are not as many as the shape has."""
-    OUTPUT_MISSING_ERROR = "OUTPUT_MISSING_ERROR"
-    UNKNOWN_OUTPUT_ERROR = "UNKNOWN_OUTPUT_ERROR"
-    DUPLICATE_OUTPUT_ERROR = "DUPLICATE_OUTPUT_ERROR"
-    EXECUTION_ERROR = "EXECUTION_ERROR"
-    BUDGET_ERROR = "BUDGET_ERROR"
-    """Not of the ML service, whose design asks for it: more time, processor time, memory or requests than the budget has."""
+    OUTPUT_MISSING_ERROR = 6
+    UNKNOWN_OUTPUT_ERROR = 7
+    DUPLICATE_OUTPUT_ERROR = 8
+    EXECUTION_ERROR = 9
+    """The runtime or the worker failed, or the model has an input or output that the ML service does not take (see `TYPES`)."""
+    BUDGET_ERROR = 100
+    """Not of the ML service, whose design asks for it: more time, processor time or memory than the budget has."""
+    RATE_ERROR = 101
+    """Not of the ML service: more requests than the budget has, or more that wait."""
+
+
+TYPES = ("float32", "int32", "uint8", "int64", "bool")
+"""Types of inputs and outputs that the ML service takes (ml/graph_executor_delegate.cc)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What requests to one executor may use; what is exceeded ends the worker, but for the rate, which only refuses the request."""
+    """What requests may use. What is exceeded ends the worker; rates and the queue only refuse the request. Raises ValueError.
+
+    Rates are of one client and one model, whatever executors the client makes. `idle_cpu_seconds` is processor time that a worker may use
+    after a reply while it is asked for nothing; `idle_seconds` is how long it may wait for the next request before it is ended.
+    """
 
     seconds: float = 30.0
     cpu_seconds: float = 60.0
     memory_bytes: int = 1 << 30
     """Resident memory of the worker."""
     requests_per_minute: int = 100_000
+    requests_per_hour: int = 6_000_000
+    requests_per_day: int = 144_000_000
+    waiting: int = 256
+    """Requests to one worker that may wait at one time."""
+    idle_cpu_seconds: float = 1.0
+    idle_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("seconds", "cpu_seconds", "idle_cpu_seconds", *(("idle_seconds",) if self.idle_seconds is not None else ())):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not (0 < value < math.inf):
+                raise ValueError(f"budget: {name}: {value!r}, expected a number above 0")
+        for name in ("memory_bytes", "requests_per_minute", "requests_per_hour", "requests_per_day", "waiting"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise ValueError(f"budget: {name}: {value!r}, expected a whole number of 1 or more")
 
     def limits(self) -> Limits:
         """The limits of a worker."""
@@ -74,23 +117,17 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
-    """A model that was loaded: its file is what it must be, and a model. `name` is what metrics call it."""
+class Source:
+    """A model's file: it is what it must be, and a model. `name` is what metrics call it."""
 
     name: str
     sha256: str
     content: bytes = field(repr=False)
     operators: Mapping[str, int] = field(repr=False)
     """What it needs of a runtime (operators.py)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """The answer to a request to load a model."""
-
-    result: LoadModelResult
-    model: Model | None = None
-    message: str = ""
+    inputs: tuple[Stated, ...] = field(repr=False)
+    outputs: tuple[Stated, ...] = field(repr=False)
+    """As the file states them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """The inference service: models are loaded, executors created and inputs executed by the calls and result codes of the ChromeOS ML service.
 
-Its control process is the process that holds an `InferenceService`; each graph executor is one confined worker (executor.py), so nothing of
-one client's is in another's, and nothing of a model's or a vendor's ever in the control process. All calls are asynchronous, and requests
-to one executor wait for each other. A call that is cancelled ends its worker; so does a request that exceeds its budget.
+Its control process is the process that holds an `InferenceService`. Each model has a confined worker for each set of options
+(hosting.py), which the clients of that model share; each executor is an interpreter of its own in it. Nothing of a model's or a vendor's
+is ever in the control process. All calls are asynchronous. A request that exceeds its budget ends its worker.
 
 Sources: chromeos/services/machine_learning/public/mojom (machine_learning_service, model, graph_executor), chromiumos/platform2 ml/.
 Codes that the ML service does not have say so.
@@ -11,7 +11,6 @@ Codes that the ML service does not have say so.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -20,12 +19,14 @@ from typing import TYPE_CHECKING, TypeVar
 
 from auditor import files
 from auditor.errors import UsageError
-from auditor.inference import metrics
-from auditor.inference.executor import Executor, Options
-from auditor.inference.graph_executor import MAX_NAME, GraphExecutor
-from auditor.inference.metrics import CREATE, LOAD, Metrics
-from auditor.inference.results import Budget, CreateGraphExecutorResult, ExecuteResult, Loaded, LoadModelResult, Model
-from auditor.inference.wire import Outcome, Status, WorkerFailure, bounded
+from auditor.inference import metrics, scratch
+from auditor.inference.executor import Options
+from auditor.inference.graph_executor import MAX_NAME, Model, Workers
+from auditor.inference.hosting import Host
+from auditor.inference.metrics import LOAD, Metrics
+from auditor.inference.rates import Rates
+from auditor.inference.results import Budget, ExecuteResult, LoadModelResult, ServiceError, Source
+from auditor.inference.wire import Outcome, Status, WorkerFailure
 from auditor.model import visible
 from auditor.tflite import operators
 from auditor.tflite.graph import BadModel, read_graph
@@ -33,7 +34,6 @@ from auditor.tflite.tensors import TensorSpec, compare
 from auditor.zoo.published import MAX_MODEL, Golden, Published, Tensor
 
 if TYPE_CHECKING:
-    import enum
     from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
 
@@ -41,22 +41,23 @@ if TYPE_CHECKING:
 
 MAX_WORKERS = 32
 """Workers of a service at one time."""
-
 T = TypeVar("T")
+
+_CONTROL_THREADS = 4
+"""Threads that read models; those that run them are the workers' own."""
 
 
 @dataclass(frozen=True, slots=True)
-class Created:
-    """The answer to a request to create a graph executor. `status` says how the worker failed, where one did."""
+class Loaded:
+    """The answer to a request to load a model."""
 
-    result: CreateGraphExecutorResult
-    executor: GraphExecutor | None = None
+    result: LoadModelResult
+    model: Model | None = None
     message: str = ""
-    status: Status | None = None
 
 
 class InferenceService:
-    """One service. An asynchronous context manager: on leaving, none of its workers is left."""
+    """One service. An asynchronous context manager: on leaving, none of its workers is left. It belongs to one event loop."""
 
     def __init__(
         self,
@@ -67,70 +68,60 @@ class InferenceService:
         self.published = dict(published or {})
         self.metrics = Metrics()
         self._budget, self._options = budget or Budget(), options or Options()
-        self._pool = ThreadPoolExecutor(MAX_WORKERS, thread_name_prefix="inference")
-        self._executors: set[GraphExecutor] = set()
-        self._starting, self._closing = 0, False
-        self._operators: dict[tuple[str, str], Mapping[str, int]] = {}
+        self._rates = Rates(self._budget)
+        self._control = ThreadPoolExecutor(_CONTROL_THREADS, thread_name_prefix="inference control")
+        self._models: dict[tuple[str, str], Workers] = {}
+        self._hosts: set[Host] = set()
+        self._operators: dict[tuple[str, str], dict[str, int]] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = False
+        scratch.sweep()
 
     async def __aenter__(self) -> Self:
+        self._check()
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        self._closing = True
-        while self._starting or self._executors:
-            for executor in tuple(self._executors):
-                await executor.close()
-            await asyncio.sleep(0.01 if self._starting else 0)
-        self._pool.shutdown()
+        await self.close()
 
-    async def load_builtin_model(self, name: str) -> Loaded:
-        """Load a published model by its name."""
+    async def close(self) -> None:
+        """End every worker; requests get EXECUTION_ERROR, and what is called afterwards raises ServiceError. May be called again."""
+        if not self._closed:
+            self._check()
+        self._closed = True
+        while self._hosts:
+            await asyncio.gather(*(host.close("the service is closed") for host in tuple(self._hosts)))
+        self._control.shutdown(wait=False)
+
+    async def load_builtin_model(self, name: str, client: str = "") -> Loaded:
+        """Load a published model by its name, for a client, by whose name and the model requests are counted."""
+        self._check()
         started = time.monotonic()
         published = self.published.get(name)
         if published is None:
             # a client's own names would fill the metrics
-            return self._loaded("Unknown", started, LoadModelResult.MODEL_SPEC_ERROR, message=f"{visible(name)[:MAX_NAME]}: not published")
+            return self._loaded("Unknown", started, LoadModelResult.MODEL_SPEC_ERROR, f"{visible(name)[:MAX_NAME]}: not published")
+        known = self._models.get((name, published.sha256))
+        if known:
+            return self._model(known.source, client, started)
         try:
-            content = await self.in_thread(lambda: files.read(published.path, MAX_MODEL, published.path, UsageError))
+            content = await self._in_thread(lambda: files.read(published.path, MAX_MODEL, published.path, UsageError))
         except UsageError as problem:
-            return self._loaded(name, started, LoadModelResult.LOAD_MODEL_ERROR, message=str(problem))
+            return self._loaded(name, started, LoadModelResult.LOAD_MODEL_ERROR, str(problem))
         sha256 = hashlib.sha256(content).hexdigest()
         if sha256 != published.sha256:
             message = f"{published.path}: sha256 {sha256}, expected {published.sha256}"
-            return self._loaded(name, started, LoadModelResult.LOAD_MODEL_ERROR, message=visible(message))
-        return await self._read(name, started, content)
+            return self._loaded(name, started, LoadModelResult.LOAD_MODEL_ERROR, visible(message))
+        return await self._read(name, client, started, content)
 
-    async def load_flat_buffer_model(self, content: bytes, metrics_model_name: str) -> Loaded:
+    async def load_flat_buffer_model(self, content: bytes, metrics_model_name: str, client: str = "") -> Loaded:
         """Load a model from its bytes."""
-        return await self._read(visible(metrics_model_name)[:MAX_NAME], time.monotonic(), content)
-
-    async def create_graph_executor(self, model: Model, options: Options | None = None) -> Created:
-        """Start a confined worker with the model, and with the options' delegate."""
+        self._check()
         started = time.monotonic()
-        if len(self._executors) + self._starting >= MAX_WORKERS:
-            return self._created(
-                model, started, CreateGraphExecutorResult.MEMORY_ALLOCATION_ERROR, message=f"{MAX_WORKERS} workers run already"
-            )
-        if self._closing:
-            return self._created(model, started, CreateGraphExecutorResult.WORKER_ERROR, message="the service is closed")
-        self._starting += 1
-        try:
-            executor = GraphExecutor(self, model, await self._start(model, options or self._options), self._budget)
-        except WorkerFailure as failure:
-            return self._failed(model, started, failure)
-        finally:
-            self._starting -= 1
-        self._executors.add(executor)
-        self.metrics.sample(metrics.WORKERS, len(self._executors))
-        try:
-            await executor.load()
-        except WorkerFailure as failure:
-            await executor.close()
-            return self._failed(model, started, failure)
-        except BaseException:
-            await executor.close()
-            raise
-        return self._created(model, started, CreateGraphExecutorResult.OK, executor)
+        if not metrics_model_name:
+            message = "metrics_model_name: expected a name"
+            return self._loaded("Unknown", started, LoadModelResult.MODEL_SPEC_ERROR, message)
+        return await self._read(visible(metrics_model_name)[:MAX_NAME], client, started, content)
 
     async def check_golden(self, name: str, options: Options | None = None) -> tuple[str, ...]:
         """Run a published model on its golden inputs. Returns what does not come out as it should, empty for nothing.
@@ -139,121 +130,76 @@ class InferenceService:
         """
         loaded = await self.load_builtin_model(name)
         if loaded.model is None:
-            return (f"{loaded.result.value}: {loaded.message}",)
-        return await self.check_cases(loaded.model, self.published[name].golden, options)
+            return (f"{loaded.result.name}: {loaded.message}",)
+        async with loaded.model:
+            return await check_cases(loaded.model, self.published[name].golden, options)
 
-    async def check_cases(self, model: Model, cases: Sequence[Golden], options: Options | None = None) -> tuple[str, ...]:
-        """Run a loaded model on golden inputs; as `check_golden`."""
-        if not cases:
-            return ("no golden case",)
-        created = await self.create_graph_executor(model, options)
-        if created.executor is None:
-            return (f"{created.result.value}: {created.message}",)
-        try:
-            wrong: list[str] = []
-            for number, case in enumerate(cases):
-                done = await created.executor.execute(case.inputs, tuple(case.outputs))
-                if done.result is not ExecuteResult.OK:
-                    wrong.append(f"case {number}: {done.result.value}: {done.message}")
-                    continue
-                differing = (_difference(case.outputs[output], done.outputs[output], case.tolerance) for output in case.outputs)
-                wrong += [f"case {number}: {visible(output)}: {text}" for output, text in zip(case.outputs, differing, strict=True) if text]
-            return tuple(wrong)
-        finally:
-            await created.executor.close()
+    def _check(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        if self._loop is not loop:
+            raise ServiceError("the service belongs to another event loop")
+        if self._closed:
+            raise ServiceError("the service is closed")
 
-    def ended(self, executor: GraphExecutor, status: str) -> None:
-        """Note that a worker has ended, and how."""
-        if executor in self._executors:
-            self._executors.remove(executor)
-            self.metrics.count(metrics.EXIT_STATUS, status)
+    async def _in_thread(self, function: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._control, function)
 
-    async def in_thread(self, function: Callable[[], T], kill: Callable[[], None] = lambda: None) -> T:
-        """Wait for what blocks; where the wait is cancelled, `kill` what is waited for, and see it end."""
-        future = asyncio.get_running_loop().run_in_executor(self._pool, function)
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            kill()
-            while not future.done():  # cancelled again or not: what it uses is closed next
-                with contextlib.suppress(asyncio.CancelledError):
-                    await asyncio.wait([future])
-            future.exception()  # it ended as it was told to; nobody else will ask
-            raise
-
-    async def _start(self, model: Model, options: Options) -> Executor:
-        """Start the worker; one that is there by the time its start is cancelled is closed."""
-        held: list[Executor] = []
-
-        def start() -> Executor:
-            held.append(Executor(model.content, options, self._budget.limits(), model.name))
-            self._compare_operators(model, held[0])
-            return held[0]
-
-        try:
-            return await self.in_thread(start)
-        except BaseException:
-            for each in held:
-                each.worker.close()
-            raise
-
-    def _compare_operators(self, model: Model, executor: Executor) -> None:
-        """Compare what the model needs with what the runtime has, before the model is loaded; a runtime is asked once."""
-        key = executor.runtime["name"], executor.runtime["version"]
-        if key not in self._operators:
-            self._operators[key] = executor.worker.operators()
-        if missing := operators.missing(model.operators, self._operators[key]):
-            raise WorkerFailure(Status(Outcome.OPERATOR_MISSING, model.name, "operators", message=bounded("; ".join(missing))))
-
-    async def _read(self, name: str, started: float, content: bytes) -> Loaded:
+    async def _read(self, name: str, client: str, started: float, content: bytes) -> Loaded:
         if len(content) > MAX_MODEL:
-            return self._loaded(
-                name, started, LoadModelResult.LOAD_MODEL_ERROR, message=f"{len(content)} bytes, expected {MAX_MODEL} at most"
-            )
+            message = f"{len(content)} bytes, expected {MAX_MODEL} at most"
+            return self._loaded(name, started, LoadModelResult.LOAD_MODEL_ERROR, message)
         try:
-            graph = await self.in_thread(lambda: read_graph(content))
+            graph = await self._in_thread(lambda: read_graph(content))
         except BadModel as problem:
-            return self._loaded(name, started, LoadModelResult.LOAD_MODEL_ERROR, message=visible(str(problem)))
-        model = Model(name, hashlib.sha256(content).hexdigest(), content, operators.needed(graph))
-        return self._loaded(name, started, LoadModelResult.OK, model)
+            return self._loaded(name, started, LoadModelResult.LOAD_MODEL_ERROR, visible(str(problem)))
+        source = Source(name, hashlib.sha256(content).hexdigest(), content, operators.needed(graph), graph.inputs, graph.outputs)
+        self._check()
+        return self._model(source, client, started)
 
-    def _loaded(self, name: str, started: float, result: LoadModelResult, model: Model | None = None, message: str = "") -> Loaded:
-        self.note(name, LOAD, result, started)
+    def _model(self, source: Source, client: str, started: float) -> Loaded:
+        key = source.name, source.sha256
+        if key not in self._models:
+            self._models[key] = Workers(source, self.metrics, self._rates, self._start, self._forget)
+        return self._loaded(source.name, started, LoadModelResult.OK, model=Model(self._models[key], client, self._options))
+
+    def _forget(self, workers: Workers) -> None:
+        self._models.pop((workers.source.name, workers.source.sha256), None)
+
+    def _start(self, source: Source, options: Options) -> Host:
+        if self._closed:
+            raise WorkerFailure(Status(Outcome.EXITED, source.name, "start", message="the service is closed"))
+        if len(self._hosts) >= MAX_WORKERS:
+            message = f"{MAX_WORKERS} workers run already"
+            raise WorkerFailure(Status(Outcome.OUT_OF_MEMORY, source.name, "start", message=message))
+        host = Host(source, options, self._budget, self.metrics, self._operators, self._hosts.discard)
+        self._hosts.add(host)
+        self.metrics.sample(metrics.WORKERS, len(self._hosts))
+        return host
+
+    def _loaded(self, name: str, started: float, result: LoadModelResult, message: str = "", model: Model | None = None) -> Loaded:
+        self.metrics.note(name, LOAD, result, started)
         return Loaded(result, model, message)
 
-    def _created(
-        self,
-        model: Model,
-        started: float,
-        result: CreateGraphExecutorResult,
-        executor: GraphExecutor | None = None,
-        message: str = "",
-        status: Status | None = None,
-    ) -> Created:
-        self.note(model.name, CREATE, result, started)
-        return Created(result, executor, message, status)
 
-    def _failed(self, model: Model, started: float, failure: WorkerFailure) -> Created:
-        result = _CREATION.get(failure.status.outcome, CreateGraphExecutorResult.WORKER_ERROR)
-        return self._created(model, started, result, message=failure.status.message, status=failure.status)
-
-    def note(self, model: str, request: str, result: enum.Enum, started: float) -> None:
-        """Count the result of a request, and how long it took."""
-        self.metrics.count(metrics.of_request(model, request, "Event"), result.name)
-        self.metrics.sample(metrics.of_request(model, request, "ElapsedTimeMicrosec"), (time.monotonic() - started) * 1e6)
-
-
-_CREATION = {
-    Outcome.LOAD_FAILED: CreateGraphExecutorResult.MODEL_INTERPRETATION_ERROR,
-    Outcome.OPERATOR_MISSING: CreateGraphExecutorResult.MODEL_INTERPRETATION_ERROR,
-    Outcome.OUT_OF_MEMORY: CreateGraphExecutorResult.MEMORY_ALLOCATION_ERROR,
-    Outcome.DELEGATE_MISSING: CreateGraphExecutorResult.DELEGATE_UNAVAILABLE,
-    Outcome.DELEGATE_NOT_LOADABLE: CreateGraphExecutorResult.DELEGATE_UNAVAILABLE,
-    Outcome.DELEGATE_NOT_A_DELEGATE: CreateGraphExecutorResult.DELEGATE_UNAVAILABLE,
-    Outcome.DELEGATE_UNSUPPORTED: CreateGraphExecutorResult.DELEGATE_UNAVAILABLE,
-    Outcome.DELEGATE_CREATE_FAILED: CreateGraphExecutorResult.DELEGATE_USE_ERROR,
-    Outcome.PREPARE_FAILED: CreateGraphExecutorResult.DELEGATE_USE_ERROR,
-}
+async def check_cases(model: Model, cases: Sequence[Golden], options: Options | None = None) -> tuple[str, ...]:
+    """Run a model on golden inputs. Returns what does not come out as it should, empty for nothing; no case is one of these too."""
+    if not cases:
+        return ("no golden case",)
+    created = await model.create_graph_executor(options)
+    if created.executor is None:
+        return (f"{created.result.name}: {created.message}",)
+    async with created.executor as executor:
+        wrong: list[str] = []
+        for number, case in enumerate(cases):
+            done = await executor.execute(case.inputs, tuple(case.outputs))
+            if done.result is not ExecuteResult.OK:
+                wrong.append(f"case {number}: {done.result.name}: {done.message}")
+                continue
+            differing = (_difference(case.outputs[output], done.outputs[output], case.tolerance) for output in case.outputs)
+            wrong += [f"case {number}: {visible(output)}: {text}" for output, text in zip(case.outputs, differing, strict=True) if text]
+        return tuple(wrong)
 
 
 def _difference(expected: Tensor, found: Tensor, tolerance: float) -> str:

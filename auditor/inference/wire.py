@@ -144,8 +144,13 @@ def shown(text: str) -> str:
 
 def pack(header: Mapping[str, Any], payload: bytes = b"") -> bytes:
     """Return a frame."""
+    return start(header, len(payload)) + payload
+
+
+def start(header: Mapping[str, Any], size: int) -> bytes:
+    """Return a frame but for its payload of `size` bytes."""
     text = json.dumps(header, allow_nan=False, separators=(",", ":")).encode()
-    return LENGTHS.pack(len(text), len(payload)) + text + payload
+    return LENGTHS.pack(len(text), size) + text
 
 
 def lengths(start: bytes | bytearray, max_payload: int = MAX_PAYLOAD) -> tuple[int, int]:
@@ -160,8 +165,8 @@ def parse_header(text: bytes | bytearray) -> dict[str, Any]:
     """Return a frame's header. Raises ProtocolError."""
     try:
         header = json.loads(text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as problem:
-        raise ProtocolError(f"a frame's header is not JSON: {problem}") from problem
+    except (ValueError, RecursionError):
+        raise ProtocolError("a frame's header is not JSON") from None
     if not isinstance(header, dict):
         raise ProtocolError("a frame's header is not a JSON object")
     return header

@@ -16,14 +16,14 @@ import select
 import signal
 import time
 import warnings
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from auditor.model import Status
 from auditor.sources.base import Reply
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 RESULT_LIMIT = 1 << 20
 """Bytes of a result."""
@@ -69,6 +69,32 @@ def supervised(work: Callable[[], dict[str, Any]], restore: Callable[[], None], 
                 os.killpg(keeper, signal.SIGKILL)
             restore()
     return _reply(data)
+
+
+@contextmanager
+def restored(restore: Callable[[], None]) -> Iterator[None]:
+    """Have `restore` called in the end, in any case: a keeper waits for it, and outlives this process. It may be called twice."""
+    wait, alive = os.pipe()
+    keeper = _fork()
+    if keeper == 0:
+        status = 1
+        try:
+            os.setsid()
+            _forget({wait})
+            for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)
+            os.read(wait, 1)  # nothing is ever written: it ends with the caller's side
+            restore()
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(wait)
+    try:
+        yield
+    finally:
+        os.close(alive)
+        if _reap(keeper) != 0:  # it was killed
+            restore()
 
 
 def _keep(work: Callable[[], dict[str, Any]], restore: Callable[[], None], give: int, wait: int, seconds: int) -> None:

@@ -51,17 +51,17 @@ def run() -> dict[str, Any]:
     accelerators = [each for each in find() if each.is_accelerator]
     if not accelerators:
         raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
-    place = f"{_instances()}/{NAME}"
+    place = f"{instances()}/{NAME}"
     with ExitStack() as stack:
-        _make(place)
+        make_instance(place)
         # An instance with an open file cannot be removed by another probe.
         stack.callback(os.close, os.open(f"{place}/tracing_on", os.O_RDONLY | os.O_CLOEXEC))
-        _write(f"{place}/buffer_size_kb", str(BUFFER_KB))
-        _write(f"{place}/options/context-info", "0")
+        write(f"{place}/buffer_size_kb", str(BUFFER_KB))
+        write(f"{place}/options/context-info", "0")
         drivers = {plain(dma_buf.bound(each)) for each in accelerators}
         events = _enable(place, SYSTEMS | drivers)
         results = dma_buf.run()["accelerators"]
-        _write(f"{place}/tracing_on", "0")
+        write(f"{place}/tracing_on", "0")
         counts, samples = _counted(place, events)
     work = [{"accelerator": each["accelerator"], "driver": each["driver"], "work": _work(each)} for each in results]
     missed = {event: 0 for event in _expected(events, work) if event not in counts}
@@ -71,10 +71,10 @@ def run() -> dict[str, Any]:
 def restore() -> None:
     """Remove the instance, which also disables its events; one that another probe uses stays."""
     with suppress(OSError):
-        os.rmdir(f"{_instances()}/{NAME}")
+        os.rmdir(f"{instances()}/{NAME}")
 
 
-def _instances() -> str:
+def instances() -> str:
     """The folder of trace instances; raises OSError. /sys/kernel/tracing is there, but empty, where tracefs is mounted elsewhere."""
     for folder in FOLDERS:
         with suppress(FileNotFoundError):
@@ -83,7 +83,8 @@ def _instances() -> str:
     raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
 
 
-def _make(place: str) -> None:
+def make_instance(place: str) -> None:
+    """Make a trace instance, anew where one was left behind; raises OSError: EBUSY where somebody uses it."""
     try:
         os.mkdir(place)
     except FileExistsError:
@@ -95,7 +96,7 @@ def _enable(place: str, systems: Iterable[str]) -> tuple[str, ...]:
     """Enable the events of those systems that there are; the events, as `system:event`."""
     events: list[str] = []
     for system in sorted(set(systems).intersection(os.listdir(f"{place}/events"))):
-        _write(f"{place}/events/{system}/enable", "1")
+        write(f"{place}/events/{system}/enable", "1")
         folder = f"{place}/events/{system}"
         events += [f"{system}:{name}" for name in sorted(os.listdir(folder)) if os.path.isdir(f"{folder}/{name}")]
     return tuple(events[:EVENTS_LIMIT])
@@ -135,6 +136,7 @@ def _work(result: Mapping[str, Any]) -> str:
     return "exchange" if any(not each["error"] for each in trials) else "none"
 
 
-def _write(path: str, text: str) -> None:
+def write(path: str, text: str) -> None:
+    """Write to a file of tracefs; raises OSError."""
     with open(path, "w", encoding="ascii") as file:
         file.write(text)

@@ -8,6 +8,8 @@ for a password.
 from __future__ import annotations
 
 import contextlib
+import enum
+import functools
 import io
 import json
 import os
@@ -48,7 +50,7 @@ AGENT = (
     "families",
     "files.py",
     "frames.py",
-    "scratch.py",
+    "folders.py",
     "model.py",
     "probes",
     "sources",
@@ -72,6 +74,13 @@ _BOOT = (
 # Isolated (-I -S): neither the folder that one logs in to nor the user's own packages or environment take part. -B: nothing is written.
 _PYTHON = f'exec python3 -I -S -B -c "{_BOOT}"'
 _HOST = re.compile(r"(?!-)[^\s'\"\\]+")
+_REFUSAL = re.compile(
+    r"Permission denied|Host key verification failed|REMOTE HOST IDENTIFICATION|Too many authentication failures|no matching \w"
+    r"|not allowed|[Bb]ad (configuration|permissions|owner)|account is|Can't open user config"
+)
+"""What OpenSSH says (ssh.c, sshconnect.c, sshconnect2.c, kex.c) where another try comes to the same."""
+_NO_SSH = re.compile(r"banner line|invalid format|protocol version|Bad packet|Corrupted MAC")
+"""And what it says of something else than an ssh server (kex.c, packet.c)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +93,26 @@ class Order:
     collected_at: str
 
 
+class Loss(enum.Enum):
+    """What became of a connection. Whoever audits many devices tries again only where that may help."""
+
+    UNREACHABLE = "unreachable"
+    """No connection, or one on which the agent never came to speak."""
+    REFUSED = "refused"
+    """The device, or our own ssh, refuses: a key, a changed host key, an account that may not log in."""
+    UNSUITED = "no usable python3"
+    WRONG = "wrong answer"
+    """What answers there is no ssh server."""
+    CUT = "connection lost"
+    """It ended, or fell silent, after the agent had spoken: a reboot, a killed agent."""
+
+
 class Lost(AuditError):  # noqa: N818  # what happened to the connection
     """The connection has ended, or nothing comes any more."""
+
+    def __init__(self, message: str, loss: Loss = Loss.CUT) -> None:
+        super().__init__(message)
+        self.loss = loss
 
 
 class Ssh:
@@ -238,7 +265,8 @@ class Ssh:
             readable, writable, _ = select.select([stdout, *told], writing, [], max(0.0, left))
             if left <= 0 or not (readable or writable):
                 self._grace = 0.0
-                raise Lost(f"--host {self.host}: no answer within {WHOLE if deadline == self._end else self._timeout:.0f} s")
+                seconds = WHOLE if deadline == self._end else self._timeout
+                raise Lost(f"--host {self.host}: no answer within {seconds:.0f} s", self._loss())
             if stderr in readable:
                 self._hear(stderr)
             if writable or stdout in readable:
@@ -264,7 +292,17 @@ class Ssh:
         reason = visible(said[-1])[:300] if said else f"the connection ended (exit code {code})"
         if code == 127:
             reason = f"the device has no python3 ({reason})"
-        return Lost(f"--host {self.host}: {reason}")
+        return Lost(f"--host {self.host}: {reason}", self._loss(code, reason))
+
+    def _loss(self, code: int | None = None, reason: str = "") -> Loss:
+        """What a connection that comes to nothing is a case of; ssh itself ends in 255, and says in English what was refused."""
+        if MARK in self._banner or (code is not None and 128 < code < 255):  # 128 and a signal
+            return Loss.CUT
+        if _NO_SSH.search(reason):
+            return Loss.WRONG
+        if code == 127 or "crosml-audit needs python3" in reason:
+            return Loss.UNSUITED
+        return Loss.REFUSED if code not in {None, 255} or _REFUSAL.search(reason) else Loss.UNREACHABLE
 
     def _drain(self, outputs: Sequence[IO[bytes]], deadline: float) -> None:
         """Wait for the process to end; what it still says is read, for it to be able to say it."""
@@ -299,6 +337,7 @@ def _refuse(constant: str) -> None:
     raise ValueError(constant)
 
 
+@functools.cache
 def agent_zip(*, zoo: bool = False) -> bytes:
     """The program's reading code and pyelftools, with `zoo` also what runs that, as a zip; the same code gives the same bytes."""
     out = io.BytesIO()

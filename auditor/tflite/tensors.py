@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import TypeAlias
 
     import numpy as np
     import numpy.typing as npt
 
+    Bytes: TypeAlias = bytes | memoryview
+    """The values of a tensor, its own or in a larger whole."""
 
 MEAN, DEVIATION = 0.5, 1 / 3
 """Of the normal distribution that inference_diff draws from, until a value is in [0, 1)."""
@@ -100,7 +103,7 @@ def _values(tensor: TensorSpec, generator: np.random.Generator) -> npt.NDArray[A
     return (values if tensor.dtype == "float32" else np.trunc(values)).astype(tensor.dtype)
 
 
-def compare(spec: TensorSpec, reference: bytes, test: bytes) -> OutputError:
+def compare(spec: TensorSpec, reference: Bytes, test: Bytes) -> OutputError:
     """Compare one output with the reference's; both are the bytes of one tensor of `spec`."""
     import numpy as np  # noqa: PLC0415 - only those who measure pay for it
 

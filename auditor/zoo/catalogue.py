@@ -2,7 +2,8 @@
 
 The dataclasses are the shape of `data/requirements/zoo-*.toml`, field for field. A file name proves nothing: a small
 model under a zoo name would meet every baseline. So a model is known by a pinned sha256, or by its graph: operators,
-types, shapes, parameters and multiply-accumulates, and nothing in the file that only pretends to work.
+types, shapes, parameters and multiply-accumulates, and nothing in the file that only pretends to work. The right graph
+with weights of its own is not the model: what is computed, how long it takes and how much memory it needs depend on them.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import enum
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from auditor.tflite.graph import MEDIAPIPE_DECONVOLUTION
@@ -102,7 +103,7 @@ class ZooModel:
     run_delay_s: float | None = None
     """Pause between runs that the page asks for."""
     sha256: tuple[str, ...] = ()
-    """Digests that the page publishes, or that a manifest pins; a file with another digest is then not the model."""
+    """Digests that the page publishes; a file with another digest is then not the model."""
     graph: ExpectedGraph | None = None
     """None where the graph is not public; `no_graph` says why."""
     no_graph: str = ""
@@ -138,19 +139,29 @@ def _tuples(graph: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
+class PublishedArchive:
+    """The archive that a zoo version is published as; every model in it is the zoo's own."""
+
+    name: str
+    bytes: int
+    sha512: str
+
+
+@dataclass(frozen=True, slots=True)
 class ZooVersion:
     """One zoo-*.toml."""
 
     version: str
     source: str
     models: tuple[ZooModel, ...]
+    archives: tuple[PublishedArchive, ...] = ()
 
 
 class IdentityKind(enum.Enum):
     """How a file relates to the model whose name it bears."""
 
     PINNED = "pinned"
-    """Its sha256 is one that the page or a manifest gives."""
+    """Its sha256 is one that the requirement set has."""
     SAME_GRAPH = "same-graph"
     """Its graph is the model's; its weights are its own."""
     STAND_IN = "stand-in"
@@ -166,24 +177,9 @@ class Identity:
     kind: IdentityKind
     reason: str
 
-    @property
-    def judged(self) -> bool:
-        """Whether the model's baseline may be judged by this file."""
-        return self.kind in {IdentityKind.PINNED, IdentityKind.SAME_GRAPH}
-
 
 _SAME_WORK = {MEDIAPIPE_DECONVOLUTION: "TRANSPOSE_CONV", "SQUEEZE": "RESHAPE"}
 """Operators that converters and rewrites exchange; the second moves no data, either."""
-
-
-def pin(models: Iterable[ZooModel], manifest: Mapping[str, str]) -> tuple[ZooModel, ...]:
-    """Return the models with the digests that a manifest (file name to sha256) gives for their files."""
-
-    def pinned(model: ZooModel) -> ZooModel:
-        found = tuple(manifest[name] for name in model.files if name in manifest)
-        return replace(model, sha256=found) if found else model
-
-    return tuple(pinned(model) for model in models)
 
 
 def _unpacks_weights(op: Operator, subgraph: Subgraph) -> bool:

@@ -17,13 +17,12 @@ import zipfile
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from auditor import files
 from auditor.errors import UsageError
 from auditor.tflite.graph import BadModel, read_graph
 from auditor.zoo.catalogue import Identity, IdentityKind, ZooModel, recognise
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator
 
 Wanted: TypeAlias = "Callable[[str, int], bool]"
 """Whether a file is to be read: by its base name, and its size in bytes."""
@@ -46,7 +45,6 @@ MAX_IMAGES = 8
 MAX_IMAGE = 16 << 20
 """Bytes of one image."""
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png")
-MAX_MANIFEST = 1 << 20
 XZ_MEMORY = 128 << 20
 """Bytes that xz may take; `xz -9` needs 65 MiB."""
 ZIP_DIRECTORY = 4 << 20
@@ -64,9 +62,13 @@ class FoundModel:
     model: ZooModel
     path: str
     """Path of the file, or archive and member."""
+    file: str
+    """Its base name."""
     content: bytes
     sha256: str
     identity: Identity
+    archive: str = ""
+    """sha512 of the archive that it was read from; empty for a file of a folder (the published digests are Portage's, which are sha512)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,9 +200,6 @@ def _zip_members(archive: str, file: IO[bytes], wanted: Wanted) -> Iterator[tupl
 
 
 def _members(archive: str, file: IO[bytes], wanted: Wanted) -> Iterator[tuple[str, bytes]]:
-    info = os.fstat(file.fileno())
-    if not stat.S_ISREG(info.st_mode) or info.st_size > MAX_ARCHIVE:
-        raise BadArchive(f"{archive}: expected an archive of at most {MAX_ARCHIVE} bytes")
     magic = file.read(6)
     file.seek(0)
     if magic.startswith(b"PK"):
@@ -213,18 +212,30 @@ def _members(archive: str, file: IO[bytes], wanted: Wanted) -> Iterator[tuple[st
     return _tar_members(archive, _Metered(archive, stream, file), wanted)
 
 
-def read_archive(path: str, wanted: Wanted) -> dict[str, bytes]:
-    """Return path inside the archive and content of its members that are `wanted`.
+def _sha512(archive: str, file: IO[bytes]) -> str:
+    info = os.fstat(file.fileno())
+    if not stat.S_ISREG(info.st_mode) or info.st_size > MAX_ARCHIVE:
+        raise BadArchive(f"{archive}: expected an archive of at most {MAX_ARCHIVE} bytes")
+    digest = hashlib.sha512()
+    while part := file.read(1 << 20):
+        digest.update(part)
+    file.seek(0)
+    return digest.hexdigest()
+
+
+def read_archive(path: str, wanted: Wanted) -> tuple[dict[str, bytes], str]:
+    """Return path inside the archive and content of its members that are `wanted`, and the sha512 of the archive's own bytes.
 
     Formats, known by their first bytes: .tar, .tar.gz, .tar.xz, .zip. The only exception is BadArchive.
     """
     try:
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-            return dict(_members(path, file, wanted))
+            digest = _sha512(path, file)
+            return dict(_members(path, file, wanted)), digest
     except BadArchive:
         raise
     except Exception as error:  # the standard library's readers raise many kinds on hostile bytes
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200] or type(error).__name__
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else "it is none of these, damaged, or cut short"
         raise BadArchive(f"{path}: expected a .tar, .tar.gz, .tar.xz or .zip: {reason}") from error
 
 
@@ -281,11 +292,12 @@ def _identify(content: bytes, sha256: str, model: ZooModel) -> Identity:
         return Identity(IdentityKind.OTHER, f"it is no TFLite model that can be read: {bad}")
 
 
-def _contents(source: str, wanted: Wanted) -> tuple[dict[str, bytes], str]:
-    """Path and content of the wanted files of a directory or an archive, and what leads the paths of an archive."""
+def _contents(source: str, wanted: Wanted) -> tuple[dict[str, bytes], str, str]:
+    """Path and content of the wanted files of a directory or an archive; what leads the paths of an archive, and its sha512."""
     if os.path.isdir(source):
-        return read_directory(source, wanted), ""
-    return read_archive(source, wanted), f"{source}: "
+        return read_directory(source, wanted), "", ""
+    contents, digest = read_archive(source, wanted)
+    return contents, f"{source}: ", digest
 
 
 def find_models(source: str, models: Iterable[ZooModel]) -> dict[str, FoundModel]:
@@ -295,7 +307,7 @@ def find_models(source: str, models: Iterable[ZooModel]) -> dict[str, FoundModel
     """
     models = tuple(models)
     names = {name for model in models for name in model.files}
-    contents, prefix = _contents(source, lambda name, _size: name in names)
+    contents, prefix, archive = _contents(source, lambda name, _size: name in names)
     found: dict[str, FoundModel] = {}
     for model in models:
         paths = (path for name in model.files for path in contents if os.path.basename(path) == name)
@@ -303,7 +315,7 @@ def find_models(source: str, models: Iterable[ZooModel]) -> dict[str, FoundModel
         if path is not None:
             sha256 = hashlib.sha256(contents[path]).hexdigest()
             identity = _identify(contents[path], sha256, model)
-            found[model.name] = FoundModel(model, f"{prefix}{path}", contents[path], sha256, identity)
+            found[model.name] = FoundModel(model, f"{prefix}{path}", os.path.basename(path), contents[path], sha256, identity, archive)
     return found
 
 
@@ -317,31 +329,5 @@ def find_images(source: str) -> tuple[FoundImage, ...]:
             taken.append(name)
         return wanted
 
-    contents, prefix = _contents(source, wanted)
+    contents, prefix, _archive = _contents(source, wanted)
     return tuple(FoundImage(f"{prefix}{path}", data, hashlib.sha256(data).hexdigest()) for path, data in contents.items())
-
-
-def read_manifest(path: str) -> Mapping[str, str]:
-    """Read a manifest as sha256sum writes it: base name of each file to its sha256. A UsageError for anything else."""
-    return parse_manifest(files.read(path, MAX_MANIFEST, path, UsageError), path)
-
-
-def parse_manifest(data: bytes, path: str) -> Mapping[str, str]:
-    """The manifest that came from `path`."""
-    try:
-        text = data.decode()
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: byte {error.start}: expected UTF-8, a manifest as sha256sum writes it") from error
-    digests: dict[str, str] = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip() or line.startswith("#"):
-            continue
-        match = re.fullmatch(r"([0-9A-Fa-f]{64}) [ *](.+)", line)
-        if match is None:
-            raise UsageError(f"{path}: line {number}: expected 64 hexadecimal digits, two spaces and a file name")
-        name, digest = os.path.basename(match[2]), match[1].lower()
-        if digests.setdefault(name, digest) != digest:
-            raise UsageError(f"{path}: line {number}: {name} has another sha256 above, expected one for each file name")
-    if not digests:
-        raise UsageError(f"{path}: expected at least one line: 64 hexadecimal digits, two spaces and a file name")
-    return digests

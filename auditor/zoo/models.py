@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from auditor.errors import UsageError
-from auditor.model import visible
+from auditor.model import ZooModelUsed, visible
 from auditor.zoo.catalogue import ZooModel
 from auditor.zoo.find import FoundImage, FoundModel, find_images, find_models
 from auditor.zoo.generate import generate, stand_ins
@@ -25,7 +25,10 @@ DEVICE_FOLDERS = ("/usr/local/share/ml-test-assets", "/usr/local/mlbenchmark/dat
 
 @dataclass(frozen=True, slots=True)
 class ModelFile:
-    """A file that stands for a zoo model. `origin` is `device`, `given` or `stand-in`; `images` and golden `cases` lay beside it."""
+    """A file that stands for a zoo model. `origin` is `device`, `given` or `stand-in`; `images` and golden `cases` lay beside it.
+
+    `archive` is the sha512 of the archive that it was read from; empty for a file of a folder.
+    """
 
     model: ZooModel
     content: bytes
@@ -33,6 +36,12 @@ class ModelFile:
     origin: str
     images: tuple[FoundImage, ...] = field(default=(), repr=False)
     cases: tuple[Golden, ...] = field(default=(), repr=False)
+    archive: str = ""
+
+    @property
+    def used(self) -> ZooModelUsed:
+        """What a record keeps of it."""
+        return ZooModelUsed(self.model.name, self.sha256, self.origin)
 
 
 def model_files(zoo: ZooVersion, given: str | None) -> tuple[ModelFile, ...]:
@@ -54,7 +63,7 @@ def found_files(zoo: ZooVersion, given: str | None) -> dict[str, ModelFile]:
         images, published = find_images(place), _published(place) if origin == "given" else {}
         for name, each in find_models(place, zoo.models).items():
             cases = _cases(each, published)
-            found.setdefault(name, ModelFile(each.model, each.content, each.sha256, origin, images, cases))
+            found.setdefault(name, ModelFile(each.model, each.content, each.sha256, origin, images, cases, each.archive))
     if given is not None and not found:
         raise UsageError(f"--zoo: {visible(given)}: expected model files of zoo {zoo.version} (`crosml-audit zoo list`), found none")
     return found
@@ -69,7 +78,7 @@ def _published(folder: str) -> dict[str, Published]:
 
 def _cases(found: FoundModel, published: Mapping[str, Published]) -> tuple[Golden, ...]:
     """The golden cases of a model. Raises UsageError for a file that is not the one that was published beside its manifest."""
-    known = published.get(os.path.basename(found.path))
+    known = published.get(found.file)
     if known is None:
         return ()
     if known.sha256 != found.sha256:

@@ -260,7 +260,7 @@ def test_a_comparison_is_safe_in_every_format(old, new, name):
     assert json.loads(comparison.as_json(found))["regression"] is found.regression
     page = Cells()
     page.feed(comparison.as_html(found))
-    assert page.tags <= {"html", "meta", "title", "style", "h1", "h2", "p", "table", "thead", "tbody", "tr", "th", "td"}
+    assert page.tags <= {"html", "meta", "title", "style", "main", "h1", "h2", "p", "table", "thead", "tbody", "tr", "th", "td"}
     assert compare(old, old).empty
 
 
@@ -276,3 +276,20 @@ def test_json_and_the_page_name_the_causes():
 def test_a_report_with_very_many_runs_is_compared():
     old = zoo(Outcome.PASS, *map(float, range(1, 20_001)))
     assert compare(old, dataclasses.replace(old, device=record("2"))).empty
+
+
+def test_a_comparison_of_very_much_stays_small():
+    """10,000 findings whose texts have a megabyte together; and one text of a megabyte."""
+    old, new = (
+        report(
+            result("security-3", *(finding(f"security-3.domain@pci:{n}", outcome, reason="why " * 25) for n in range(10_000))),
+            result("misc-1", finding("misc-1.size@device", outcome, reason="x" * 1_000_000, observed=f"{outcome} " * 100_000)),
+            device=record(outcome.value[0]),
+        )
+        for outcome in (Outcome.PASS, Outcome.FAIL)
+    )
+    found = compare(old, new)
+    assert len(json.loads(comparison.as_json(found))["findings"]) == 10_001
+    for text in (comparison.as_text(found), comparison.as_html(found)):
+        assert len(text) < 2_000_000
+        assert "8001 more" in text

@@ -54,6 +54,15 @@ def test_where_no_probe_runs_nothing_would_change(options: tuple[str, ...]) -> N
     assert said == "crosml-audit: --probe-dma: expected a device to try it on: this machine or --host, without --no-probes\n"
 
 
+def test_what_a_run_switches_on_is_named() -> None:
+    for options in (("--delegate", "/lib.so"), ("--delegate", "/lib.so", "--no-probes"), ("--stable-delegate", "/s.json")):
+        said = run("device", "--dry-run", *options)[1]
+        assert "zoo: while a model runs, sets sysfs profiling of a device of panthor to 3, and sets it back" in said
+        assert "zoo: while a model runs, makes the trace instance crosml-audit-work in tracefs" in said
+    for without in ((), ("--delegate", "/lib.so", "--no-zoo")):
+        assert "zoo: " not in run("device", "--dry-run", *without)[1]
+
+
 @pytest.mark.parametrize("where", [{"root": "/"}, {"snapshot": "s"}, {"demo": True}, {"probes": False}])
 def test_what_may_not_be_tried_cannot_be_proven(where: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=r"^--probe-dma: "):

@@ -20,6 +20,7 @@ from fixtures.report import run as any_run
 SHA, OTHER = "ab" * 32, "cd" * 32
 OUTPUT = {"index": 0, "avg_error": 1e-8, "std_dev": 2e-9, "reference_nan_runs": 0, "test_nan_runs": 0, "two_input_distance": 0.25}
 WITNESSED = {"accelerator_busy": True, "memory_accelerator_busy": True}
+PINNED = Settings(manifest={"m": (SHA,)})
 LATENCY = Requirement("zoo-m-latency", "", "", "", Level.MUST, "zoo-latency", "m", {"latency_ms": 6.0})
 ACCURACY = Requirement("zoo-m-accuracy", "", "", "", Level.MUST, "zoo-accuracy", "m", {"avg_error": 1e-4, "std_dev": 1e-5})
 MEMORY = Requirement("zoo-m-memory", "", "", "", Level.MUST, "zoo-memory", "m", {"memory_bytes": 100e6, "memory_fail_bytes": 100 * 2.0**20})
@@ -28,6 +29,7 @@ CHECKS = {
     "accuracy": (zoo_accuracy.baseline, zoo_accuracy.stand_in, ACCURACY),
     "memory": (zoo_memory.baseline, zoo_memory.stand_in, MEMORY),
 }
+UNPINNED = {"latency": zoo_latency.unpinned, "accuracy": zoo_accuracy.unpinned, "memory": zoo_memory.unpinned}
 EVERY = pytest.mark.parametrize("what", CHECKS)
 
 
@@ -58,6 +60,7 @@ def measured(*runs, own=(4000.0, 100.0), outside=(4100.0, 100.0), count=3, drift
     given = {
         "plan": Plan(delegate="/lib.so", models=(ZooModelUsed("m", SHA, "given"),), runs=(("m", len(recorded)),)),
         "models": Ok((ModelResult("m", SHA, recorded, latency, bracket, drift),)),
+        "settings": PINNED,
         **changes,
     }
     return no_facts(**given)
@@ -120,16 +123,67 @@ def test_a_run_without_a_delegate_says_nothing_of_the_accelerator(what):
     assert (answer.outcome, answer.remedy) == (Outcome.UNKNOWN, Remedy.DELEGATE)
 
 
+BAD = {"status": "died", "message": "signal 11", "process": "test"}
+
+
 @EVERY
-@pytest.mark.parametrize("identity", ["pinned", "same-graph"])
-def test_a_file_that_is_the_zoos_is_judged(what, identity):
-    assert ask(what, measured(run(identity=identity))).outcome is Outcome.PASS
+@pytest.mark.parametrize("changes", [{}, BAD])
+def test_the_right_graph_decides_no_baseline_unless_it_is_pinned(what, changes):
+    facts = measured(run(identity="same-graph", **changes), settings=Settings())
+    answer = ask(what, facts)
+    assert (answer.outcome, answer.remedy) == (Outcome.UNKNOWN, Remedy.MANIFEST)
+    assert SHA in answer.observed
+    unpinned, requirement = UNPINNED[what], CHECKS[what][2]
+    assert unpinned.level is Level.SHOULD
+    (beside,) = unpinned.judge(facts, requirement)
+    pinned = measured(run(identity="same-graph", **changes))
+    assert beside.outcome is ask(what, pinned).outcome
+    assert list(unpinned.judge(pinned, requirement)) == []
+
+
+@EVERY
+@pytest.mark.parametrize("identity", ["pinned", "other", "stand-in"])
+def test_what_has_another_graph_or_is_pinned_has_no_unpinned_finding(what, identity):
+    facts = measured(run(identity=identity), settings=Settings())
+    assert list(UNPINNED[what].judge(facts, CHECKS[what][2])) == []
+
+
+@EVERY
+def test_a_model_that_was_not_run_has_no_unpinned_finding(what):
+    missing = no_facts(models=Missing(Status.UNASKED, remedy=Remedy.DELEGATE))
+    assert list(UNPINNED[what].judge(missing, CHECKS[what][2])) == []
+
+
+@EVERY
+def test_what_a_record_says_of_a_pin_does_not_count(what):
+    answer = ask(what, measured(run(identity="pinned"), settings=Settings()))
+    assert (answer.outcome, answer.remedy) == (Outcome.UNKNOWN, Remedy.ZOO)
+    assert "The record says" in answer.because
+
+
+@EVERY
+def test_the_requirement_set_pins_by_file_and_by_archive(what):
+    archive = "ef" * 64
+    for settings, outcome in (
+        (Settings(published={"m": (OTHER, SHA)}), Outcome.PASS),
+        (Settings(published={"m": (OTHER,), "n": (SHA,)}), Outcome.UNKNOWN),
+        (Settings(archives=frozenset({archive})), Outcome.PASS),
+        (Settings(archives=frozenset({"12" * 64})), Outcome.UNKNOWN),
+        (Settings(archives=frozenset({archive}), manifest={"m": (OTHER,)}), Outcome.UNKNOWN),
+    ):
+        facts = measured(run(identity="same-graph"), settings=settings)
+        assert ask(what, replace(facts, plan=replace(facts.plan, archive=archive))).outcome is outcome
+    # what lay on the device, or was generated, did not come from the archive
+    facts = measured(run(identity="same-graph", origin="device"), settings=Settings(archives=frozenset({archive})))
+    assert ask(what, replace(facts, plan=replace(facts.plan, archive=archive))).outcome is Outcome.UNKNOWN
+    # no archive was given
+    assert ask(what, measured(run(identity="same-graph"), settings=Settings(archives=frozenset({archive})))).outcome is Outcome.UNKNOWN
 
 
 @EVERY
 @pytest.mark.parametrize("identity", ["other", "", "PINNED", "nonsense"])
 def test_any_other_file_is_not_judged(what, identity):
-    answer = ask(what, measured(run(identity=identity, identity_reason="small")))
+    answer = ask(what, measured(run(identity=identity, identity_reason="small"), settings=Settings()))
     assert (answer.outcome, answer.because, answer.remedy) == (Outcome.UNKNOWN, "small", Remedy.ZOO)
     assert SHA in answer.observed
 
@@ -138,12 +192,14 @@ def test_any_other_file_is_not_judged(what, identity):
 @pytest.mark.parametrize("identity", ["other", "same-graph", "stand-in", "pinned"])
 def test_the_manifest_decides_before_the_record(what, identity):
     runs = [run(identity=identity)] * 2
-    assert ask(what, measured(*runs, settings=Settings(manifest={"m": SHA}))).outcome is Outcome.PASS
-    answer = ask(what, measured(*runs, settings=Settings(manifest={"m": OTHER})))
+    assert ask(what, measured(*runs, settings=Settings(manifest={"m": (SHA,)}))).outcome is Outcome.PASS
+    answer = ask(what, measured(*runs, settings=Settings(manifest={"m": (OTHER,)})))
     assert (answer.outcome, answer.remedy) == (Outcome.UNKNOWN, Remedy.ZOO)
     assert OTHER in answer.because
-    unrelated = ask(what, measured(*runs, settings=Settings(manifest={"n": OTHER})))
-    assert unrelated.outcome is (Outcome.PASS if identity in {"pinned", "same-graph"} else Outcome.UNKNOWN)
+    several = ask(what, measured(*runs, settings=Settings(manifest={"m": (OTHER, SHA)})))
+    assert several.outcome is Outcome.PASS
+    unrelated = ask(what, measured(*runs, settings=Settings(manifest={"n": (OTHER,)})))
+    assert unrelated.outcome is Outcome.UNKNOWN
 
 
 @EVERY
@@ -160,7 +216,8 @@ STAND_IN_PLAN = Plan(delegate="/lib.so", models=(ZooModelUsed("m", SHA, "stand-i
 
 @EVERY
 def test_a_stand_in_never_decides_the_baseline(what):
-    answer = ask(what, measured(run(identity="stand-in", identity_reason="random weights"), plan=STAND_IN_PLAN))
+    facts = measured(run(identity="stand-in", identity_reason="random weights"), plan=STAND_IN_PLAN, settings=Settings())
+    answer = ask(what, facts)
     assert (answer.outcome, answer.because, answer.remedy) == (Outcome.UNKNOWN, "random weights", Remedy.MANIFEST)
 
 
@@ -168,10 +225,10 @@ def test_a_stand_in_never_decides_the_baseline(what):
 def test_a_stand_in_is_measured_beside_it(what):
     _, stand_in, requirement = CHECKS[what]
     assert stand_in.level is Level.SHOULD
-    (answer,) = stand_in.judge(measured(run(identity="stand-in"), plan=STAND_IN_PLAN), requirement)
+    (answer,) = stand_in.judge(measured(run(identity="stand-in"), plan=STAND_IN_PLAN, settings=Settings()), requirement)
     assert answer.outcome is Outcome.PASS
     died = run(identity="stand-in", status="delegate-create-failed", process="test")
-    (answer,) = stand_in.judge(measured(died, plan=STAND_IN_PLAN), requirement)
+    (answer,) = stand_in.judge(measured(died, plan=STAND_IN_PLAN, settings=Settings()), requirement)
     assert answer.outcome is (Outcome.UNKNOWN if what == "memory" else Outcome.FAIL)
 
 
@@ -180,7 +237,7 @@ def test_what_is_no_stand_in_or_is_pinned_has_no_such_finding(what):
     _, stand_in, requirement = CHECKS[what]
     assert list(stand_in.judge(measured(), requirement)) == []
     assert list(stand_in.judge(measured(run(), plan=STAND_IN_PLAN), requirement)) == []
-    pinned = measured(run(identity="stand-in"), plan=STAND_IN_PLAN, settings=Settings(manifest={"m": SHA}))
+    pinned = measured(run(identity="stand-in"), plan=STAND_IN_PLAN, settings=Settings(manifest={"m": (SHA,)}))
     assert list(stand_in.judge(pinned, requirement)) == []
     assert ask(what, pinned).outcome is Outcome.PASS
 
@@ -391,9 +448,27 @@ def test_no_pass_unless_the_accelerator_was_seen_working_in_every_run(busy):
         answer = ask(figure, measured(run(), run(conditions={**WITNESSED, "accelerator_busy": None, **conditions})))
         assert (answer.outcome, answer.remedy) == (Outcome.UNKNOWN, Remedy.VENDOR)
         assert "fdinfo" in answer.remediation  # the audit was one of the device itself: to repeat it shows no more
+        assert answer.because.startswith("Within the limit, but nothing shows that the accelerator did the work.")
     assert ask("memory", measured(run(), run(conditions={"accelerator_busy": True}))).outcome is Outcome.UNKNOWN
     assert ask("accuracy", measured(run(), run(conditions={"accelerator_busy": True}))).outcome is Outcome.UNKNOWN
     assert ask("latency", measured(run(conditions=conditions), own=(9000.0, 1.0), outside=(9000.0, 1.0))).outcome is Outcome.FAIL
+
+
+def test_what_keeps_the_accelerator_from_being_seen_is_said():
+    held = "/sys/devices/x/npu_busy_time_us: other processes hold the device: camera (41)"
+    runs = [run(conditions={"unwitnessed": [held, "a\x1b[31mb" + "c" * 900]})] * 3
+    because = ask("latency", measured(*runs)).because
+    assert because.count(held) == 1
+    assert "\x1b" not in because
+    assert len(because) < 1000
+    for odd in ("text", None, [None], [["x"]]):
+        assert ask("latency", measured(run(conditions={"unwitnessed": odd}))).outcome is Outcome.UNKNOWN
+
+
+def test_memory_without_the_accelerators_own_may_fail_and_does_not_pass():
+    unread = {"before_bytes": 30_000_000, "peak_bytes": 60_000_000}
+    assert ask("memory", measured(run(memory=unread))).outcome is Outcome.UNKNOWN
+    assert ask("memory", measured(run(memory={**unread, "peak_bytes": 900_000_000}))).outcome is Outcome.FAIL
 
 
 def test_a_delegate_that_keeps_the_processor_busy():
@@ -570,7 +645,7 @@ def test_golden_images_in_some_runs_only():
 def test_golden_images_of_a_delegate_that_ends_badly_or_takes_little():
     assert ask_golden(measured(run(), run(status="died", process="test"))).outcome is Outcome.FAIL
     assert ask_golden(measured(run(golden=golden(*PICTURES), delegated_macs=0.1))).outcome is Outcome.UNKNOWN
-    assert ask_golden(measured(run(identity="other", golden=golden(*PICTURES)))).outcome is Outcome.UNKNOWN
+    assert ask_golden(measured(run(identity="other", golden=golden(*PICTURES)), settings=Settings())).outcome is Outcome.UNKNOWN
     unread = Missing(Status.DENIED)
     (result,) = measured().models.value
     with pytest.raises(MissingFact):
@@ -626,7 +701,7 @@ def test_answers_that_follow_the_inputs(output, outcome, pinned):
     assert zoo_accuracy.follows.level is Level.SHOULD
     good = run(identity="stand-in", accuracy=({**OUTPUT, "correlation": 1.0, "offset": 0.0},))
     odd = run(identity="stand-in", accuracy=({**OUTPUT, **output},))
-    manifest = Settings(manifest={"m": SHA} if pinned else {})
+    manifest = Settings(manifest={"m": (SHA,)} if pinned else {})
     (answer,) = zoo_accuracy.follows.judge(measured(good, odd, good, plan=STAND_IN_PLAN, settings=manifest), ACCURACY)
     assert answer.outcome is Outcome(outcome)
     assert list(zoo_accuracy.follows.judge(measured(run(accuracy=odd.accuracy)), ACCURACY)) == []

@@ -118,8 +118,8 @@ def _qemu(configuration: Configuration, built: image.Image, console: Path, port:
         *configuration.devices,
         "virtio-net-pci,addr=1e.0,netdev=net,romfile=,iommu_platform=on,disable-legacy=on",
     ]
-    # One processor: QEMU may go on running code that another emulated processor has since replaced. The kernel patches its own
-    # (static branches, at each change of a trace event) by way of int3, and panics on one that it has already taken away.
+    # One processor: with two, a guest was seen to panic ("Oops: int3") while a trace event was switched off. QEMU probably goes on
+    # running code that another emulated processor has since replaced, and the kernel patches its own by way of int3.
     return [
         *("setpriv", "--pdeathsig", "KILL"),  # no machine outlives a killed test run
         *(board.program, "-accel", "tcg,thread=multi", "-machine", board.machine),

@@ -56,7 +56,6 @@ sys.path.insert(0, "/tmp/crosml-auditor.zip")
 from auditor.inference import process
 from auditor.inference.watch import Limits
 from auditor.inference.worker.confine import Policy
-from auditor.inference.fdinfo import busy_ns
 real = "from auditor.inference.worker.main import main"
 code = process.BOOTSTRAP.replace(real, f"from auditor.inference.worker import main as worker\nNODE = {NODE!r}\n{WORKER}")
 process._COMMAND = (*process._COMMAND[:-1], code.replace("main(int", "worker.main(int"))
@@ -64,9 +63,9 @@ with process.Worker("test", b"", Limits(), nodes=(NODE,)) as worker:
     worker.hello("auto")
     confinement = worker.confine(Policy(devices=(NODE,)), required=True)
     worker.load_model(1, xnnpack=False)
-    before = worker.engines()
+    before = worker.counted()
     inference = worker.invoke()
-    busy = busy_ns(before, worker.engines())
+    busy = sum(worker.counted().since(before).amounts.values())
     print(json.dumps([confinement.to_json(), confinement.escapes, worker.refused(), worker.device_bytes(), busy, inference.bracket_ns]))
 """
 

@@ -12,6 +12,7 @@ runtime or the vendor prints goes to the standard descriptors and never mixes wi
     input     payload: all inputs         -> {}
     invoke                                -> {ns}
     output                                -> {outputs: [{shape, dtype}]}, payload: all outputs
+    drop                                  -> {}
     picture   {descriptor, width, height, crop} -> {}, payload: pixels; after a hello for Pillow (decoding.py)
     quit                                  -> {}
 
@@ -19,6 +20,8 @@ A worker that is to become one of TFLite's own tools has, after confine and esca
 
     become    {arguments}                 -> only an error, where that cannot be
 
+From delegate on, a request may have the number of an `executor`, 0 without: each has a delegate and an interpreter of its own, and what
+one of them remembers from inference to inference, no other sees.
 With a `count`, input, invoke and output are of a batch of so many inferences: `ns` and `outputs` are then lists of what one has. The
 inputs are then covered, and invoke has the `key` to them and gives `digests` of the outputs (sealing.py).
 A request that fails is answered with {error: {outcome, stage, message}}.
@@ -41,6 +44,23 @@ from auditor.tflite import operators
 from auditor.tflite.tensors import TensorSpec
 
 
+class _Executor:
+    """One interpreter and its delegate."""
+
+    def __init__(self) -> None:
+        self.interpreter: Any = None
+        self.delegate: WrappedDelegate | None = None
+        self.batch: list[bytes] = []
+        self.answers: list[tuple[list[dict[str, Any]], bytes]] = []
+
+    def destroy(self) -> None:
+        """Give everything back, in the order that the ABI asks for: the interpreter, then the delegate."""
+        self.interpreter = None
+        if self.delegate:
+            self.delegate.destroy()
+            self.delegate = None
+
+
 class Session:
     """The state of one worker: what is loaded so far."""
 
@@ -50,14 +70,13 @@ class Session:
         self._policy = confine.Policy()
         self._listener: int | None = None
         self._runtime: Any = None
-        self._interpreter: Any = None
-        self._delegate: WrappedDelegate | None = None
-        self._batch: list[bytes] = []
-        self._answers: list[tuple[list[dict[str, Any]], bytes]] = []
+        self._executors: dict[int, _Executor] = {}
+        self._executor = _Executor()
 
     def answer(self, header: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
         """Do one request and return its reply; a failure becomes an `error` reply."""
         action = header["do"]
+        self._executor = self._executors.setdefault(header.get("executor", 0), _Executor())
         try:
             return getattr(self, "do_" + action)(header, payload)  # type: ignore[no-any-return]
         except RequestError as problem:
@@ -114,7 +133,7 @@ class Session:
 
     def do_delegate(self, header: dict[str, Any], _payload: bytes) -> tuple[dict[str, Any], bytes]:
         """Load the vendor's library and create its delegate."""
-        self._delegate = WrappedDelegate(header["library"], header["options"])
+        self._executor.delegate = WrappedDelegate(header["library"], header["options"])
         return {}, b""
 
     def do_model(self, header: dict[str, Any], _payload: bytes) -> tuple[dict[str, Any], bytes]:
@@ -124,13 +143,13 @@ class Session:
             interpreter = self._runtime.Interpreter(
                 model_path=f"/proc/self/fd/{header['descriptor']}",
                 num_threads=header["threads"],
-                experimental_delegates=[self._delegate] if self._delegate else None,
+                experimental_delegates=[self._executor.delegate] if self._executor.delegate else None,
                 experimental_op_resolver_type=(resolvers.AUTO if header["xnnpack"] else resolvers.BUILTIN_WITHOUT_DEFAULT_DELEGATES),
             )
             interpreter.allocate_tensors()
         except (ValueError, RuntimeError, SystemError) as problem:
             raise self._load_error(str(problem)) from problem
-        self._interpreter = interpreter
+        self._executor.interpreter = interpreter
         return {
             "inputs": [_described(tensor) for tensor in interpreter.get_input_details()],
             "outputs": [_described(tensor) for tensor in interpreter.get_output_details()],
@@ -141,7 +160,7 @@ class Session:
         """Set all inputs from their bytes, one after the other; keep those of a batch."""
         if "count" in header:
             size = len(payload) // header["count"]
-            self._batch = [payload[size * number : size * (number + 1)] for number in range(header["count"])]
+            self._executor.batch = [payload[size * number : size * (number + 1)] for number in range(header["count"])]
         else:
             self._set_inputs(payload)
         return {}, b""
@@ -150,7 +169,7 @@ class Session:
         """Run one inference, timed as benchmark_model does: Invoke alone; or a batch."""
         if "count" in header:
             return self._run_batch(bytes.fromhex(header["key"])), b""
-        invoke = self._interpreter.invoke
+        invoke = self._executor.interpreter.invoke
         started = time.perf_counter_ns()
         invoke()
         return {"ns": time.perf_counter_ns() - started}, b""
@@ -158,37 +177,39 @@ class Session:
     def do_output(self, header: dict[str, Any], _payload: bytes) -> tuple[dict[str, Any], bytes]:
         """Read all outputs, or those of a batch."""
         if "count" in header:
-            return {"outputs": [described for described, _ in self._answers]}, b"".join(payload for _, payload in self._answers)
+            answers = self._executor.answers
+            return {"outputs": [described for described, _ in answers]}, b"".join(payload for _, payload in answers)
         described, payload = self._outputs()
         return {"outputs": described}, payload
 
     def _run_batch(self, key: bytes) -> dict[str, Any]:
         """Run the batch: each inference right after its inputs are set, timed by itself as benchmark_model does it."""
-        invoke = self._interpreter.invoke
-        times, self._answers = [], []
+        invoke = self._executor.interpreter.invoke
+        times, self._executor.answers = [], []
         # all of them first: that would leave cold caches to each inference
-        uncovered = [sealing.covered(payload, key, number) for number, payload in enumerate(self._batch)]
+        uncovered = [sealing.covered(payload, key, number) for number, payload in enumerate(self._executor.batch)]
         for payload in uncovered:
             self._set_inputs(payload)
             started = time.perf_counter_ns()
             invoke()
             times.append(time.perf_counter_ns() - started)
-            self._answers.append(self._outputs())
-        return {"ns": times, "digests": [sealing.digest(payload) for _, payload in self._answers]}
+            self._executor.answers.append(self._outputs())
+        return {"ns": times, "digests": [sealing.digest(payload) for _, payload in self._executor.answers]}
 
     def _set_inputs(self, payload: bytes) -> None:
         import numpy as np  # noqa: PLC0415 - the runtime has imported it
 
         offset = 0
-        for tensor in self._interpreter.get_input_details():
+        for tensor in self._executor.interpreter.get_input_details():
             shape, dtype = tensor["shape"], np.dtype(tensor["dtype"])
             count = int(np.prod(shape, dtype=np.int64))
             value = np.frombuffer(payload, dtype, count, offset).reshape(shape)
-            self._interpreter.set_tensor(tensor["index"], value)
+            self._executor.interpreter.set_tensor(tensor["index"], value)
             offset += value.nbytes
 
     def _outputs(self) -> tuple[list[dict[str, Any]], bytes]:
-        values = [self._interpreter.get_tensor(tensor["index"]) for tensor in self._interpreter.get_output_details()]
+        interpreter = self._executor.interpreter
+        values = [interpreter.get_tensor(tensor["index"]) for tensor in interpreter.get_output_details()]
         return [{"shape": list(value.shape), "dtype": value.dtype.name} for value in values], b"".join(value.tobytes() for value in values)
 
     def do_picture(self, header: dict[str, Any], _payload: bytes) -> tuple[dict[str, Any], bytes]:
@@ -196,22 +217,26 @@ class Session:
         return {}, decoding.decode(self._runtime, header["descriptor"], header["width"], header["height"], crop=header["crop"])
 
     def do_quit(self, _header: dict[str, Any], _payload: bytes) -> tuple[dict[str, Any], bytes]:
-        """Give everything back, in the order that the ABI asks for: the interpreter, then the delegate."""
-        self._interpreter = None
-        if self._delegate:
-            self._delegate.destroy()
+        """Give everything back."""
+        for executor in self._executors.values():
+            executor.destroy()
+        return {}, b""
+
+    def do_drop(self, header: dict[str, Any], _payload: bytes) -> tuple[dict[str, Any], bytes]:
+        """Give one executor back."""
+        self._executors.pop(header.get("executor", 0)).destroy()
         return {}, b""
 
     def _load_error(self, message: str) -> RequestError:
-        if self._delegate is None or not self._delegate.claims.operators:
+        if self._executor.delegate is None or not self._executor.delegate.claims.operators:
             return RequestError(Outcome.LOAD_FAILED, "model", message)
-        stage = "prepare" if self._delegate.failed else "kernel-prepare"
-        return RequestError(Outcome.PREPARE_FAILED, stage, "; ".join([*self._delegate.reports, message]))
+        stage = "prepare" if self._executor.delegate.failed else "kernel-prepare"
+        return RequestError(Outcome.PREPARE_FAILED, stage, "; ".join([*self._executor.delegate.reports, message]))
 
     def _claims(self) -> dict[str, Any] | None:
-        if self._delegate is None:
+        if self._executor.delegate is None:
             return None
-        claims = self._delegate.claims
+        claims = self._executor.delegate.claims
         return {"operators": claims.operators, "partitions": [asdict(part) for part in claims.partitions]}
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import json
 import os
 import select
@@ -21,7 +22,7 @@ import signal
 import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from auditor import scratch
+from auditor import folders
 from auditor.inference import group
 from auditor.inference.processes import descendants
 
@@ -44,6 +45,8 @@ def main(requests: int, ends: int, folder: str, groups: Sequence[Group], command
     os.set_inheritable(ends, False)
     os.mkdir(folder, 0o700)
     try:
+        # as long as it is locked, nobody sweeps it (scratch.py)
+        fcntl.flock(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), fcntl.LOCK_EX | fcntl.LOCK_NB)
         group.make(groups)
         ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         child = os.fork()
@@ -57,7 +60,7 @@ def main(requests: int, ends: int, folder: str, groups: Sequence[Group], command
 
 def clean(folder: str, groups: Sequence[Group]) -> None:
     """Remove what a worker's supervisor made."""
-    scratch.remove(folder)
+    folders.remove(folder)
     group.remove(groups)
 
 

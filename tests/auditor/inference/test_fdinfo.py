@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from auditor.inference import fdinfo
-from auditor.inference.fdinfo import DeviceUse, _holds_memory, busy_ns, device_use, read_device_use
+from auditor.inference.fdinfo import DeviceUse, _holds_memory, device_use, read_device_use
 
 PIPE = "pos:\t0\nflags:\t02\nmnt_id:\t15\nino:\t77\n"
 CLIENT = """\
@@ -37,7 +37,7 @@ def test_nothing_of_a_device():
 
 def test_a_client_counts_once_and_by_what_is_resident():
     use = device_use({"3": CLIENT, "4": CLIENT}, own={"3"})
-    assert use == DeviceUse(3 * MIB, {("0000:00:0b.0", "7", "compute"): 2_000_000})
+    assert use == DeviceUse(3 * MIB, {("0000:00:0b.0", "7", "compute"): 2_000_000}, clients=frozenset({7}))
 
 
 def test_two_clients_and_old_names():
@@ -121,11 +121,54 @@ def test_any_text_is_a_figure_or_refused(texts):
         return
 
 
-def test_time_on_engines():
-    before = {("p", "1", "a"): 5, ("p", "1", "b"): 5, ("p", "2", "a"): 9}
-    after = {("p", "1", "a"): 8, ("p", "1", "b"): 5, ("p", "3", "a"): 4}
-    assert busy_ns(before, after) == 3 + 4
-    assert busy_ns(before, before) == 0
+XE = "drm-driver:\txe\ndrm-client-id:\t7\ndrm-cycles-rcs:\t{}\ndrm-total-cycles-rcs:\t{}\ndrm-cycles-ccs:\t4\n"
+
+
+FILE = "pos:\t0\nflags:\t02100002\nmnt_id:\t6\nino:\t{}\n"
+DRM = FILE + "drm-driver:\t{}\ndrm-client-id:\t5\n"
+UNTOLD = {
+    "rocket": DRM.format(91, "rocket"),
+    "ethos-u": DRM.format(91, "ethosu"),
+    "qaic": DRM.format(91, "qaic").replace("drm-client", "drm-pdev:\t0000:01:00.0\ndrm-client"),
+    "intel-npu of 6.12": DRM.format(91, "intel_vpu"),
+    "etnaviv of 6.12": DRM.format(91, "etnaviv") + "drm-engine-2D:\t400 ns\n",
+    "habanalabs": FILE.format(91),
+    "fastrpc": FILE.format(91),
+    "vfio": FILE.format(91),
+    "vfio of newer kernels": FILE.format(91) + "vfio-device-syspath:\t/sys/devices/pci0000:00/0000:00:0b.0\n",
+    "one that counts cycles alone": DRM.format(91, "x") + "drm-cycles-a:\t1\ndrm-total-cycles-a:\t2\n",
+    "one that names a region, without a driver": FILE.format(91) + "drm-resident-memory:\t1 MiB\n",
+    "one that tells what it shares alone": DRM.format(91, "x") + "drm-shared-memory:\t1 MiB\n",
+    "one that tells what it could free alone": DRM.format(91, "x") + "drm-purgeable-memory:\t1 MiB\ndrm-active-memory:\t1 MiB\n",
+}
+
+
+@pytest.mark.parametrize("text", UNTOLD.values(), ids=UNTOLD)
+def test_memory_that_a_driver_does_not_tell_is_not_all(text):
+    """Whatever else the process holds: its other device tells, and so does the dma-buf."""
+    texts = {"3": text, "4": CLIENT, "5": BUFFER.format(ino=5, size=MIB)}
+    use = device_use(texts, {"3", "4"}, {"3"})
+    assert not use.complete
+    assert use.bytes >= 3 * MIB, "what is told may still be too much"
+
+
+def test_cycles_are_pairs():
+    """An engine whose passing cycles the driver does not write, as msm's, shows no time."""
+    assert device_use({"3": XE.format(100, 1000)}, own={"3"}).cycles == {("", "7", "rcs"): (100, 1000)}
+    assert device_use({"3": XE.format("x", 1000)}, own={"3"}).cycles == {}
+    assert device_use({"3": XE.format(100, 1000)}).cycles == {}, "another device's"
+
+
+def test_cycles_are_no_memory():
+    """`drm-total-cycles-` begins as memory regions do: xe's would be bytes, and a driver without memory keys would account for all."""
+    assert device_use({"3": XE.format(1, 5 << 30) + "drm-resident-system:\t1 MiB\n"}) == DeviceUse(MIB, {})
+    assert not device_use({"3": XE.format(1, 5 << 30)}).complete
+
+
+def test_clients_of_the_accelerator():
+    assert device_use(
+        {"3": XE.format(1, 2), "4": CLIENT.replace("client-id:\t7", "client-id:\t8"), "5": "pos: 0"}, own={"3", "5"}
+    ).clients == {7}
 
 
 def test_this_process():

@@ -14,14 +14,10 @@ import pytest
 from auditor.errors import UsageError
 from auditor.inference import metrics
 from auditor.inference.client import Client, PredictionError
-from auditor.inference.executor import Options
-from auditor.inference.service import (
-    Budget,
-    CreateGraphExecutorResult,
-    ExecuteResult,
-    InferenceService,
-    LoadModelResult,
-)
+from auditor.inference.executor import Executor, Options
+from auditor.inference.results import Budget, CreateGraphExecutorResult, ExecuteResult, LoadModelResult
+from auditor.inference.service import InferenceService
+from auditor.inference.watch import Limits
 from auditor.tflite import operators
 from auditor.tflite.graph import read_graph
 from auditor.zoo.published import Golden, Published, Tensor, golden_document, read_golden, read_published
@@ -38,7 +34,7 @@ def with_executor(use, model, options=OPTIONS, budget=None):
         async with InferenceService(budget=budget) as service:
             loaded = await service.load_flat_buffer_model(model, "Chain")
             assert loaded.result is LoadModelResult.OK, loaded
-            created = await service.create_graph_executor(loaded.model, options)
+            created = await loaded.model.create_graph_executor(options)
             assert created.result is CreateGraphExecutorResult.OK, created
             return await use(created.executor, service)
 
@@ -51,7 +47,7 @@ def created(model, options=OPTIONS):
     async def scene():
         async with InferenceService() as service:
             loaded = await service.load_flat_buffer_model(model, "Chain")
-            return await service.create_graph_executor(loaded.model, options), service
+            return await loaded.model.create_graph_executor(options), service
 
     return asyncio.run(scene())
 
@@ -147,8 +143,8 @@ def test_a_custom_operator_that_is_not_there(write, runtime):
 @pytest.mark.parametrize(
     ("options", "result"),
     [
-        ({"fault": "fail", "at": "create"}, CreateGraphExecutorResult.DELEGATE_USE_ERROR),
-        ({"fault": "fail", "at": "prepare"}, CreateGraphExecutorResult.DELEGATE_USE_ERROR),
+        ({"fault": "fail", "at": "create"}, CreateGraphExecutorResult.GPU_USE_ERROR),
+        ({"fault": "fail", "at": "prepare"}, CreateGraphExecutorResult.GPU_USE_ERROR),
         ({"fault": "crash", "at": "create"}, CreateGraphExecutorResult.WORKER_ERROR),
     ],
 )
@@ -161,7 +157,7 @@ def test_a_delegate_that_fails(delegate, model, options, result):
 
 def test_a_delegate_that_is_not_there(tmp_path, model):
     answer, _service = created(model, Options(delegate=str(tmp_path / "absent.so")))
-    assert answer.result is CreateGraphExecutorResult.DELEGATE_UNAVAILABLE
+    assert answer.result is CreateGraphExecutorResult.GPU_UNAVAILABLE
 
 
 def test_no_more_workers_than_there_may_be(monkeypatch, model):
@@ -169,7 +165,8 @@ def test_no_more_workers_than_there_may_be(monkeypatch, model):
 
     async def use(executor, service):
         assert executor.over == ""
-        return await service.create_graph_executor(executor.model, OPTIONS)
+        other = (await service.load_flat_buffer_model(model, "Other")).model
+        return await other.create_graph_executor(OPTIONS)
 
     assert with_executor(use, model).result is CreateGraphExecutorResult.MEMORY_ALLOCATION_ERROR
 
@@ -192,7 +189,14 @@ def test_named_inputs_give_named_outputs(model, runtime):
         ({"t0": Tensor("float32", (2, 4), bytes(31))}, ("t4",), ExecuteResult.INPUT_FORMAT_ERROR, "t0: 31 bytes, expected 32 bytes"),
         ({"t0": X}, (), ExecuteResult.OUTPUT_MISSING_ERROR, "t4: not named"),
         ({"t0": X}, ("t4", "t5"), ExecuteResult.UNKNOWN_OUTPUT_ERROR, "t5: expected t4"),
-        ({"t0": X}, ("t4", "t4"), ExecuteResult.DUPLICATE_OUTPUT_ERROR, "an output is named twice"),
+        ({"t0": X}, ("t4", "t4"), ExecuteResult.DUPLICATE_OUTPUT_ERROR, "t4: named twice"),
+        ({"more": X}, (), ExecuteResult.UNKNOWN_INPUT_ERROR, "more: expected t0"),
+        ({}, ("t5",), ExecuteResult.INPUT_MISSING_ERROR, "t0: not given"),
+        ({"t0": Tensor("int8", (1,), b"")}, ("t4", "t4", "t5"), ExecuteResult.DUPLICATE_OUTPUT_ERROR, "t4: named twice"),
+        ({"t0": Tensor("int8", (1,), b"")}, (), ExecuteResult.OUTPUT_MISSING_ERROR, "t4: not named"),
+        ({"t0": Tensor("int8", (1,), b"")}, ("t4",), ExecuteResult.INPUT_TYPE_ERROR, "t0: int8, expected float32"),
+        ({"t0": Tensor("float32", (4, 2), bytes(31))}, ("t4",), ExecuteResult.INPUT_FORMAT_ERROR, "t0: 31 bytes, expected 32 bytes"),
+        ({"t0": Tensor("float32", (-1,), bytes(32))}, ("t4",), ExecuteResult.INPUT_FORMAT_ERROR, "t0: 32 bytes, expected -1 bytes"),
     ],
 )
 def test_a_request_that_does_not_fit_the_model(model, inputs, outputs, result, said):
@@ -219,7 +223,7 @@ def test_what_fails_or_exceeds_its_budget_costs_that_executor_only(delegate, mod
     pairs = tuple(tuple(option.split("=")) for option in options.split())
 
     async def use(executor, service):
-        other = (await service.create_graph_executor(executor.model, OPTIONS)).executor
+        other = (await (await service.load_flat_buffer_model(model, "Chain")).model.create_graph_executor(OPTIONS)).executor
         answers = [await executor.execute({"t0": X}, ("t4",)) for _ in range(4)]
         return answers, await other.execute({"t0": X}, ("t4",)), executor, service
 
@@ -232,32 +236,6 @@ def test_what_fails_or_exceeds_its_budget_costs_that_executor_only(delegate, mod
     assert other.result is ExecuteResult.OK
     assert gone(executor.pid)
     assert service.metrics.events()[f"MachineLearningService.Chain.{metrics.EXECUTE}.Event"]["OK"] >= 2
-
-
-def test_too_many_requests_are_refused_and_the_executor_goes_on(model):
-    async def use(executor, _service):
-        answers = [(await executor.execute({"t0": X}, ("t4",))).result for _ in range(3)]
-        executor._requests.clear()  # a minute later
-        return answers, (await executor.execute({"t0": X}, ("t4",))).result
-
-    answers, later = with_executor(use, model, budget=Budget(requests_per_minute=2))
-    assert answers == [ExecuteResult.OK, ExecuteResult.OK, ExecuteResult.BUDGET_ERROR]
-    assert later is ExecuteResult.OK
-
-
-def test_a_cancelled_request_ends_its_worker(delegate, model):
-    options = Options(delegate=delegate, options=(("fault", "hang"), ("after", "1")))
-
-    async def use(executor, service):
-        assert (await executor.execute({"t0": X}, ("t4",))).result is ExecuteResult.OK
-        with pytest.raises(asyncio.TimeoutError):
-            await asyncio.wait_for(executor.execute({"t0": X}, ("t4",)), 0.5)
-        return executor, service.metrics.events()
-
-    executor, events = with_executor(use, model, options)
-    assert executor.over == "a request was cancelled"
-    assert events[metrics.EXIT_STATUS] == {"cancelled": 1}
-    assert gone(executor.pid)
 
 
 def test_leaving_the_service_ends_a_request_that_hangs(delegate, model):
@@ -278,9 +256,9 @@ def test_leaving_the_service_while_an_executor_is_created_leaves_no_worker(model
     async def scene():
         async with InferenceService() as service:
             loaded = await service.load_flat_buffer_model(model, "Chain")
-            creating = [asyncio.ensure_future(service.create_graph_executor(loaded.model, OPTIONS)) for _ in range(3)]
+            creating = [asyncio.ensure_future(loaded.model.create_graph_executor(OPTIONS)) for _ in range(3)]
             await asyncio.sleep(0.02)
-        return [await each for each in creating], await service.create_graph_executor(loaded.model, OPTIONS)
+        return [await each for each in creating], await loaded.model.create_graph_executor(OPTIONS)
 
     answers, late = asyncio.run(scene())
     assert all(each.executor is None or gone(each.executor.pid) for each in answers)
@@ -335,7 +313,7 @@ def test_golden_cases_are_met_or_what_differs_is_said(published, chain_of, tmp_p
     bare = Published(other.path, other.sha256)
     assert check_golden({"m": bare}, "m") == ("no golden case",)
     unnamed = Published(other.path, other.sha256, (Golden({"x": X}, {"t4": Y}, 0.1),))
-    assert check_golden({"m": unnamed}, "m")[0].startswith("case 0: INPUT_MISSING_ERROR")
+    assert check_golden({"m": unnamed}, "m")[0].startswith("case 0: UNKNOWN_INPUT_ERROR")
     assert check_golden({}, "m")[0].startswith("MODEL_SPEC_ERROR")
     content = chain_of(float("nan"))
     (tmp_path / "nan.tflite").write_bytes(content)
@@ -383,10 +361,8 @@ def test_an_altered_golden_file_is_refused(published, tmp_path):
 
 
 def test_a_runtime_has_what_the_model_needs_and_a_digest_names_it(model, runtime):
-    async def use(executor, _service):
-        return executor._executor.worker.operators()
-
-    there = with_executor(use, model, Options(runtime=runtime))
+    with Executor(model, Options(runtime=runtime), Limits(), "test") as executor:
+        there = executor.worker.operators()
     wanted = operators.needed(read_graph(model))
     assert wanted == {"ADD": 1, "MUL": 1}
     assert operators.missing(wanted, there) == ()
@@ -450,7 +426,7 @@ def test_a_thousand_requests_over_eight_models_with_workers_killed(published):
             async def kill():
                 while True:
                     await asyncio.sleep(0.15)
-                    running = [each for each in service._executors if not each.over]
+                    running = [each for each in service._hosts if each.pid and not each.over]
                     pids.update(each.pid for each in running)
                     if running:
                         os.kill(chance.choice(running).pid, signal.SIGKILL)
@@ -464,7 +440,7 @@ def test_a_thousand_requests_over_eight_models_with_workers_killed(published):
             for first in range(100, 1000, 100):
                 answers += await hundred(first)
             killer.cancel()
-            pids.update(each.pid for each in service._executors)
+            pids.update(each.pid for each in service._hosts if each.pid)
             return answers, resident() - before, service.metrics.events()
 
     answers, grown, events = asyncio.run(scene())

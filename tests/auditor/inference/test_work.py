@@ -14,25 +14,8 @@ from hypothesis import strategies as st
 from auditor.families import FAMILIES, Work
 from auditor.inference import work
 
-XE = "drm-driver:\txe\ndrm-client-id:\t7\ndrm-cycles-rcs:\t{}\ndrm-total-cycles-rcs:\t{}\ndrm-cycles-ccs:\t0\ndrm-total-cycles-ccs:\t{}\n"
 RUN = "  kworker/u8:1-77 [001] ..... {}: drm_sched_job_run: dev=0000:00:02.0, id=1, fence={}, ring=rcs0, job count:0, client_id:{}\n"
 DONE = "          <idle>-0  [001] d.h1. {}: drm_sched_job_done: fence={} signaled\n"
-
-
-def test_cycles_are_a_difference_of_both():
-    before, after = work.cycles(XE.format(100, 1000, 1000)), work.cycles(XE.format(700, 2000, 2000))
-    assert work.cycles_share(before, after) == pytest.approx(0.6)
-    assert work.cycles_share(after, after) == 0.0
-    assert work.cycles_share({}, after) == 0.0  # one reading shows nothing
-
-
-@pytest.mark.parametrize("text", ["", "drm-cycles-rcs:\t1\n", "drm-cycles-rcs:\tx\ndrm-total-cycles-rcs:\t9\n"])
-def test_cycles_that_are_not_whole_are_none(text):
-    assert work.cycles(text) == {}
-
-
-def test_cycles_that_go_back_show_nothing():
-    assert work.cycles_share({"rcs": (9, 10)}, {"rcs": (1, 20)}) == 0.0
 
 
 @pytest.mark.parametrize(("text", "found"), [("1234\n", 1234), ("-1\n", None), ("", None), (None, None)])
@@ -54,23 +37,41 @@ def test_others_that_hold_a_node_are_seen():
 
 
 def test_a_process_that_cannot_be_looked_at_may_hold_it(tmp_path, monkeypatch):
-    (tmp_path / "7/fd").mkdir(parents=True)
+    (tmp_path / "7/task/7/fd").mkdir(parents=True)
+    listdir = os.listdir
 
     def refuse(path):
         if str(path).endswith("/fd"):
             raise PermissionError(errno.EACCES, "refused")
-        return ["7", "self"]
+        return listdir(path)
 
     monkeypatch.setattr(os, "listdir", refuse)
     assert work.other_holders(["/dev/full"], (), str(tmp_path)) is None
 
 
+def busy(trace, *clients):
+    return work.Jobs().add(trace, clients)
+
+
 def test_pairs_of_a_clients_jobs_are_its_time():
     trace = RUN.format("10.000100", "3:1", 7) + RUN.format("10.000200", "4:1", 9) + DONE.format("10.000300", "4:1")
     trace += DONE.format("10.000600", "3:1") + RUN.format("10.000700", "3:2", 7)
-    assert work.scheduler_busy_ns(trace, {7}) == 500_000
-    assert work.scheduler_busy_ns(trace, {9}) == 100_000
-    assert work.scheduler_busy_ns(trace, {8}) == 0
+    assert busy(trace, 7) == 500_000
+    assert busy(trace, 9) == 100_000
+    assert busy(trace, 8) == 0
+
+
+def test_jobs_at_the_same_time_count_once():
+    trace = RUN.format("10.000100", "3:1", 7) + RUN.format("10.000100", "3:2", 7)
+    assert busy(trace + DONE.format("10.000300", "3:1") + DONE.format("10.000400", "3:2"), 7) == 300_000
+
+
+def test_a_trace_is_read_on_wherever_it_was_cut():
+    trace = RUN.format("10.000100", "3:1", 7) + DONE.format("10.000300", "3:1") + RUN.format("10.000400", "3:2", 7)
+    trace += DONE.format("10.000500", "3:2")
+    for cut in range(len(trace)):
+        jobs = work.Jobs()
+        assert jobs.add(trace[:cut], {7}) + jobs.add(trace[cut:], {7}) == 300_000
 
 
 @pytest.mark.parametrize(
@@ -82,20 +83,19 @@ def test_pairs_of_a_clients_jobs_are_its_time():
 )
 def test_what_a_process_writes_or_lacks_a_fence_is_no_job(line):
     quoted = line.replace("1 10.000002: drm", "drm")
-    assert work.scheduler_busy_ns(quoted + DONE.format("11.000000", "3:1"), {7}) == 0
+    assert busy(quoted + DONE.format("11.000000", "3:1"), 7) == 0
 
 
 @given(st.text(max_size=200))
 def test_any_trace_is_read(text):
-    assert work.scheduler_busy_ns(text, {7}) >= 0
-    work.cycles(text)
+    assert busy(text, 7) >= 0
 
 
 def told(*entries):
     def ask(_node, _request, _layout, _parameter, size, most, _pad, address):
         assert (size, most) == (144, work.CLIENTS)
         for at, (pid, done) in enumerate(entries):
-            raw = struct.pack("=16xqQQ", pid, 0, done).ljust(144, b"\0")
+            raw = struct.pack("=I12xqQQ", at, pid, 0, done).ljust(144, b"\0")
             ctypes.memmove(address + at * 144, raw, 144)
         return 0, size, len(entries), 0, address
 
@@ -104,9 +104,9 @@ def told(*entries):
 
 def test_completed_commands_of_a_process():
     ask = told((100, 5), (200, 7), (100, 1))
-    assert work.completions(3, {100}, ask) == 6
-    assert work.completions(3, {100, 200}, ask) == 13
-    assert work.completions(3, {300}, ask) == 0
+    assert work.completions(3, {100}, ask) == {(0, 100): 5, (2, 100): 1}
+    assert work.completions(3, {100, 200}, ask) == {(0, 100): 5, (1, 200): 7, (2, 100): 1}
+    assert work.completions(3, {300}, ask) == {}
 
 
 def test_a_driver_that_does_not_tell():
@@ -114,22 +114,6 @@ def test_a_driver_that_does_not_tell():
         raise OSError(errno.ENOTTY, "no")
 
     assert work.completions(3, {100}, refuse) is None
-
-
-def test_profiling_is_set_and_set_back(tmp_path):
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a/profiling").write_text("0\n")
-    with work.profiling([str(tmp_path / "a"), str(tmp_path / "none")], "3") as switched:
-        assert switched == (f"{tmp_path}/a/profiling",)
-        assert (tmp_path / "a/profiling").read_text() == "3"
-    assert (tmp_path / "a/profiling").read_text() == "0"
-
-
-def test_profiling_is_set_back_whatever_happens(tmp_path):
-    (tmp_path / "profiling").write_text("0")
-    with pytest.raises(KeyError), work.profiling([str(tmp_path)], "1"):
-        raise KeyError
-    assert (tmp_path / "profiling").read_text() == "0"
 
 
 def test_a_family_that_must_be_switched_on_counts_engine_time():

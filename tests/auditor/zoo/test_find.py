@@ -18,6 +18,7 @@ from auditor.errors import UsageError
 from auditor.zoo import find
 from auditor.zoo.catalogue import Baseline, IdentityKind, ZooModel
 from auditor.zoo.generate import generate
+from auditor.zoo.pins import read_manifest
 
 NAME = "convolution_benchmark_1_144x256"
 MODEL = ZooModel(NAME, "use", (f"{NAME}.tflite", "convolution_benchmark_144_256_1.tflite"), Baseline(4.0), no_graph="none")
@@ -248,7 +249,7 @@ def test_damaged_archives(data, tmp_path):
         damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
     source = write(tmp_path / "zoo", bytes(damaged))
     try:
-        found = find.read_archive(source, lambda name, _size: name == WANTED)
+        found, _digest = find.read_archive(source, lambda name, _size: name == WANTED)
     except find.BadArchive as refused:
         message = str(refused)
     else:
@@ -304,7 +305,7 @@ def test_manifest(tmp_path):
     digest = "0123456789abcdef" * 4
     text = f"# the zoo\n{digest}  ./zoo/{WANTED}\n\n{digest.upper()} *b.tflite\n{digest}  {WANTED}\n"
     path = write(tmp_path / "SHA256SUMS", text.encode())
-    assert find.read_manifest(path) == {WANTED: digest, "b.tflite": digest}
+    assert read_manifest(path) == {WANTED: digest, "b.tflite": digest}
 
 
 @pytest.mark.parametrize(
@@ -320,5 +321,5 @@ def test_manifest(tmp_path):
 def test_bad_manifests_are_named(text, reason, tmp_path):
     path = write(tmp_path / "SHA256SUMS", text)
     with pytest.raises(UsageError, match=reason) as refused:
-        find.read_manifest(path)
+        read_manifest(path)
     assert str(refused.value).startswith(path)

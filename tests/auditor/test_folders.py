@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from auditor import scratch
+from auditor import folders
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def test_all_kinds_of_files(folder, tmp_path):
     (folder / "a/b/c").mkdir(parents=True)
     os.symlink(outside, folder / "a/b/link")
     (folder / "a/b/file").write_text("")
-    scratch.remove(str(folder))
+    folders.remove(str(folder))
     assert os.listdir(tmp_path) == ["outside"]
     assert os.listdir(outside) == ["kept"]
     assert outside.stat().st_mode & 0o777 == 0o500
@@ -41,7 +41,7 @@ def test_folders_that_may_not_be_read(folder):
         (folder / name / "below/file").write_text("")
         (folder / name / "below").chmod(mode)
         (folder / name).chmod(mode)
-    scratch.remove(str(folder))
+    folders.remove(str(folder))
     assert not folder.exists()
 
 
@@ -55,17 +55,17 @@ def test_a_tree_that_is_deeper_than_a_path_is_long(folder):
             open("file", "w").close()
     finally:
         os.chdir(before)
-    scratch.remove(str(folder))
+    folders.remove(str(folder))
     assert not folder.exists()
 
 
 def test_what_is_not_there(folder):
-    scratch.remove(str(folder / "nothing"))
+    folders.remove(str(folder / "nothing"))
     assert folder.exists()
 
 
 def test_a_link_is_not_followed(folder, tmp_path):
     (folder / "kept").write_text("")
     os.symlink(folder, tmp_path / "link")
-    scratch.remove(str(tmp_path / "link"))
+    folders.remove(str(tmp_path / "link"))
     assert (folder / "kept").exists()

@@ -1,0 +1,266 @@
+"""`crosml-audit service`: the inference service, as ChromeOS's ML service would answer, and as a service for other programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from auditor.bench.options import ZooOptions
+from auditor.cli.common import progress
+from auditor.cli.options import PLAIN, takes
+from auditor.errors import AuditError, UsageError
+from auditor.model import EXIT_CODES, Outcome, Verdict, printable, visible
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from auditor.inference.executor import Options
+    from auditor.serving.check import Answer
+    from auditor.zoo.published import Golden, Tensor
+
+app = typer.Typer(
+    help="The inference service: check and run models under the ChromeOS ML service's rules, or serve them.", no_args_is_help=True, **PLAIN
+)
+
+_NOT_HERE = ("stable_delegate", "zoo", "bench_time", "device_dir")
+_NO_DELEGATE = (*_NOT_HERE, "delegate", "delegate_options", "allow_paths")
+
+Format = Annotated[str, typer.Option("--format", metavar="text|json", help="How the answer is written.")]
+GoldenFile = Annotated[
+    str | None, typer.Option("--golden", metavar="FILE", help="Golden cases; without it NAME.golden.json beside a model.")
+]
+
+
+@app.command("check")
+@takes(ZooOptions, without=_NOT_HERE)
+def service_check(
+    asked: dict[str, Any],
+    *,
+    models: Annotated[list[str], typer.Argument(metavar="MODEL…")],
+    golden: GoldenFile = None,
+    format: Format = "text",
+) -> None:
+    """Check whether the ChromeOS ML service would run a model: size, types, operators, delegation, one inference, golden cases.
+
+    Without --golden, the golden cases are those of NAME.golden.json beside a model, if it exists.
+
+    Exit codes: 0 yes, 1 no, 3 not known, 2 wrong usage, 4 no runtime or no confinement here.
+    """
+    import asyncio
+
+    from auditor.inference.results import Budget
+    from auditor.inference.service import InferenceService
+    from auditor.inference.wire import WorkerFailure
+    from auditor.serving import check
+
+    _is_json(format)
+    options = _options(asked)
+    if golden is not None and len(models) > 1:
+        raise UsageError("--golden: expected one MODEL")
+    contents = [(path, check.read_model(path), _golden(path, golden)) for path in models]
+    try:
+        runtime = check.ask_runtime(options, Budget().limits())
+    except WorkerFailure as failure:
+        raise AuditError(f"no model can be run here: {failure.status.message}") from None
+
+    async def scene() -> list[tuple[Answer, ...]]:
+        async with InferenceService(options=options) as service:
+            return [await check.check(service, _name(path), content, cases, options, runtime) for path, content, cases in contents]
+
+    with progress() as tell:
+        tell("running the models")
+        answers = asyncio.run(scene())
+    documents = [_checked(path, each) for path, each in zip(models, answers, strict=True)]
+    _give(
+        {"schema": "crosml-audit/service-check/1", "runtime": {"name": runtime.name, "version": runtime.version}, "models": documents},
+        "\n".join(_check_text(path, each) for path, each in zip(models, answers, strict=True)),
+        format,
+    )
+    raise typer.Exit(EXIT_CODES[_verdict([answer for each in answers for answer in each])])
+
+
+@app.command("run")
+@takes(ZooOptions, without=_NOT_HERE)
+def service_run(
+    asked: dict[str, Any],
+    *,
+    model: Annotated[str, typer.Argument(metavar="MODEL")],
+    input: Annotated[list[str], typer.Option("--input", metavar="NAME=X.npy", help="An input; may repeat.")] = [],
+    output: Annotated[list[str], typer.Option("--output", metavar="NAME=Y.npy", help="Write an output to a file; may repeat.")] = [],
+    golden: GoldenFile = None,
+    format: Format = "text",
+) -> None:
+    """Run one request through the service, or golden cases.
+
+    Exit codes: 0 it ran, and golden cases came out as recorded; 1 the service refused the request or a golden case differs; 2 wrong usage.
+    """
+    import asyncio
+
+    from auditor import files
+    from auditor.inference.results import CreateGraphExecutorResult, ExecuteResult, LoadModelResult
+    from auditor.inference.service import InferenceService, check_cases
+    from auditor.serving import run
+    from auditor.zoo.published import MAX_MODEL
+
+    _is_json(format)
+    options = _options(asked)
+    inputs = run.read_inputs(input)
+    targets = _pairs("--output", output)
+    for path in targets.values():
+        if wrong := files.why_not_written(path):
+            raise UsageError(f"--output {visible(path)}: cannot be written: {wrong}")
+    content = files.read(model, MAX_MODEL, model, UsageError)
+    cases = _golden(model, golden) if golden is not None else ()
+    if bool(cases) == bool(inputs):
+        raise UsageError("service run: expected either --input for each of the model's inputs, or --golden")
+
+    async def scene() -> tuple[str, str, Mapping[str, Tensor]]:
+        async with InferenceService(options=options) as service:
+            loaded = await service.load_flat_buffer_model(content, _name(model))
+            if loaded.result is not LoadModelResult.OK or loaded.model is None:
+                return loaded.result.name, loaded.message, {}
+            if cases:
+                wrong = await check_cases(loaded.model, cases)
+                return ("GOLDEN_DIFFERS" if wrong else "OK"), "; ".join(wrong), {}
+            created = await loaded.model.create_graph_executor()
+            if created.result is not CreateGraphExecutorResult.OK or created.executor is None:
+                return created.result.name, created.message, {}
+            done = await created.executor.execute(inputs, tuple(created.executor.outputs))
+            return done.result.name, done.message, done.outputs
+
+    result, message, found = asyncio.run(scene())
+    if result == ExecuteResult.OK.name:
+        for name, path in targets.items():
+            if name not in found:
+                raise UsageError(f"--output {visible(name)}: expected an output of the model: {', '.join(map(visible, found))}")
+            files.write(path, run.npy(found[name]))
+    document = {
+        "schema": "crosml-audit/service-run/1",
+        "model": printable(model),
+        "result": result,
+        "message": message,
+        "outputs": {name: run.described(tensor) for name, tensor in found.items()},
+    }
+    text = [f"{result}{f': {message}' if message else ''}"]
+    text += [f"{visible(name)}: {json.dumps(run.described(tensor))}" for name, tensor in found.items()]
+    _give(document, "\n".join(text), format)
+    raise typer.Exit(0 if result == ExecuteResult.OK.name else 1)
+
+
+@app.command("operators")
+@takes(ZooOptions, without=_NO_DELEGATE)
+def service_operators(asked: dict[str, Any], *, folder: Annotated[str, typer.Argument(metavar="DIR")], format: Format = "text") -> None:
+    """The operators that the published models of DIR need, with versions, and those that the runtime here does not have.
+
+    Exit codes: 0 the runtime has all, 1 it lacks some, 2 wrong usage, 4 no runtime here.
+    """
+    from auditor.inference.results import Budget
+    from auditor.inference.wire import WorkerFailure
+    from auditor.serving import check
+    from auditor.serving.published import operators_of
+    from auditor.tflite import operators
+
+    _is_json(format)
+    needed = operators_of(folder)
+    try:
+        runtime = check.ask_runtime(
+            _options({**dict.fromkeys(("delegate",)), "delegate_options": (), "allow_paths": (), **asked}), Budget().limits()
+        )
+    except WorkerFailure as failure:
+        raise AuditError(f"the runtime cannot be asked: {failure.status.message}") from None
+    missing = operators.missing(needed, runtime.operators)
+    document = {
+        "schema": "crosml-audit/service-operators/1",
+        "operators": needed,
+        "digest": operators.digest(needed),
+        "runtime": {"name": runtime.name, "version": runtime.version, "digest": operators.digest(runtime.operators)},
+        "missing": list(missing),
+    }
+    text = [f"{name} {version}" for name, version in sorted(needed.items())]
+    text += [f"not in {runtime.name} {runtime.version}: {visible(each)}" for each in missing]
+    _give(document, "\n".join(text), format)
+    raise typer.Exit(1 if missing else 0)
+
+
+def _options(asked: Mapping[str, Any]) -> Options:
+    """How models are run. Raises UsageError."""
+    from auditor import gather
+    from auditor.bench.libraries import libraries_beside
+    from auditor.inference.executor import Options
+
+    options = ZooOptions(**asked)
+    options.check()
+    gather.no_local(options)
+    found = gather.measure_options(options, gather.delegate(options))
+    return Options(
+        delegate=found.delegate.path if found.delegate else None,
+        options=found.delegate.options if found.delegate else (),
+        libraries=libraries_beside(found.delegate.path) if found.delegate else (),
+        access=found.access,
+        runtime=options.tflite,
+        import_path=found.import_path,
+    )
+
+
+def _golden(path: str, golden: str | None) -> tuple[Golden, ...]:
+    from auditor import files
+    from auditor.serving.check import golden_beside
+    from auditor.zoo.published import MAX_GOLDEN, read_golden
+
+    return golden_beside(path) if golden is None else read_golden(files.read(golden, MAX_GOLDEN, golden, UsageError), golden)
+
+
+def _name(path: str) -> str:
+    """What metrics and failures call a model of a file."""
+    import os
+
+    return printable(os.path.basename(path)).removesuffix(".tflite") or "model"
+
+
+def _pairs(flag: str, given: Sequence[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for each in given:
+        name, equals, path = each.partition("=")
+        if not (name and equals and path) or name in found:
+            raise UsageError(f"{flag} {visible(each)}: expected NAME=FILE, each name once")
+        found[name] = path
+    return found
+
+
+def _is_json(format: str) -> None:
+    if format not in {"text", "json"}:
+        raise UsageError(f"--format {visible(format)}: expected text or json")
+
+
+def _give(document: Mapping[str, Any], text: str, format: str) -> None:
+    sys.stdout.write(f"{json.dumps(document, sort_keys=True, allow_nan=False) if format == 'json' else text}\n")
+
+
+def _verdict(answers: Sequence[Answer]) -> Verdict:
+    outcomes = {each.outcome for each in answers}
+    if Outcome.FAIL in outcomes:
+        return Verdict.NON_COMPLIANT
+    return Verdict.INCOMPLETE if Outcome.UNKNOWN in outcomes else Verdict.COMPLIANT
+
+
+_WOULD = {
+    Verdict.COMPLIANT: "the ML service would run it",
+    Verdict.NON_COMPLIANT: "the ML service would not run it",
+    Verdict.INCOMPLETE: "not known",
+}
+
+
+def _checked(path: str, answers: Sequence[Answer]) -> dict[str, Any]:
+    return {
+        "model": printable(path),
+        "verdict": _verdict(answers).value,
+        "answers": [{"question": each.question, "outcome": each.outcome.value, "text": each.text} for each in answers],
+    }
+
+
+def _check_text(path: str, answers: Sequence[Answer]) -> str:
+    lines = [f"{visible(path)}: {_WOULD[_verdict(answers)]}"]
+    return "\n".join(lines + [f"  {each.outcome.value:<14} {each.question:<10} {each.text}" for each in answers])
