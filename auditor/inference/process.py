@@ -419,6 +419,13 @@ class Worker:
         if status.exit != 0:
             raise WorkerFailure(status, self.output)
 
+    def ended(self) -> Status:
+        """Tell how the process ended, once it has: by itself, or ended by somebody else."""
+        deadline = time.monotonic() + _END_SECONDS
+        while not self._receive() and time.monotonic() < deadline:
+            pass
+        return self._ending("idle")
+
     def peak_bytes(self) -> int | None:
         """Return the most memory that the process and what it started were seen to hold, in bytes; None if not all of it was read.
 
