@@ -38,10 +38,8 @@ def _page() -> Iterator[str]:
     yield f'.TH CROSML\\-AUDIT 1 "" "crosml\\-audit {_text(__version__)}" "User Commands"'
     yield from (".SH NAME", f"crosml\\-audit \\- {_text('compliance auditor for ChromeOS ML accelerators')}")
     yield from (".SH SYNOPSIS", ".B crosml\\-audit", ".I COMMAND", "[\\fIOPTION\\fR].\\|.\\|.")
-    yield from (
-        ".SH DESCRIPTION",
-        _text("Asks a device what it is, judges the answers against the ChromeOS requirements for ML accelerators,"),
-    )
+    yield ".SH DESCRIPTION"
+    yield _text("Asks a device what it is, judges the answers against the ChromeOS requirements for ML accelerators,")
     yield _text("and reports what failed, what is unknown, what to do and who can do it. Missing evidence is unknown, never a pass.")
     yield ".SH COMMANDS"
     for name, command in _commands(root, ()):

@@ -55,7 +55,8 @@ def test_zsh(line, wanted, environment):
     """Without a terminal zsh completes nothing: its function runs with what would show the words replaced by what prints them."""
     words = " ".join(f"'{word}'" for word in line.split())
     script = (
-        "compdef() { : }; _arguments() { print -r -- $* }; _describe() { print -rl -- ${(P)2} }; compadd() { print -rl -- $* }; _files() { : }\n"
+        "compdef() { : }; _files() { : }; _arguments() { print -r -- $* }\n"
+        "_describe() { print -rl -- ${(P)2} }; compadd() { print -rl -- $* }\n"
         'eval "$(_CROSML_AUDIT_COMPLETE=source_zsh crosml-audit)"\n'
         f"words=({words}); CURRENT={len(line.split())}; _crosml_audit_completion"
     )
