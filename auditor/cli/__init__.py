@@ -15,7 +15,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from auditor import __version__
-from auditor.cli import checks, device, fleet, report, service, snapshot, submit, waivers, zoo
+from auditor.cli import checks, device, fleet, history, report, service, snapshot, submit, waivers, zoo
 from auditor.cli.common import errors
 from auditor.cli.options import PLAIN, Grouped
 from auditor.model import EXIT_FAILED
@@ -30,6 +30,7 @@ app = typer.Typer(
 app.add_typer(zoo.app, name="zoo")
 app.add_typer(service.app, name="service")
 app.add_typer(report.app, name="report")
+app.add_typer(history.app, name="history")
 app.add_typer(snapshot.app, name="snapshot")
 app.add_typer(waivers.app, name="waivers")
 app.command(cls=Grouped)(device.device)

@@ -23,6 +23,7 @@ from auditor.cli.common import (
     settings,
     show_changes,
 )
+from auditor.cli.history import check_database, keep
 from auditor.cli.options import JUDGING, OUTPUT, TARGET, read_date, takes
 from auditor.errors import AuditError
 from auditor.model import EXIT_CODES, Report, visible
@@ -62,6 +63,9 @@ def device(
     save_snapshot: Annotated[
         str | None, typer.Option(metavar="FILE", help="Keep the record that was judged.", rich_help_panel=OUTPUT)
     ] = None,
+    history: Annotated[
+        str | None, typer.Option("--history", metavar="DB", help="Add the report to this database.", rich_help_panel=OUTPUT)
+    ] = None,
     format: FormatOption = [],
     output_dir: OutputDir = None,
     unknown_as: Unknown = UnknownAs.ERROR,
@@ -79,6 +83,7 @@ def device(
 
     forms = formats(format, output_dir)
     outputs(save_snapshot, *(path for _, path in forms), folder=output_dir, force=force)
+    check_database(history)
     request = Request(**asked, selection=Selection(tuple(only), tuple(skip)), today=read_date(today))
     if dry_run:
         show_changes(gather.would_change(request))
@@ -89,6 +94,8 @@ def device(
         files.write(save_snapshot, pack(audited.record))
     for form, path in forms:
         give(form, audited.report, path, **settings(verbose=verbose, unknown_as=unknown_as))
+    if history is not None:
+        keep(history, [(None, audited.report)])
     if expect_accelerator:
         _expect_driven(audited.report)
     raise typer.Exit(EXIT_CODES[audited.report.verdict])
