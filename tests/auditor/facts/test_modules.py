@@ -146,7 +146,8 @@ def test_a_built_in_driver_without_a_module_link(tmp_path):
 RKNPU = "of:NnpuT(null)Crockchip,rk3588-rknpu"
 BUILT_IN = {
     f"{FOLDER}/modules.builtin": "kernel/drivers/rknpu/rknpu.ko\nkernel/drivers/gpu/drm/msm/msm.ko\nkernel/drivers/pci/pci-stub.ko\n",
-    f"{FOLDER}/modules.builtin.modinfo": "rknpu.license=GPL\0rknpu.alias=of:N*T*Crockchip,rk3588-rknpuC*\0rknpu.alias=of:N*T*Crockchip,rk3588-rknpu\0"
+    f"{FOLDER}/modules.builtin.modinfo": "rknpu.license=GPL\0rknpu.alias=of:N*T*Crockchip,rk3588-rknpuC*\0"
+    "rknpu.alias=of:N*T*Crockchip,rk3588-rknpu\0"
     "msm.license=GPL\0msm.alias=of:N*T*Cqcom,adreno\0msm.alias=of:N*T*Crockchip,rk3588-rknpu\0pci_stub.license=GPL\0",
 }
 
