@@ -11,23 +11,24 @@ from typing import TYPE_CHECKING
 from auditor import files, registry, requirements
 from auditor.codec import decode_waivers
 from auditor.details import details
-from auditor.engine import Context, Selection, judge, names, unwaived
+from auditor.engine import Context, Selection, judge, unwaived
 from auditor.errors import AuditError, UsageError
 from auditor.facts.collect import collect
 from auditor.facts.types import Facts, Ok, PublicKey, Settings
 from auditor.gather import TOOL, gather
-from auditor.model import DeviceSummary, ManifestUsed, PinnedBy, Report, Waiver, ZooUsed, printable
+from auditor.model import DeviceSummary, ManifestUsed, PinnedBy, Report, Waiver, ZooUsed, printable, visible
 from auditor.requirements import RequirementSet
 from auditor.sources import recording
 from auditor.sources.recording import Record, Replay
+from auditor.vocabulary import near, vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     Read = Callable[[str, str], bytes]
 
-    from auditor.model import Check
     from auditor.request import Request
+    from auditor.vocabulary import Vocabulary
     from auditor.zoo.catalogue import ZooVersion
 
 LIST_LIMIT = 1 << 20
@@ -57,6 +58,7 @@ class Rules:
 def audit(request: Request, progress: Callable[[str], None]) -> Audited:
     """Carry out an audit. Raises UsageError for what the request names wrongly, AuditError where a device cannot be asked."""
     rules = read_rules(request, requirements.load(request.requirements))
+    request = replace(request, selection=_selection(request.selection, vocabulary(rules.requirements.requirements, registry.checks())))
     record = gather(request, progress)
     return Audited(judged(record, rules, request), record)
 
@@ -64,7 +66,6 @@ def audit(request: Request, progress: Callable[[str], None]) -> Audited:
 def read_rules(request: Request, judged_by: RequirementSet, read: Read | None = None) -> Rules:
     """The rules that a request names. Raises UsageError; `read` gives the bytes of a file by its path and the option that names it."""
     read = read or _small
-    _known(request.selection, judged_by, registry.checks())
     waivers = () if request.waivers is None else decode_waivers(read(request.waivers, "--waivers"), request.waivers)
     pinned, manifest = ({}, None) if request.manifest is None else _manifest(request.manifest, judged_by.zoo, read)
     return Rules(judged_by, waivers, _settings(request, judged_by, pinned, read), manifest)
@@ -85,16 +86,34 @@ def judged(record: Record, rules: Rules, request: Request) -> Report:
         tuple(_judged_with(request)),
         details(facts),
     )
-    report = judge(facts, checks, judged_by.requirements, rules.waivers, request.today, selection, context)
+
+    def selected(selection: Selection) -> Report:
+        return judge(facts, checks, judged_by.requirements, rules.waivers, request.today, selection, context)
+
+    report = selected(selection)
+    _found(selection, report, selected)
     return report if request.apply_waivers else unwaived(report)
 
 
-def _known(selection: Selection, judged_by: RequirementSet, checks: tuple[Check, ...]) -> None:
-    """A name in --only or --skip that names nothing would silently leave out everything, or nothing."""
-    pairs = [(each, check) for each in judged_by.requirements for check in checks if check.requirement == each.family]
+def _selection(asked: Selection, known: Vocabulary) -> Selection:
+    """The selection, an id each. A name in --only or --skip that names nothing would silently leave out everything, or nothing."""
+    selection = Selection(known.split(asked.only), known.split(asked.skip))
     for name in (*selection.only, *selection.skip):
-        if not any(names(name.partition("@")[0], *pair) for pair in pairs):
-            raise UsageError(f"--only, --skip: {printable(name)}: no such requirement or check; `crosml-audit checks` lists them")
+        if not known.matches(name):
+            raise UsageError(f"--only, --skip: {known.unknown(name)}")
+    return selection
+
+
+def _found(selection: Selection, report: Report, judged: Callable[[Selection], Report]) -> None:
+    """A finding in --only that this device does not have would give a report on nothing."""
+    for name in selection.only:
+        if "@" in name and name not in _ids(report):
+            there = _ids(judged(Selection((name.partition("@")[0],))))
+            raise UsageError(f"--only: {visible(name)[:200]}: expected a finding of this device{near(name, there)}")
+
+
+def _ids(report: Report) -> set[str]:
+    return {finding.id for result in report.requirements for finding in result.findings}
 
 
 def _wanted(request: Request, facts: Facts) -> None:

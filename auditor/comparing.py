@@ -40,7 +40,7 @@ class Cause(enum.Enum):
     """What is read on the device says something else."""
     REQUIREMENTS = "requirement set"
     AUDITOR = "auditor version"
-    STATED = "the vendor's report is not what its own record and rules give"
+    STATED = "the vendor's report: this auditor does not get it from the same record and rules"
     """Only of a review: the same auditor does not come to what the report says."""
     OPTIONS = "options"
     """The same record, rules and auditor: trusted roots, manifest, base image, date or selection."""
@@ -351,7 +351,7 @@ def _figures(report: Report) -> dict[tuple[str, str], list[float]]:
     found: dict[tuple[str, str], list[float]] = {}
     for run in report.model_runs:
         for quantity, read in _FIGURES.items():
-            value = read(run) if run.status == "ok" else None
+            value = read(run) if run.status == "completed" else None
             if isinstance(value, (int, float)) and 0 <= value <= _HIGHEST:
                 found.setdefault((run.model, quantity), []).append(value)
     return {key: values[-MOST_RUNS:] for key, values in found.items()}

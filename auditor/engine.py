@@ -14,6 +14,7 @@ from auditor.model import (
     Details,
     DeviceSummary,
     Finding,
+    Incomplete,
     Level,
     ModelRun,
     Outcome,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     import datetime
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from auditor.facts.types import Facts, Unrecognised
+    from auditor.facts.types import Fact, Facts, Unrecognised
 
 _HOW_TO = {
     Remedy.ROOT: "Audit again as root.",
@@ -92,8 +93,12 @@ class Selection:
 
 def names(name: str, requirement: Requirement, check: Check) -> bool:
     """Whether a name is that of a requirement or a check, of its family, or how one of these begins, up to a separator."""
-    ids = (f"{requirement.id}.{check.word}", check.id)
-    return any(each == name or (each.startswith(name) and each[len(name)] in "-._") for each in ids)
+    return begins(f"{requirement.id}.{check.word}", name) or begins(check.id, name)
+
+
+def begins(id: str, name: str) -> bool:  # noqa: A002  # the field's own word
+    """Whether an id is a name, or begins with it up to a separator."""
+    return id == name or (id.startswith(name) and id[len(name)] in "-._")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +129,7 @@ def judge(
     results = tuple(_result(facts, checks, requirement, selection, applied) for requirement in requirements)
     accelerators = facts.accelerators
     found = accelerators.value.items if isinstance(accelerators, Ok) else ()
+    judged, runs = verdict(results, partial=bool(selection.only)), _model_runs(facts)
     return Report(
         tool=context.tool,
         requirements_set=context.requirements_set,
@@ -139,16 +145,34 @@ def judge(
             )
             for each in found
         ),
-        verdict=verdict(results, partial=bool(selection.only)),
+        verdict=judged,
         counts=counts(results),
         requirements=results,
-        model_runs=_model_runs(facts),
+        model_runs=runs,
         notes=(*context.notes, *remarks(waivers, results, today, board)),
         partial=bool(selection.only),
         selection=selection.only,
         judged_with=context.judged_with,
         details=context.details,
+        incomplete=_why_incomplete(judged, [_is_unbound(each.driver) for each in found], results, runs),
     )
+
+
+def _is_unbound(driver: Fact[str]) -> bool:
+    return isinstance(driver, Missing) and driver.status is Status.ABSENT
+
+
+def _why_incomplete(
+    judged: Verdict, unbound: Sequence[bool], results: Sequence[RequirementResult], runs: Sequence[ModelRun]
+) -> Incomplete | None:
+    """Why a verdict is incomplete; `unbound` says of each accelerator that was found whether no driver is bound to it."""
+    if judged is not Verdict.INCOMPLETE:
+        return None
+    if all(unbound):
+        return Incomplete.NO_DRIVER if unbound else Incomplete.NO_ACCELERATOR
+    if not runs and any(each.model and each.selected and each.standing is Outcome.UNKNOWN for each in results):
+        return Incomplete.NOTHING_MEASURED
+    return Incomplete.UNDECIDED
 
 
 def claimed(report: Report, claims: Sequence[Claim]) -> Report:
@@ -190,7 +214,9 @@ def _covered(report: Report, cover: Callable[[Finding], Waiver | None]) -> Repor
         findings = tuple(replace(finding, waiver=cover(finding)) for finding in result.findings)
         found, covered = outcome(findings, partial=report.partial)
         results.append(replace(result, findings=findings, outcome=found, waived=covered))
-    return replace(report, requirements=tuple(results), verdict=verdict(results, partial=report.partial), counts=counts(results))
+    judged = verdict(results, partial=report.partial)
+    incomplete = _why_incomplete(judged, [each.driver is None for each in report.accelerators], results, report.model_runs)
+    return replace(report, requirements=tuple(results), verdict=judged, counts=counts(results), incomplete=incomplete)
 
 
 def _model_runs(facts: Facts) -> tuple[ModelRun, ...]:

@@ -1,12 +1,9 @@
-"""The files that a person names: read whole and under a limit, written whole or not at all; and folders that are removed."""
+"""The files that a person names: read whole and under a limit, written whole or not at all."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
 import stat
-import subprocess
 import tempfile
 
 from auditor.errors import AuditError, UsageError
@@ -62,25 +59,21 @@ def sync_folder(folder: str) -> None:
         os.close(descriptor)
 
 
-def why_not_written(path: str) -> str:
-    """What keeps a file from being written, so far as it can be told beforehand; empty where nothing does."""
+def why_not_written(path: str, *, force: bool = True) -> str:
+    """What keeps a file from being written, so far as it can be told beforehand; empty where nothing does.
+
+    Without `force`, a file that exists keeps it; what is no regular file (a terminal, /dev/null) can always be written to.
+    """
     folder = os.path.dirname(os.path.realpath(path))
     if not path or os.path.isdir(path):
         return "expected a file, not a folder"
     if not os.path.isdir(folder):
         return "expected a file in a folder that exists"
+    if os.path.isfile(path) and not force:
+        return "expected a new file; --force overwrites this one"
     if not os.access(path if os.path.exists(path) and not os.path.isfile(path) else folder, os.W_OK):
         return "expected a file in a folder that may be written"
     return ""
-
-
-def remove(folder: str) -> None:
-    """Remove a folder and whatever a stranger left in it."""
-    with contextlib.suppress(RecursionError):
-        shutil.rmtree(folder, ignore_errors=True)
-    if os.path.lexists(folder):
-        # a tree that is too deep for Python
-        subprocess.run(["rm", "-rf", "--", folder], check=False, stderr=subprocess.DEVNULL)
 
 
 def _unhurried(path: str, flags: int) -> int:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 import os
+import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib import resources
@@ -18,11 +20,12 @@ from auditor.bench.schedule import MeasureOptions, measure_zoo, runner
 from auditor.errors import AuditError, UsageError
 from auditor.facts.collect import collect
 from auditor.facts.plan import plan_document, read_plan
-from auditor.facts.reading import Device
-from auditor.facts.types import Plan
+from auditor.facts.reading import Device, parse
+from auditor.facts.runs import read_run
+from auditor.facts.types import Ok, Plan
 from auditor.inference.runtime import check_folder, this_machine, why_none
 from auditor.inference.witness import CHANGES as RUNS_CHANGE
-from auditor.model import Status, Tool, printable
+from auditor.model import Status, Tool, printable, visible
 from auditor.probes import answer as answer_probe
 from auditor.probes import would_change as changes_of
 from auditor.sources import base, recording
@@ -35,9 +38,10 @@ from auditor.sources.ssh import Order, Ssh
 from auditor.zoo.models import model_files
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from auditor.bench.options import ZooOptions
+    from auditor.model import ModelRun
     from auditor.request import Request
     from auditor.zoo.catalogue import ZooVersion
 
@@ -263,6 +267,37 @@ def measure_options(options: ZooOptions, library: Delegate | None, accelerators:
         if runner(library, options.tflite) is None and why_none(options.tflite):
             folders = (os.path.abspath(options.runtime),)
     return MeasureOptions(options, library, folders, access(options, accelerators))
+
+
+def run_table(zoo: ZooVersion, documents: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """What was measured, a line a model: means over its processes by the auditor's clock, beside the limits; nothing is judged."""
+    limits = {model.name: model.baseline for model in zoo.models}
+    runs: dict[str, list[ModelRun]] = {}
+    for document in documents:
+        run = parse(Ok(document), read_run)
+        if isinstance(run, Ok):
+            runs.setdefault(run.value.model, []).append(run.value)
+    yield f"{'model':<42}{'processes':>10}{'latency':>12}{'limit':>10}{'avg error':>11}{'memory':>11}{'delegated':>11}  file"
+    for name, found in runs.items():
+        good = [run for run in found if run.status == "completed"]
+        latency = statistics.fmean([run.bracket_us for run in good if run.bracket_us is not None] or [math.nan])
+        errors = [output.get("avg_error") for run in good for output in run.accuracy or ()]
+        memory = [run.memory["peak_bytes"] for run in good if run.memory and "peak_bytes" in run.memory]
+        shares = [run.delegated_macs for run in good if run.delegated_macs is not None]
+        cells = (
+            f"{len(good)} of {len(found)}",
+            _cell(latency / 1e3, "{:.3g} ms"),
+            f"{limits[name].latency_ms:g} ms" if name in limits else "-",
+            _cell(max((each for each in errors if isinstance(each, float)), default=math.nan), "{:.3g}"),
+            _cell(max(memory, default=math.nan) / 1e6, "{:.4g} MB"),
+            _cell(min(shares, default=math.nan), "{:.1%}"),
+        )
+        yield visible(f"{name:<42}" + "".join(map(str.rjust, cells, (10, 12, 10, 11, 11, 11))) + f"  {found[0].origin}")
+        yield from (visible(f"  {run.process}: {run.status}: {run.message}"[:200]) for run in found if run.status != "completed")
+
+
+def _cell(value: float, form: str) -> str:
+    return form.format(value) if math.isfinite(value) else "-"
 
 
 def delegate(options: ZooOptions) -> Delegate | None:

@@ -73,6 +73,19 @@ class Verdict(enum.Enum):
     INCOMPLETE = "incomplete"
 
 
+class Incomplete(enum.Enum):
+    """Why a verdict is `incomplete`, the first of these that holds: a device that lost its driver is not one that nobody measured yet."""
+
+    NO_ACCELERATOR = "no-accelerator"
+    """None was found, or what was found is not known to be one."""
+    NO_DRIVER = "no-driver"
+    """No driver is bound to the accelerators that were found."""
+    NOTHING_MEASURED = "nothing-measured"
+    """Clauses that take a measurement are open, and no model was run."""
+    UNDECIDED = "undecided"
+    """Other evidence is missing."""
+
+
 class Remedy(enum.Enum):
     """What would decide an unknown: shown in the finding, and counted in the report's last lines."""
 
@@ -388,7 +401,7 @@ class AcceleratorSummary:
 class ModelRun:
     """One model measured in one fresh worker process (`crosml-audit/run/1`); times in microseconds, memory in bytes.
 
-    `status` is `ok` or how the run ended; `total_nodes` counts the operators of the file; `delegated_macs` is the share of
+    `status` is `completed` or how the run ended; `total_nodes` counts the operators of the file; `delegated_macs` is the share of
     multiply-accumulates that the delegate took, None where partitions are not known. `accuracy` has one entry per output.
     """
 
@@ -551,17 +564,24 @@ class Report:
     judged_with: tuple[str, ...] = ()
     """The options that decided how the record was judged: requirement set, waivers, roots, date. An argument each."""
     details: Details = field(default_factory=Details)
+    incomplete: Incomplete | None = None
+    """Why the verdict is `incomplete`; None where it is another one."""
     schema: str = REPORT_SCHEMA
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A report format. `render` takes the report; that of `text` also takes `colour` and `width`. `suffix` begins with a dot."""
+    """A report format. `render` takes the report, and as keywords the settings that `takes` names. `suffix` begins with a dot.
+
+    Settings: `colour` (bool), `width` (characters of a line), `verbose` (bool), `unknown` (what an unknown counts as: `error`, `failure`,
+    `once`).
+    """
 
     name: str
     media_type: str
     suffix: str
     render: Callable[..., str]
+    takes: tuple[str, ...] = ()
 
 
 EXIT_CODES: Mapping[Verdict, int] = {Verdict.COMPLIANT: 0, Verdict.NON_COMPLIANT: 1, Verdict.INCOMPLETE: 3}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from auditor import engine, files
 from auditor.codec import decode_json
 from auditor.errors import AuditError
-from auditor.model import REPORT_SCHEMA, Level, Outcome, Report, visible
+from auditor.model import REPORT_SCHEMA, Level, Outcome, Report, Verdict, visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,5 +70,7 @@ def _contradictions(report: Report) -> Iterator[str]:
     verdict, counts = engine.verdict(report.requirements, partial=report.partial), engine.counts(report.requirements)
     if report.verdict is not verdict:
         yield f"verdict: expected {verdict.value}, which the requirements add up to, got {report.verdict.value}"
+    if report.incomplete and report.verdict is not Verdict.INCOMPLETE:
+        yield f"incomplete: expected null beside the verdict {report.verdict.value}"
     if report.counts != counts:
         yield "counts: expected those of the findings"

@@ -13,10 +13,10 @@ from importlib import resources
 from typing import TYPE_CHECKING
 
 from auditor import files
-from auditor.codec import decode_toml
 from auditor.errors import UsageError
 from auditor.model import Level, Requirement, visible
-from auditor.zoo.catalogue import ZooModel, ZooVersion
+from auditor.toml import tomllib
+from auditor.zoo.catalogue import Baseline, ZooModel, ZooVersion
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -85,6 +85,8 @@ def load(name: str = DEFAULT) -> RequirementSet:
 
 def texts(name: str) -> Texts:
     """The three files of a set: the set itself, its clauses, its zoo. Raises UsageError with one line."""
+    from auditor.codec import decode_toml  # noqa: PLC0415  # msgspec, which `explain` does without
+
     folder = os.path.dirname(name) if name.endswith(".toml") else ""
     text = _read(name, "")
     found = decode_toml(text, _Set, name)
@@ -93,6 +95,8 @@ def texts(name: str) -> Texts:
 
 def parse(given: Texts, name: str, *, shipped: bool) -> RequirementSet:
     """A set from its three files. Raises UsageError with one line that begins with `name`, or with that of a file that it names."""
+    from auditor.codec import decode_toml  # noqa: PLC0415
+
     found = decode_toml(given[0], _Set, name)
     clauses, zoo = decode_toml(given[1], _Clauses, found.clauses), decode_toml(given[2], ZooVersion, found.zoo)
     requirements = (
@@ -109,6 +113,18 @@ def parse(given: Texts, name: str, *, shipped: bool) -> RequirementSet:
     pinned = f" (not a shipped set: its three files have sha256 {hashlib.sha256(b''.join(given)).hexdigest()})"
     pinned = "" if shipped else pinned
     return RequirementSet(found.name + pinned, requirements, zoo)
+
+
+def shipped() -> tuple[Requirement, ...]:
+    """The requirements of the default set, as `load` has them: what ships is well-formed, so nothing has to look it over."""
+    of_set = tomllib.loads(_read(DEFAULT, "").decode())
+    clauses, zoo = (tomllib.loads(_read(of_set[part], "").decode()) for part in ("clauses", "zoo"))
+    version = ZooVersion(zoo["version"], zoo["source"], ())
+    models = [ZooModel(each["name"], each["use_case"], (), Baseline(**each["baseline"])) for each in zoo["models"]]
+    return (
+        *(Requirement(**{**each, "level": Level(each["level"]), "family": each["id"]}) for each in clauses["requirements"]),
+        *(requirement for model in models for requirement in _of_model(model, version)),
+    )
 
 
 def _read(name: str, folder: str) -> bytes:

@@ -124,4 +124,4 @@ def _count(element: ET.Element) -> None:
         element.set(attribute, str(len(element.findall(f".//{tag}"))))
 
 
-FORMAT = Format("junit", "application/xml", ".xml", render)
+FORMAT = Format("junit", "application/xml", ".xml", render, takes=("unknown",))

@@ -71,8 +71,8 @@ def findings(report: Report) -> Iterator[tuple[RequirementResult, Finding]]:
 
 
 def undecided(result: RequirementResult) -> bool:
-    """Whether a `must` requirement has no `must` finding: it is unknown, and no finding says so."""
-    return result.level is Level.MUST and not any(finding.level is Level.MUST for finding in result.findings)
+    """Whether a `must` requirement that was selected has no `must` finding: it is unknown, and no finding says so."""
+    return result.selected and result.level is Level.MUST and not any(finding.level is Level.MUST for finding in result.findings)
 
 
 def told_outcome(result: RequirementResult) -> str:

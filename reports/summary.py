@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from auditor.model import Finding, Level, Outcome, Owner, Remedy, Report, RequirementResult, Verdict
+from auditor.model import Finding, Incomplete, Level, Outcome, Owner, Remedy, Report, RequirementResult, Verdict
 from reports.wording import binding
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def causes(found: Iterable[tuple[RequirementResult, Finding]]) -> tuple[Cause, .
     """Open findings, those with one cause together, in their order. A failure is always told by itself, of whatever it is about."""
     groups: dict[tuple[object, ...], list[tuple[RequirementResult, Finding]]] = {}
     for result, finding in found:
-        alike = (finding.outcome, finding.observed, finding.reason, finding.remediation, finding.owner, finding.remedy)
+        alike = (finding.outcome, finding.observed, finding.reason, finding.remediation, finding.owner, finding.remedy, finding.claims)
         groups.setdefault((*alike, binding(result, finding)), []).append((result, finding))
     return tuple(Cause(pairs[0][1].outcome, tuple(pairs)) for pairs in groups.values())
 
@@ -150,6 +150,12 @@ def verdict(report: Report) -> str:
     return report.verdict.value.upper() + (f" ({', '.join(stamps)})" if stamps else "")
 
 
+_BECAUSE: dict[Incomplete | None, str] = {
+    Incomplete.NO_DRIVER: ": no driver is bound to the accelerator.",
+    Incomplete.NOTHING_MEASURED: ": no model of the zoo was measured.",
+}
+
+
 def why(report: Report) -> str:
     """What the verdict rests on, in a sentence or two."""
     results = [result for result in report.requirements if result.level is Level.MUST and result.selected]
@@ -162,7 +168,8 @@ def why(report: Report) -> str:
     if report.verdict is Verdict.INCOMPLETE and not report.accelerators and not report.partial:
         return "No accelerator was found, so the requirements on accelerators could not be judged."
     if report.verdict is Verdict.INCOMPLETE and undecided:
-        return f"No mandatory requirement fails, but {len(undecided)} of {total} {_verb(undecided, 'is', 'are')} undecided."
+        text = f"No mandatory requirement fails, but {len(undecided)} of {total} {_verb(undecided, 'is', 'are')} undecided"
+        return text + _BECAUSE.get(report.incomplete, ".")
     if report.verdict is Verdict.COMPLIANT and total:
         waived = sum(result.waived for result in results)
         return f"All {total} mandatory requirements are met" + (f", {waived} of them by a waiver." if waived else " or do not apply.")
@@ -181,7 +188,10 @@ def remedies(report: Report) -> Iterator[tuple[Remedy | None, int]]:
 
 def model_of(result: RequirementResult) -> str:
     """The model that a requirement of the zoo is about; empty for another requirement."""
-    if result.model:
-        return result.model
-    name, _, quantity = result.id.partition("zoo-")[2].rpartition("-")
-    return name if result.id.startswith("zoo-") and quantity in QUANTITIES else ""
+    return result.model or model_named(result.id)
+
+
+def model_named(requirement: str) -> str:
+    """The model of a zoo requirement's id, `zoo-<model>-<quantity>`; empty for another id."""
+    name, _, quantity = requirement.partition("zoo-")[2].rpartition("-")
+    return name if requirement.startswith("zoo-") and quantity in QUANTITIES else ""

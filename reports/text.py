@@ -6,11 +6,12 @@ import statistics
 import textwrap
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from auditor.model import Finding, Format, Level, Outcome, PinnedBy, Remedy, Report, RequirementResult, Verdict, visible
-from reports.wording import binding, cut, shown, told
+from reports.summary import QUANTITIES, Cause, actions, causes, model_named, open_findings, remedies, shares, tally, verdict, why
+from reports.wording import CITED, binding, cut, shown, told
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from auditor.model import ModelRun, ZooUsed
 
 MINIMUM_WIDTH = 60
-QUANTITIES = ("latency", "accuracy", "memory")
 DISAGREE = 1.25
 """By how much the auditor's clock is beyond the process's own figure where they do not agree: what lies between is the exchange's."""
 OTHERWISE = "otherwise"
@@ -26,13 +26,8 @@ SENSORS = 4
 """Sensors of power that are listed for a model; the JSON report has all of them."""
 ACTIONS = 3
 """Fixes that the first screen lists."""
-_STANDING = {
-    Outcome.PASS: "passed",
-    Outcome.FAIL: "failed",
-    Outcome.UNKNOWN: "open",
-    Outcome.ERROR: "open",
-    Outcome.NOT_APPLICABLE: "not applicable",
-}
+LISTED = 3
+"""Findings of one cause that are named one by one; more are counted by requirement."""
 _PINNED_BY = {
     PinnedBy.MANIFEST: "by the manifest",
     PinnedBy.REQUIREMENT_SET: "by the requirement set",
@@ -56,10 +51,11 @@ _STYLES = {
 
 @dataclass(frozen=True, slots=True)
 class _Page:
-    """How wide lines are, and whether they may be coloured."""
+    """How wide lines are, whether they may be coloured, and whether everything is told."""
 
     width: int
     colour: bool
+    verbose: bool
 
     def paint(self, text: str, style: str | None) -> str:
         """Text in a style of SGR, where colour is wanted."""
@@ -75,29 +71,37 @@ class _Page:
         """A heading in lines."""
         return [self.paint(line, style) for line in self.wrap(text)]
 
-    def name(self, finding: Finding, first: str = "", rest: str = "  ", after: str = "", style: str | None = None) -> list[str]:
-        """A finding's id; where it takes more than a line, the subject begins the next."""
-        fits = len(first) + len(finding.id) + len(after) <= self.width
-        return self.wrap((finding.id if fits else f"{finding.check} @{finding.subject}") + after, first, rest, style)
+    def name(self, finding: Finding, first: str = "", after: str = "", style: str | None = None) -> str:
+        """A finding's id, on one line however long it is: it is there to be copied."""
+        return self.paint(first, style) + finding.id + after
 
 
-def render(report: Report, *, colour: bool = False, width: int = 80) -> str:
-    """The report in lines of at most `width` characters (60 at least). The caller knows whether a terminal shows colour."""
+def render(report: Report, *, colour: bool = False, width: int = 80, verbose: bool = False) -> str:
+    """The report in lines of at most `width` characters (60 at least), but for ids, which are never wrapped.
+
+    The caller knows whether a terminal shows colour. `verbose` lists every finding, those that pass too, with its evidence.
+    """
     report = shown(report)
-    page = _Page(max(width, MINIMUM_WIDTH), colour)
+    page = _Page(max(width, MINIMUM_WIDTH), colour, verbose)
+    nothing = not report.accelerators and not report.partial and not verbose and not any(map(_failing, report.requirements))
     sections = (
         _head(page, report),
         _failures(page, report),
         _errors(page, report),
-        _unknowns(page, report),
-        _should(page, report),
+        _unknowns(page, report, only=Remedy.WHAT_IT_IS if nothing else None),
+        () if nothing else _should(page, report),
         _waived(page, report),
-        _requirements(page, report),
-        _zoo(page, report),
+        _passes(page, report),
+        () if nothing else _requirements(page, report),
+        () if nothing else _zoo(page, report),
         _notes(page, report),
         _summary(page, report),
     )
     return "\n\n".join("\n".join(lines) for lines in map(list, sections) if lines) + "\n"
+
+
+def _failing(result: RequirementResult) -> bool:
+    return any(finding.outcome in {Outcome.FAIL, Outcome.ERROR} and binding(result, finding) for finding in result.findings)
 
 
 def _head(page: _Page, report: Report) -> Iterator[str]:
@@ -118,11 +122,8 @@ def _head(page: _Page, report: Report) -> Iterator[str]:
     if not report.accelerators:
         places = ", ".join(device.looked_in) or "no place that could be read"
         yield from page.wrap(f"none was found; looked in {places}", "Accelerator  ")
-        yield from page.wrap(
-            "To audit something else: --demo (a recorded device), --root DIR (an unpacked image), --host [USER@]HOST (another machine).",
-            " " * 13,
-        )
-    yield from page.wrap(_verdict(report), "Verdict      ")
+    yield from page.wrap(verdict(report), "Verdict      ")
+    yield from page.wrap(why(report), "Why          ")
     yield from _tally(page, report)
     yield from _next(page, report)
 
@@ -130,26 +131,45 @@ def _head(page: _Page, report: Report) -> Iterator[str]:
 def _tally(page: _Page, report: Report) -> Iterator[str]:
     """How the clauses stand, each level apart; a clause that passes because of a waiver is named."""
     for level, label in ((Level.MUST, "Clauses      "), (Level.SHOULD, "Recommended  ")):
-        results = [result for result in report.requirements if result.level is level]
-        if results:
-            counts = Counter(_STANDING[result.outcome] for result in results if result.standing is result.outcome)
-            waived = [result.id for result in results if result.standing is not result.outcome]
-            parts = [f"{counts[word]} {word}" for word in dict.fromkeys(_STANDING.values())]
-            parts += [f"{len(waived)} waived ({', '.join(waived)})"] if waived else []
+        found = tally(report, level)
+        parts = [
+            f"{found.passed} passed",
+            f"{found.failed} failed",
+            f"{found.open} open",
+            f"{found.not_applicable} not applicable",
+            *([f"{len(found.waived)} waived ({', '.join(found.waived)})"] if found.waived else []),
+        ]
+        if found.total:
             yield from page.wrap(", ".join(parts), label)
+    left = sum(not result.selected for result in report.requirements)
+    if left:
+        yield from page.wrap(f"{left} of {len(report.requirements)} requirements, by --only", "Not selected ")
 
 
 def _next(page: _Page, report: Report) -> Iterator[str]:
     """Whose move it is, and the fixes that most of what is open waits for: failures first."""
-    left = [finding for result, finding in _open(report) if finding.outcome in {Outcome.FAIL, Outcome.UNKNOWN} and binding(result, finding)]
-    if not left:
-        return
-    owners = Counter(finding.owner.value for finding in left)
-    yield from page.wrap(", ".join(f"{owner} {count}" for owner, count in owners.most_common()), "Open, by owner  ")
-    fixes = Counter((finding.outcome is not Outcome.FAIL, finding.remediation, finding.owner.value) for finding in left)
-    ranked = sorted(fixes.items(), key=lambda each: (each[0][0], -each[1]))
-    for number, ((_, fix, owner), count) in enumerate(ranked[:ACTIONS], 1):
-        yield from page.wrap(f"{fix} ({owner}; {count} {'finding' if count == 1 else 'findings'})", f"{number}. ")
+    if not report.accelerators:
+        steps = _without_accelerator(report)
+    else:
+        owners = sorted(shares(report), key=lambda each: -each.failed - each.unknown)
+        if owners:
+            yield from page.wrap(", ".join(f"{each.owner.value} {each.failed + each.unknown}" for each in owners), "Open, by owner  ")
+        steps = [f"{each.fix} ({each.owner.value}; {', '.join(_families(each.requirements))})" for each in actions(report)]
+    for number, step in enumerate(steps[:ACTIONS], 1):
+        yield from page.wrap(step, f"{number}. ")
+
+
+def _without_accelerator(report: Report) -> list[str]:
+    """What to do where no accelerator was found: what the checks advise on that, then what else could be audited."""
+    found = [each.fix for each in actions(report)]
+    waiting = {finding.remediation for _, finding in open_findings(report) if finding.remedy in {Remedy.DRIVER, Remedy.WHAT_IT_IS}}
+    other = "To audit something else: --demo (a recorded device), --root DIR (an unpacked image), --host [USER@]HOST (another machine)."
+    return [*[fix for fix in found if fix in waiting][: ACTIONS - 1], other]
+
+
+def _families(requirements: Sequence[str]) -> list[str]:
+    """Requirements by how `--only` and `explain` take them together: those of the zoo's models as one, `zoo`."""
+    return list(dict.fromkeys("zoo" if model_named(each) else each for each in requirements))
 
 
 def _failures(page: _Page, report: Report) -> Iterator[str]:
@@ -173,36 +193,47 @@ def _section(
     wanted: Callable[[RequirementResult, Finding], bool] = lambda _result, _finding: True,
 ) -> Iterator[str]:
     """The findings of one outcome that no waiver covers, each in full."""
-    findings = [finding for result, finding in _open(report) if finding.outcome is outcome and wanted(result, finding)]
+    findings = [finding for result, finding in open_findings(report) if finding.outcome is outcome and wanted(result, finding)]
     if findings:
         yield from page.heading(f"{heading} ({len(findings)})", _STYLES[outcome])
     for finding in findings:
         yield ""
-        yield from page.name(finding)
+        yield page.name(finding)
         yield from _fields(page, "  ", finding)
 
 
-def _unknowns(page: _Page, report: Report) -> Iterator[str]:
+def _unknowns(page: _Page, report: Report, only: Remedy | None) -> Iterator[str]:
     """The unknowns by what would decide them; those that say the same are told once."""
-    unknowns = [(result, finding) for result, finding in _open(report) if finding.outcome is Outcome.UNKNOWN]
-    undecided = [result.id for result in report.requirements if not any(finding.level is Level.MUST for finding in result.findings)]
+    unknowns = [each for each in open_findings(report) if each[1].outcome is Outcome.UNKNOWN and only in {None, each[1].remedy}]
+    decided = [each for each in report.requirements if any(finding.level is Level.MUST or report.partial for finding in each.findings)]
+    undecided = [each.id for each in report.requirements if each.selected and each not in decided and not only]
     if unknowns or undecided:
         yield from page.heading(f"UNKNOWN ({len(unknowns)}), by what would decide them", _STYLES[Outcome.UNKNOWN])
-    for remedy, count in _remedies(report):
+    for remedy, count in remedies(report):
+        if only not in {None, remedy}:
+            continue
         yield ""
         yield from page.heading(f"{_way(remedy)} ({count})")
-        alike: dict[tuple[Any, ...], list[tuple[RequirementResult, Finding]]] = {}
-        for result, finding in unknowns:
-            if finding.remedy is remedy:
-                key = (finding.observed, finding.reason, finding.remediation, finding.owner, finding.evidence)
-                alike.setdefault(key, []).append((result, finding))
-        for group in alike.values():
-            for result, finding in group:
-                yield from page.name(finding, "  ", "    ", "" if binding(result, finding) else " (should)")
-            yield from _fields(page, "    ", group[0][1], expected=len(group) == 1)
+        for cause in causes(each for each in unknowns if each[1].remedy is remedy):
+            yield from _members(page, cause)
+            evidence = tuple(dict.fromkeys(each for _, finding in cause.findings for each in finding.evidence))
+            yield from _fields(page, "    ", replace(cause.first, evidence=evidence), expected=len(cause.findings) == 1)
     if undecided:
         yield ""
         yield from page.wrap(f"No check answered: {', '.join(undecided)}")
+
+
+def _members(page: _Page, cause: Cause) -> Iterator[str]:
+    """The findings of one cause: named, where they are few or everything is told, else counted by requirement."""
+    after = "" if cause.binding else " (should)"
+    if page.verbose or len(cause.findings) <= LISTED:
+        yield from (page.name(finding, "  ", after) for _, finding in cause.findings)
+        return
+    groups: dict[str, list[Finding]] = {}
+    for result, finding in cause.findings:
+        groups.setdefault(_families([result.id])[0], []).append(finding)
+    for name, found in groups.items():
+        yield page.name(found[0], "  ", after) if len(found) == 1 else f"  {name} ({len(found)} findings){after}"
 
 
 def _waived(page: _Page, report: Report) -> Iterator[str]:
@@ -211,37 +242,56 @@ def _waived(page: _Page, report: Report) -> Iterator[str]:
         yield from page.heading(f"WAIVED ({len(findings)})")
     for finding in findings:
         yield ""
-        yield from page.name(finding, f"{finding.outcome.value}  ", style=_STYLES[finding.outcome])
+        yield page.name(finding, f"{finding.outcome.value}  ", style=_STYLES[finding.outcome])
         yield from _fields(page, "  ", finding)
 
 
 def _fields(page: _Page, indent: str, finding: Finding, *, expected: bool = True) -> Iterator[str]:
     """What a finding says of itself, a label each."""
-    for label, line in told(finding):
+    for label, line in told(finding, cited=None if page.verbose else CITED):
         if expected or label != "expected":
             yield from page.wrap(line, f"{indent}{label:<10}")
 
 
+def _passes(page: _Page, report: Report) -> Iterator[str]:
+    """What passes and what does not apply, with its evidence, where everything is told."""
+    for heading, outcome in (("PASSED", Outcome.PASS), ("NOT APPLICABLE", Outcome.NOT_APPLICABLE)):
+        findings = [each for result in report.requirements for each in result.findings if each.outcome is outcome and page.verbose]
+        if findings:
+            yield from ([""] if outcome is Outcome.NOT_APPLICABLE else [])
+            yield from page.heading(f"{heading} ({len(findings)})", _STYLES[outcome])
+        for finding in findings:
+            yield ""
+            yield page.name(finding)
+            yield from _fields(page, "  ", finding)
+
+
 def _requirements(page: _Page, report: Report) -> Iterator[str]:
+    """A row for each requirement; those of the zoo's models, which have a table of their own, in one row for each outcome."""
     for heading, level in (("REQUIREMENTS", Level.MUST), ("RECOMMENDATIONS (not part of the verdict)", Level.SHOULD)):
-        results = [result for result in report.requirements if result.level is level]
+        results = [result for result in report.requirements if result.level is level and result.selected]
         if results:
             yield from ([""] if level is Level.SHOULD else [])
             yield from page.heading(heading)
+        rows: dict[tuple[str, Outcome, str], list[RequirementResult]] = {}
         for result in results:
-            outcome = result.outcome.value + (", waived" if result.standing is not result.outcome else "")
-            lead = f"{outcome:<16}{result.id:<17}"
-            if len(result.id) < 17:
-                yield from page.wrap(result.title, lead, style=_STYLES[result.outcome])
+            word = result.outcome.value + (", waived" if result.standing is not result.outcome else "")
+            rows.setdefault((word, result.outcome, result.id if page.verbose else _families([result.id])[0]), []).append(result)
+        for (word, outcome, name), found in rows.items():
+            label = found[0].id if len(found) == 1 else f"{name} ({len(found)})"
+            title = found[0].title if len(found) == 1 else "Latency, accuracy and memory of the zoo's models"
+            lead = f"{word:<16}{label:<17}"
+            if len(label) < 17:
+                yield from page.wrap(title, lead, style=_STYLES[outcome])
             else:
-                yield from page.wrap(result.id, f"{outcome:<16}", style=_STYLES[result.outcome])
-                yield from page.wrap(result.title, " " * 18)
+                yield page.paint(f"{word:<16}", _STYLES[outcome]) + label
+                yield from page.wrap(title, " " * 18)
 
 
 def _zoo(page: _Page, report: Report) -> Iterator[str]:
     """A row for each model: its figures, and below them its outcomes."""
     results = {result.id: result for result in report.requirements}
-    of_page = filter(None, (_model(result.id) for result in report.requirements))
+    of_page = filter(None, (model_named(result.id) for result in report.requirements))
     models = list(dict.fromkeys((*of_page, *(run.model for run in report.model_runs))))
     if not models:
         return
@@ -262,7 +312,7 @@ def _zoo(page: _Page, report: Report) -> Iterator[str]:
         yield line
         beside = _beside([run for run in report.model_runs if run.model == model])
         yield from page.wrap(beside, "  ") if beside else ()
-    if any(result.waived for result in results.values() if _model(result.id)):
+    if any(result.waived for result in results.values() if model_named(result.id)):
         yield "* waived"
     yield from page.wrap(_pins(report.zoo), "Pinned  ") if report.zoo.models else ()
     for runner, runtime, delegate in dict.fromkeys((run.runner, run.runtime, run.delegate) for run in report.model_runs):
@@ -333,20 +383,17 @@ def _notes(page: _Page, report: Report) -> Iterator[str]:
 
 
 def _summary(page: _Page, report: Report) -> Iterator[str]:
-    counts = ", ".join(f"{report.counts.get(outcome.value, 0)} {outcome.value}" for outcome in Outcome)
-    yield from page.wrap(f"{counts}; {report.counts.get('waived', 0)} waived", "Findings  ")
-    yield from page.wrap(_verdict(report), "Verdict   ")
-    parts = [f"{_way(remedy)}: {count}" for remedy, count in _remedies(report)]
+    every = [(binding(result, finding), finding.outcome) for result in report.requirements for finding in result.findings]
+    for bears, label in ((True, "Findings  "), (False, "Advisory  ")):
+        counts = Counter(outcome for each, outcome in every if each is bears)
+        if counts:
+            waived = f"; {report.counts.get('waived', 0)} waived" if bears else ""
+            yield from page.wrap(", ".join(f"{counts[outcome]} {outcome.value}" for outcome in Outcome) + waived, label)
+    yield from page.wrap(verdict(report), "Verdict   ")
+    parts = [f"{_way(remedy)}: {count}" for remedy, count in remedies(report)]
     yield from page.wrap("To decide the unknowns: " + "; ".join(parts) if parts else "No finding is unknown.")
-
-
-def _verdict(report: Report) -> str:
-    return report.verdict.value.upper() + (" (a demonstration)" if report.device.demonstration else "")
-
-
-def _open(report: Report) -> Iterator[tuple[RequirementResult, Finding]]:
-    """The findings that no waiver covers, with their requirements."""
-    return ((result, finding) for result in report.requirements for finding in result.findings if finding.waiver is None)
+    if not page.verbose:
+        yield from page.wrap("--verbose lists every finding, with the evidence of those that pass.")
 
 
 def _way(remedy: Remedy | None) -> str:
@@ -356,22 +403,10 @@ def _way(remedy: Remedy | None) -> str:
     return remedy.value if remedy else OTHERWISE
 
 
-def _remedies(report: Report) -> Iterator[tuple[Remedy | None, int]]:
-    """What would decide the unknowns, and how many of them."""
-    counts = Counter(finding.remedy for _, finding in _open(report) if finding.outcome is Outcome.UNKNOWN)
-    return ((remedy, counts[remedy]) for remedy in (*Remedy, None) if counts[remedy])
-
-
-def _model(requirement: str) -> str:
-    """The model of a zoo requirement's id, `zoo-<model>-<quantity>`; empty for another id."""
-    name, _, quantity = requirement.partition("zoo-")[2].rpartition("-")
-    return name if requirement.startswith("zoo-") and quantity in QUANTITIES else ""
-
-
 def _over(fold: Callable[[list[float]], float], values: Sequence[Any]) -> float | None:
     """One number of many; None where one of them is missing, or is none that a table can hold (a vendor's process may report anything)."""
     numbers = [float(value) for value in values if isinstance(value, (int, float)) and abs(value) < 1e15]
     return fold(numbers) if numbers and len(numbers) == len(values) else None
 
 
-FORMAT = Format("text", "text/plain; charset=utf-8", ".txt", render)
+FORMAT = Format("text", "text/plain; charset=utf-8", ".txt", render, takes=("colour", "width", "verbose"))

@@ -42,8 +42,8 @@ def binding(result: RequirementResult, finding: Finding) -> bool:
     return result.level is Level.MUST and finding.level is Level.MUST
 
 
-def told(finding: Finding) -> Iterator[tuple[str, str]]:
-    """What a finding says of itself: pairs of a label (at most 8 characters) and a line."""
+def told(finding: Finding, cited: int | None = CITED) -> Iterator[tuple[str, str]]:
+    """What a finding says of itself: pairs of a label (at most 8 characters) and a line; `cited` evidence, all of it where None."""
     yield "observed", finding.observed
     yield "expected", finding.expected
     yield "reason", finding.reason
@@ -54,10 +54,10 @@ def told(finding: Finding) -> Iterator[tuple[str, str]]:
         yield "waiver", finding.waiver.sentence
     for claim in finding.claims:
         yield "claimed", claim.sentence
-    for evidence in finding.evidence[:CITED]:
+    for evidence in finding.evidence[:cited]:
         yield "evidence", _cited(evidence)
-    if len(finding.evidence) > CITED:
-        yield "", f"and {len(finding.evidence) - CITED} more, which the JSON report lists"
+    if cited is not None and len(finding.evidence) > cited:
+        yield "", f"and {len(finding.evidence) - cited} more, which the JSON report lists"
 
 
 def cut(text: str, room: int) -> str:

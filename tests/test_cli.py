@@ -290,7 +290,7 @@ def test_a_disk_that_is_full_leaves_nothing_half_written(tmp_path):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 
-    arguments = ["device", "--snapshot", DEMO, "--format", f"json={tmp_path}/report.json"]
+    arguments = ["device", "--snapshot", DEMO, "--force", "--format", f"json={tmp_path}/report.json"]
     done = subprocess.run([*MAIN, *arguments], check=False, capture_output=True, text=True, preexec_fn=small)  # no threads
     assert (done.returncode, done.stdout) == (4, "")
     assert done.stderr == f"crosml-audit: {tmp_path}/report.json: File too large\n"
@@ -367,6 +367,111 @@ def test_streams_that_are_closed_and_terminals_that_have_few_letters():
     for form in ("text", "junit"):
         done = subprocess.run([*MAIN, "device", "--snapshot", DEMO, "--format", form], check=False, capture_output=True, env=environment)
         assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_outputs_are_not_overwritten_without_force(run, tmp_path):
+    outputs = {
+        "report": ["device", "--snapshot", DEMO, "--format", "json=FILE"],
+        "record": ["device", "--snapshot", DEMO, "--save-snapshot", "FILE"],
+        "collected": ["snapshot", "--root", str(tmp_path), "-o", "FILE"],
+    }
+    for name, command in outputs.items():
+        path = tmp_path / name
+        path.write_text("the one before")
+        arguments = [each.replace("FILE", str(path)) for each in command]
+        assert "--force" in run(*arguments).refused(2, str(path))
+        assert path.read_text() == "the one before"
+        run(*arguments, "--force")
+        assert path.read_bytes() != b"the one before"
+    again = run("report", "convert", str(tmp_path / "report"), "--format", f"html={tmp_path}/record")
+    assert "--force" in again.refused(2, "record")
+
+
+def test_formats_without_a_path_go_to_the_folder(run, tmp_path):
+    names = ["json", "html", "junit", "sarif", "markdown", "csv"]
+    wanted = [word for name in names for word in ("--format", name)]
+    ended = run("device", "--snapshot", DEMO, *wanted, "--output-dir", f"{tmp_path}/a/b")
+    assert (ended.code, ended.out, ended.err) == (1, "", "")
+    suffixes = {registry.formats()[name].suffix for name in names}
+    assert set(os.listdir(tmp_path / "a" / "b")) == {f"report{suffix}" for suffix in suffixes}
+    run("device", "--snapshot", DEMO, *wanted, "--output-dir", f"{tmp_path}/a/b").refused(2, "report.json")
+    (tmp_path / "file").write_text("")
+    run("device", "--snapshot", DEMO, "--format", "json", "--output-dir", f"{tmp_path}/file").refused(2, "--output-dir", "expected")
+    named = run("device", "--snapshot", DEMO, "--format", f"json={tmp_path}/own", "--format", "csv", "--output-dir", f"{tmp_path}/c")
+    assert (named.code, os.listdir(tmp_path / "c"), (tmp_path / "own").exists()) == (1, ["report.csv"], True)
+
+
+def test_every_format_has_a_suffix_of_its_own():
+    suffixes = [each.suffix for each in registry.formats().values()]
+    assert len(suffixes) == len(set(suffixes))
+
+
+def test_what_an_unknown_counts_as_is_for_the_lab_to_choose(run):
+    totals = {}
+    for choice in ("error", "failure", "once"):
+        ended = run("device", "--snapshot", DEMO, "--format", "junit", "--unknown-as", choice)
+        root = ElementTree.fromstring(ended.out)
+        totals[choice] = tuple(int(root.get(name, "0")) for name in ("failures", "errors"))
+    failures, errors = totals["error"]
+    assert errors > 1
+    assert totals["failure"] == (failures + errors, 0)
+    assert totals["once"] == (failures, 1)
+    assert run("device", "--snapshot", DEMO, "--unknown-as", "pass").code == 2
+
+
+def test_the_record_has_the_digest_that_sha256sum_gives(run, tmp_path):
+    saved = tmp_path / "saved"
+    report = run("device", "--demo", "--no-zoo", "--save-snapshot", str(saved), "--format", "json").report
+    digest = hashlib.sha256(saved.read_bytes()).hexdigest()
+    assert report["device"]["snapshot_sha256"] == digest
+    assert run("device", "--snapshot", str(saved), "--format", "json").report["device"]["snapshot_sha256"] == digest
+    assert digest in run("snapshot", "show", str(saved)).out
+    shipped = hashlib.sha256(resources.files("auditor.data").joinpath("demo.snapshot").read_bytes()).hexdigest()
+    assert run("device", "--snapshot", DEMO, "--format", "json").report["device"]["snapshot_sha256"] == shipped
+
+
+def test_an_accelerator_that_was_lost_is_told_from_one_that_is_undecided(run, tmp_path):
+    """Exit code 3 has a reason; --expect-accelerator makes of a lost accelerator or driver an audit that could not be carried out."""
+    _small_tree(str(tmp_path / "undriven"))
+    (tmp_path / "empty" / "sys").mkdir(parents=True)
+    ends = {"undriven": "no-driver", "empty": "no-accelerator"}
+    for name, reason in ends.items():
+        tree = ["device", "--root", f"{tmp_path}/{name}"]
+        report = run(*tree, "--format", "json")
+        assert (report.code, report.report["incomplete"]) == (3, reason)
+        ended = run(*tree, "--expect-accelerator")
+        assert (ended.code, ended.err.count("\n")) == (4, 1)
+        assert "--expect-accelerator" in ended.err
+        assert "Verdict      INCOMPLETE" in ended.out
+    assert run("device", "--snapshot", DEMO, "--expect-accelerator").code == 1
+    assert run("device", "--snapshot", DEMO, "--format", "json").report["incomplete"] is None
+    partly = run("device", "--snapshot", DEMO, "--skip", "functional-1", "--format", "json")
+    assert (partly.code, partly.report["incomplete"]) == (3, "nothing-measured")
+    assert run("device", "--snapshot", DEMO, "--only", "security-2", "--format", "json").report["incomplete"] == "undecided"
+
+
+def test_a_machine_without_an_accelerator_gets_one_screen(run, tmp_path):
+    (tmp_path / "sys").mkdir()
+    brief, all_of_it = run("device", "--root", str(tmp_path)).out, run("device", "--root", str(tmp_path), "--verbose").out
+    assert len(brief.splitlines()) <= 25
+    assert "none was found; looked in" in brief
+    assert len(all_of_it.splitlines()) > 100
+
+
+def test_help_is_short_to_ask_for_and_in_groups(run):
+    for command in (["device"], ["snapshot"], ["zoo", "run"]):
+        text = run(*command, "-h").out
+        assert text == run(*command, "--help").out
+        groups = re.findall(r"^(\S[^\n:]*):$", text, re.MULTILINE)
+        assert {"Delegate and zoo", "Output"} <= set(groups)
+        assert len(groups) == len(set(groups))
+    assert re.findall(r"^(\S[^\n:]*):$", run("device", "-h").out, re.MULTILINE) == [
+        "Target",
+        "Delegate and zoo",
+        "Judging",
+        "Output",
+        "Options",
+    ]
 
 
 def test_several_formats_at_once(run, tmp_path):
@@ -578,6 +683,8 @@ def test_what_is_skipped_is_unknown(run):
 @pytest.mark.parametrize(
     ("only", "code"),
     [
+        (["security-3,functional-2"], 0),
+        (["security-3, functional-1"], 1),
         (["security-3"], 0),
         (["security-3.domain"], 0),
         (["security-3.domain@pci:0000:00:05.0"], 0),
@@ -593,12 +700,60 @@ def test_what_is_skipped_is_unknown(run):
 def test_only_judges_its_selection(run, only, code):
     every = run("device", "--snapshot", DEMO, "--format", "json").report
     ended = run("device", "--snapshot", DEMO, *(word for each in only for word in ("--only", each)), "--format", "json")
-    assert (ended.code, ended.report["partial"], ended.report["selection"]) == (code, True, only)
+    selected = [name.strip() for each in only for name in each.split(",")]
+    assert (ended.code, ended.report["partial"], ended.report["selection"]) == (code, True, selected)
     assert [each["id"] for each in ended.report["requirements"]] == [each["id"] for each in every["requirements"]]
     found, known = _findings(ended.report), _findings(every)
     assert found
     assert all(known[name] == each for name, each in found.items())
     assert all(each["selected"] is bool(each["findings"]) for each in ended.report["requirements"])
+
+
+@pytest.mark.parametrize(
+    ("command", "wrong", "meant"),
+    [
+        (["device", "--snapshot", DEMO, "--only"], "securty-3", "security-3"),
+        (["device", "--snapshot", DEMO, "--only"], "security-3,functional-1.drvier", "functional-1.driver"),
+        (["device", "--snapshot", DEMO, "--only"], "security-3.domian@pci:0000:00:05.0", "security-3.domain"),
+        (["device", "--snapshot", DEMO, "--only"], "security-3.domain@pci:0000:00:06.0", "security-3.domain@pci:0000:00:05.0"),
+        (["device", "--snapshot", DEMO, "--skip"], "zoo-latancy", "zoo-latency"),
+        (["explain"], "misc1", "misc-1"),
+        (["checks"], "zo", "zoo"),
+        (["device", "--snapshot", DEMO, "--format"], "jsn", "json"),
+    ],
+)
+def test_what_is_near_a_name_that_nothing_has_is_offered(command, wrong, meant, run):
+    ended = run(*command, wrong)
+    assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1)
+    assert f"did you mean {meant}" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [("security-3", None), ("security-3.domain", 1), ("security-3.domain@pci:0000:00:05.0", 1), ("zoo-latency", None), ("zoo", None)],
+)
+def test_explain_and_checks_take_what_only_takes(name, lines, run):
+    listed = run("checks", name)
+    assert listed.code == 0
+    ids = [line.split()[0] for line in listed.out.splitlines()]
+    assert lines in {None, len(ids)}
+    assert all(each.startswith(name.partition("@")[0]) for each in ids)
+    page = run("explain", name)
+    assert page.code == 0
+    assert all(f"# {each}\n" in page.out for each in ids)
+    assert run("checks", f"{name},misc-1").out.count("\n") > len(ids)
+    assert "Source: " in page.out
+
+
+def test_explain_tells_how_a_finding_of_a_report_came_about(run, valid):
+    found = next(each for each in _findings(json.loads((valid / "report").read_text())).values() if each["outcome"] == "fail")
+    told = run("explain", found["id"], "--report", str(valid / "report"))
+    assert told.code == 0
+    assert told.out.startswith(f"{found['id']}: fail")
+    assert all(each["path"] in told.out and (each["sha256"] or "") in told.out for each in found["evidence"])
+    assert run("explain", "security-3,functional-1", "--report", str(valid / "report")).out.count("1. Required by") > 2
+    assert "did you mean" in run("explain", "securty-3", "--report", str(valid / "report")).err
+    assert run("explain", "security-3", "--report", DEMO).code == 4
 
 
 def test_what_is_skipped_of_a_selection_is_unknown(run):
@@ -809,6 +964,36 @@ def test_an_interrupted_zoo_keeps_what_was_finished_and_progress_is_for_terminal
     assert later["outcome"] == "unknown"
     assert "interrupted" in later["findings"][0]["observed"]
     assert sorted(os.listdir(tmp_path)) == ["report", "saved"]
+
+
+def test_a_signal_that_ends_the_program_keeps_what_was_finished_and_leaves_nothing(tmp_path):
+    """Without a terminal, progress is a line a stage. A terminal that goes away and a service manager send their signals in a row."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    outputs = ["--format", f"json={tmp_path}/report", "--only", f"zoo-{MODEL}_quant"]
+    command = [*MAIN, "device", "--demo", "--bench-time", "quick", *outputs]
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, env=environment)
+    stages = []
+    for line in process.stderr:
+        stages.append(line)
+        if "round 2" in line:
+            break
+    process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGTERM)
+    out, _err = process.communicate(timeout=120)
+    assert out == ""
+    assert all(line.startswith("crosml-audit: zoo: ") for line in stages)
+    assert "left" in stages[-1]
+    assert len(stages) == len(set(stages))
+    with open(tmp_path / "report", encoding="utf-8") as file:
+        report = json.load(file)
+    assert process.returncode == 3
+    assert "The measurement was interrupted; the report holds what was finished." in report["notes"]
+    assert [each["status"] for each in report["model_runs"]] == ["completed"]
+    assert os.listdir(temporary) == []
+    with pytest.raises(ProcessLookupError):  # no process of its session is left
+        os.killpg(process.pid, 0)
 
 
 def test_text_is_coloured_on_a_terminal_only(run):

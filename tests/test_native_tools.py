@@ -325,7 +325,21 @@ def test_what_a_delegate_tries_in_the_tool_is_refused(tools, delegate, pinned, b
 
 
 def _documents(library, pinned):
-    command = [sys.executable, "-m", "auditor", "zoo", "run", "--delegate", library, "--zoo", pinned["zoo"], "--bench-time", "quick"]
+    command = [
+        sys.executable,
+        "-m",
+        "auditor",
+        "zoo",
+        "run",
+        "--format",
+        "json",
+        "--delegate",
+        library,
+        "--zoo",
+        pinned["zoo"],
+        "--bench-time",
+        "quick",
+    ]
     yield from subprocess.run(command, capture_output=True, check=True, text=True).stdout.splitlines()
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from auditor import files
-from auditor.cli.common import errors, outputs
+from auditor.cli.common import Force, errors, outputs
+from auditor.cli.history import check_database, keep
 from auditor.cli.options import read_date
 from auditor.errors import UsageError
 from auditor.model import EXIT_FAILED, visible
@@ -23,7 +24,9 @@ def fleet(
     output: Annotated[str, typer.Option("--output", "-o", metavar="DIR", help="Folder of the runs; each has a folder in it.")] = "fleet",
     resume: Annotated[bool, typer.Option("--resume", help="Continue the last run in the folder; begin one where there is none.")] = False,
     format: Annotated[list[str], typer.Option(metavar="NAME[=PATH]", help="text, json, junit, ctrf, kcidb; may repeat.")] = [],
+    history: Annotated[str | None, typer.Option("--history", metavar="DB", help="Add every report to this database.")] = None,
     today: Annotated[str | None, typer.Option(metavar="DATE", help="The day that decides which waivers are in force (UTC).")] = None,
+    force: Force = False,
 ) -> None:
     """Audit all devices of an inventory over ssh: a folder per device, a journal, an index page.
 
@@ -35,7 +38,8 @@ def fleet(
         from auditor.fleet.journal import NAME, read
 
         forms = _formats(format)
-        outputs(*(path for _, path in forms))
+        outputs(*(path for _, path in forms), force=force or resume)
+        check_database(history)
         found = load(inventory, read_date(today))
         folder, continued = controller.begin(output, found, resume=resume)
 
@@ -44,6 +48,8 @@ def fleet(
         def write(run: Run) -> None:
             index = page.render(found, run, page.earlier(output, run))
             files.write(os.path.join(folder, "index.html"), index.encode(), durable=True)
+            if history is not None:
+                keep(history, combined.reports(found, run, synthetic=False))
             for name, path in forms:
                 data = combined.render(name, found, run)
                 if path is None:

@@ -11,6 +11,7 @@ from dataclasses import MISSING, fields
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from auditor.cli.common import errors
 from auditor.errors import UsageError
@@ -25,18 +26,54 @@ if TYPE_CHECKING:
 PLAIN: dict[str, Any] = {"rich_markup_mode": None, "pretty_exceptions_enable": False, "add_completion": False}
 """Of every typer application: nothing heavy is imported for help."""
 
+TARGET, ZOO, JUDGING, OUTPUT = "Target", "Delegate and zoo", "Judging", "Output"
+"""The groups of options in a command's help."""
+
+_GROUPS = {"Target": TARGET, "ZooOptions": ZOO, "Judging": JUDGING}
+"""By the class whose fields the options fill."""
+
+
+class Grouped(TyperCommand):
+    """A command whose help shows its options in groups, in the order of their first members."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write arguments, and each group of options below its name."""
+        _write_groups(self.get_params(ctx), ctx, formatter)
+
+
+class GroupedApp(TyperGroup):
+    """The same for a command that has others below it."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the groups of options, then the commands."""
+        _write_groups(self.get_params(ctx), ctx, formatter)
+        self.format_commands(ctx, formatter)
+
+
+def _write_groups(parameters: Sequence[Any], ctx: Any, formatter: Any) -> None:
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for parameter in parameters:
+        record = parameter.get_help_record(ctx)
+        if record is not None:
+            panel = "Arguments" if parameter.param_type_name == "argument" else getattr(parameter, "rich_help_panel", None)
+            groups.setdefault(panel or "Options", []).append(record)
+    for name in sorted(groups, key=lambda each: each == "Options"):
+        with formatter.section(name):
+            formatter.write_dl(groups[name])
+
 
 def takes(*groups: type, without: Sequence[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the options of each field of `groups`, but for those named by `without`.
 
     The command gets them as its first argument, a dict by the fields' names with the types that the fields have.
     """
+    panels = {each.name: _GROUPS.get(group.__name__) for group in groups for each in fields(group)}
     chosen = [each for group in groups for each in fields(group) if "shown" in each.metadata and each.name not in without]
 
     def wrap(command: Callable[..., None]) -> Callable[..., None]:
         own = list(inspect.signature(command).parameters.values())[1:]
         hints = get_type_hints(command, include_extras=True)
-        parameters = [_parameter(each) for each in chosen]
+        parameters = [_parameter(each, panels[each.name]) for each in chosen]
         parameters += [each.replace(annotation=hints[each.name]) for each in own]
 
         @functools.wraps(command)
@@ -57,7 +94,7 @@ def _flag(field: Field[Any]) -> str:
     return shown.flag or f"--{field.name.replace('_', '-')}"
 
 
-def _parameter(field: Field[Any]) -> inspect.Parameter:
+def _parameter(field: Field[Any], panel: str | None) -> inspect.Parameter:
     shown: Shown = field.metadata["shown"]
     default: Any = field.default
     kind: Any = str | None
@@ -69,7 +106,7 @@ def _parameter(field: Field[Any]) -> inspect.Parameter:
         kind, default = list[str], []
     elif default is not None and default is not MISSING:
         kind = str
-    annotation = Annotated[kind, typer.Option(_flag(field), metavar=shown.metavar, help=shown.help)]
+    annotation = Annotated[kind, typer.Option(_flag(field), metavar=shown.metavar, help=shown.help, rich_help_panel=panel)]
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 

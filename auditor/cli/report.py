@@ -8,7 +8,19 @@ from typing import Annotated
 
 import typer
 
-from auditor.cli.common import errors, formats, give, outputs
+from auditor.cli.common import (
+    Force,
+    FormatOption,
+    OutputDir,
+    Unknown,
+    UnknownAs,
+    Verbose,
+    errors,
+    formats,
+    give,
+    outputs,
+    settings,
+)
 from auditor.cli.options import PLAIN
 from auditor.cli.signing import Keys, Signers, Trust, signed_by, signers, trusted
 from auditor.model import visible
@@ -34,15 +46,19 @@ class FailOn(enum.Enum):
 
 
 @app.command("show")
-def report_show(file: Annotated[str, typer.Argument(metavar="FILE")], no_waivers: NoWaivers = False) -> None:
+def report_show(file: Annotated[str, typer.Argument(metavar="FILE")], no_waivers: NoWaivers = False, verbose: Verbose = False) -> None:
     """A JSON report as text."""
-    report_convert(file, ["text"], no_waivers)
+    report_convert(file, ["text"], no_waivers=no_waivers, verbose=verbose)
 
 
 @app.command("convert")
 def report_convert(
     file: Annotated[str, typer.Argument(metavar="FILE")],
-    format: Annotated[list[str], typer.Option(metavar="NAME[=PATH]")] = [],
+    format: FormatOption = [],
+    output_dir: OutputDir = None,
+    unknown_as: Unknown = UnknownAs.ERROR,
+    verbose: Verbose = False,
+    force: Force = False,
     no_waivers: NoWaivers = False,
 ) -> None:
     """A JSON report in other formats."""
@@ -50,12 +66,12 @@ def report_convert(
         from auditor.engine import unwaived
         from auditor.reporting import load_report
 
-        forms = formats(format)
-        outputs(*(path for _, path in forms))
+        forms = formats(format, output_dir)
+        outputs(*(path for _, path in forms), folder=output_dir, force=force)
         report = load_report(file)
         report = unwaived(report) if no_waivers else report
         for form, path in forms:
-            give(form, report, path)
+            give(form, report, path, **settings(verbose=verbose, unknown_as=unknown_as))
 
 
 @app.command("diff")
@@ -94,6 +110,7 @@ def report_sign(
     key: Keys = [],
     signer: Signers = [],
     output: Annotated[str | None, typer.Option("--output", "-o", metavar="FILE", help="Default: the report's name + .dsse.json.")] = None,
+    force: Force = False,
 ) -> None:
     """Sign a JSON report: an in-toto statement (test-result v0.1) about the file, in a DSSE envelope.
 
@@ -108,7 +125,7 @@ def report_sign(
         from auditor.submission import statement
 
         path = output or file + SIGNATURE
-        outputs(path)
+        outputs(path, force=force)
         sign_with = signers(key, signer)
         data = files.read(file, SIZE_LIMIT, file, AuditError)
         result = json.loads(registry.formats()["in-toto"].render(read_report(data, file)))

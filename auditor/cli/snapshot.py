@@ -8,8 +8,8 @@ import typer
 
 from auditor import files
 from auditor.bench.options import ZooOptions
-from auditor.cli.common import errors, outputs, progress, show_changes
-from auditor.cli.options import PLAIN, read_date, takes
+from auditor.cli.common import Force, errors, outputs, progress, show_changes
+from auditor.cli.options import OUTPUT, PLAIN, TARGET, GroupedApp, read_date, takes
 from auditor.errors import UsageError
 from auditor.model import visible
 from auditor.request import Judging, Target
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from auditor.sources.recording import Record
 
-app = typer.Typer(help="Collect a device's record without judging it, or list what one holds.", **PLAIN)
+app = typer.Typer(help="Collect a device's record without judging it, or list what one holds.", cls=GroupedApp, **PLAIN)
 
 
 @app.callback(invoke_without_command=True)
@@ -28,8 +28,13 @@ def snapshot(
     asked: dict[str, Any],
     *,
     context: typer.Context,
-    output: Annotated[str | None, typer.Option("--output", "-o", metavar="FILE", help="Where to write the record.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what the probes would change on the device, and undo.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what the probes would change on the device, and undo.", rich_help_panel=TARGET)
+    ] = False,
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", metavar="FILE", help="Where to write the record.", rich_help_panel=OUTPUT)
+    ] = None,
+    force: Force = False,
 ) -> None:
     """Collect a device's record without judging it: `crosml-audit snapshot -o FILE`."""
     if context.invoked_subcommand is not None:
@@ -44,7 +49,7 @@ def snapshot(
         return
     if output is None:
         raise UsageError("snapshot: missing option --output: expected a FILE for the record")
-    outputs(output)
+    outputs(output, force=force)
     with progress() as tell:
         record = gather.gather(request, tell)
     files.write(output, pack(record))

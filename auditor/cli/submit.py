@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from auditor import files
-from auditor.cli.common import formats, give, outputs
+from auditor.cli.common import Force, formats, give, outputs
 from auditor.cli.options import read_date, takes
 from auditor.cli.signing import Keys, Signers, Trust, signed_by, signers, trusted
 from auditor.errors import AuditError, UsageError
@@ -36,6 +36,7 @@ def submit(
     redact_word: Annotated[list[str], typer.Option(metavar="WORD", help="Take this word out, too; may repeat.")] = [],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be inside; sign and write nothing.")] = False,
     today: Today = None,
+    force: Force = False,
 ) -> None:
     """Put a snapshot, its report, the rules and your statements in one signed file for a reviewer.
 
@@ -47,7 +48,7 @@ def submit(
     words = [*redact_word] if redact or redact_word else None
     if not dry_run and output is None:
         raise UsageError("submit: missing option --output: expected a FILE for the submission, or --dry-run")
-    outputs(output)
+    outputs(output, force=force)
     sign_with = () if dry_run else signers(key, signer)
     made = submitting.assemble(request, statements, words)
     data = b"" if dry_run else submitting.signed(made, sign_with)
@@ -71,6 +72,7 @@ def review(
     comment: Annotated[str, typer.Option(metavar="TEXT", help="What you say in the decision.")] = "",
     format: Annotated[list[str], typer.Option(metavar="NAME=PATH", help="Write your own report, too; may repeat.")] = [],
     today: Today = None,
+    force: Force = False,
 ) -> None:
     """Verify a submission, judge its record by your own rules, and explain each difference from the vendor's report.
 
@@ -87,7 +89,7 @@ def review(
         raise UsageError("--format: expected NAME=PATH: standard output is for the review")
     if (output is None) is not (not key and not signer):
         raise UsageError("--output: a decision is signed: expected --output with --key or --signer")
-    outputs(output, *(path for _, path in forms))
+    outputs(output, *(path for _, path in forms), force=force)
     trusts = trusted(trust)
     sign_with = signers(key, signer) if output is not None else ()
     request = Request(**asked, snapshot=file, today=read_date(today))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import os
 import sys
 from typing import Annotated, Any
@@ -11,7 +12,7 @@ import typer
 from auditor import files
 from auditor.bench.options import ZooOptions
 from auditor.cli.common import errors, progress
-from auditor.cli.options import PLAIN, takes
+from auditor.cli.options import OUTPUT, PLAIN, Grouped, takes
 from auditor.errors import UsageError
 from auditor.model import printable, visible
 from auditor.request import DEFAULT_SET
@@ -98,10 +99,25 @@ def zoo_pin(
             print(f"crosml-audit: {visible(remark)}", file=sys.stderr)
 
 
-@app.command("run")
+class RunFormat(enum.Enum):
+    """What `zoo run` prints."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+@app.command("run", cls=Grouped)
 @takes(ZooOptions, without=("device_dir",))
-def zoo_run(asked: dict[str, Any], *, requirements: RequirementSet = DEFAULT_SET) -> None:
-    """Measure the zoo on this machine, without judging: one JSON document (crosml-audit/run/1) per line."""
+def zoo_run(
+    asked: dict[str, Any],
+    *,
+    requirements: RequirementSet = DEFAULT_SET,
+    format: Annotated[
+        RunFormat,
+        typer.Option(help="A table, or one JSON document (crosml-audit/run/1) per line as it is measured.", rich_help_panel=OUTPUT),
+    ] = RunFormat.TABLE,
+) -> None:
+    """Measure the zoo on this machine, without judging."""
     import json
 
     from auditor import gather
@@ -112,8 +128,16 @@ def zoo_run(asked: dict[str, Any], *, requirements: RequirementSet = DEFAULT_SET
     options = ZooOptions(**asked)
     options.check()
     gather.no_local(options)
-    models = model_files(sets.load(requirements).zoo, options.zoo)
+    zoo = sets.load(requirements).zoo
+    models = model_files(zoo, options.zoo)
     measure = gather.measure_options(options, gather.delegate(options))
-    with progress() as tell:
-        for _name, document in measure_zoo(models, measure, tell):
-            print(json.dumps(document, sort_keys=True, allow_nan=False), flush=True)
+    documents = []
+    try:
+        with progress() as tell:
+            for _name, document in measure_zoo(models, measure, tell):
+                if format is RunFormat.JSON:
+                    print(json.dumps(document, sort_keys=True, allow_nan=False), flush=True)
+                documents.append(document)
+    finally:  # an interruption leaves what was finished
+        if format is RunFormat.TABLE and documents:
+            print("\n".join(gather.run_table(zoo, documents)))

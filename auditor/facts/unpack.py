@@ -70,12 +70,16 @@ def _started(kind: str, data: bytes, limit: int) -> tuple[Any, bytes]:
         engine = _ENGINES[kind]()
         return engine, _unpacked(engine, data, limit)
     except (lzma.LZMAError, zlib.error, EOFError, MemoryError, ValueError) as error:
-        raise BadArchive(f"{kind}: {error}") from None
+        raise BadArchive(f"{kind}: {_what_is_wrong(error)}") from None
     except Exception as error:
         # ZstdError is a class of whichever zstd module there is
         if type(error).__name__ != "ZstdError":
             raise
-        raise BadArchive(f"{kind}: {error}") from None
+        raise BadArchive(f"{kind}: damaged") from None
+
+
+def _what_is_wrong(error: Exception) -> str:
+    return "it takes more memory than it may" if isinstance(error, MemoryError) or "emory" in str(error) else "damaged"
 
 
 def _unpacked(engine: Any, data: bytes, limit: int) -> bytes:

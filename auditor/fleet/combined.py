@@ -43,15 +43,16 @@ _SHOWN = 5
 """Requirements that a device's line in the text names."""
 
 
-def reports(inventory: Inventory, run: Run) -> Iterator[tuple[str, Report]]:
-    """The report of each device, one after another; of one that has none, a report that says why. Each bears the inventory's name."""
+def reports(inventory: Inventory, run: Run, *, synthetic: bool = True) -> Iterator[tuple[str, Report]]:
+    """The report of each device, under its name in the inventory; of one that has none, with `synthetic` a report that says why."""
     for member in inventory.members:
         ended = run.ended.get(member.name)
         report = None
         if ended is not None and ended.verdict is not None:
             report = load_report(os.path.join(folder_of(run.folder, member.name), "report.json"))
-        report = report or _not_carried_out(member, ended)
-        yield member.name, replace(report, device=replace(report.device, name=member.name))
+        if report is not None or synthetic:
+            report = report or _not_carried_out(member, ended)
+            yield member.name, replace(report, device=replace(report.device, name=member.name))
 
 
 def _not_carried_out(member: Member, ended: Ended | None) -> Report:

@@ -165,8 +165,8 @@ def parse_header(text: bytes | bytearray) -> dict[str, Any]:
     """Return a frame's header. Raises ProtocolError."""
     try:
         header = json.loads(text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as problem:
-        raise ProtocolError(f"a frame's header is not JSON: {problem}") from problem
+    except (ValueError, RecursionError):
+        raise ProtocolError("a frame's header is not JSON") from None
     if not isinstance(header, dict):
         raise ProtocolError("a frame's header is not a JSON object")
     return header

@@ -16,12 +16,12 @@ import os
 import re
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote_to_bytes
 
 from auditor import files
-from auditor.errors import AuditError
+from auditor.errors import AuditError, not_json
 from auditor.model import Status, printable, visible
 from auditor.sources.base import UNASKED, Question, Reply
 
@@ -54,6 +54,8 @@ class Record:
     collector: str
     collected_at: str
     answers: Mapping[Question, Reply]
+    loaded: tuple[Mapping[Question, Reply], str] | None = field(default=None, compare=False, repr=False)
+    """Of a record that was read from a file: the answers it then had, and the file's sha256."""
 
 
 class Recorder:
@@ -109,8 +111,10 @@ class Replay:
 
 
 def digest(record: Record) -> str:
-    """The sha256 of the record's `record.json`: it names the blobs by their digests, so it stands for all of the evidence."""
-    return hashlib.sha256(_document(record)[0]).hexdigest()
+    """The sha256 of the snapshot file that the record was read from, else of the one that it is saved in: what `sha256sum` gives."""
+    if record.loaded is not None and record.loaded[0] is record.answers:
+        return record.loaded[1]
+    return hashlib.sha256(pack(record)).hexdigest()
 
 
 def pack(record: Record) -> bytes:
@@ -133,13 +137,13 @@ def unpack(data: bytes, label: str) -> Record:
     except AuditError:
         raise
     except Exception as error:  # noqa: BLE001  # zipfile, zlib and struct each have errors of their own for what is damaged
-        raise AuditError(visible(f"{label}: not a snapshot (a zip with record.json and blobs): {error}")) from None
+        raise AuditError(visible(f"{label}: not a snapshot: {_what_is_wrong(error)}")) from None
     if "record.json" not in contents:
         raise AuditError(f"{label}: not a snapshot: it has no record.json")
     try:
         document = json.loads(contents.pop("record.json"))
     except (ValueError, RecursionError) as error:
-        raise AuditError(visible(f"{label}: record.json is not JSON: {error}")) from None
+        raise AuditError(visible(f"{label}: record.json: {not_json(error)}")) from None
     blobs = {name[len("blobs/") :]: content for name, content in contents.items()}
     for sha, blob in blobs.items():
         if hashlib.sha256(blob).hexdigest() != sha:
@@ -149,7 +153,18 @@ def unpack(data: bytes, label: str) -> Record:
 
 def load(path: str) -> Record:
     """The record in the snapshot file at `path`."""
-    return unpack(files.read(path, MAX_FILE, path, AuditError), visible(path))
+    data = files.read(path, MAX_FILE, path, AuditError)
+    record = unpack(data, visible(path))
+    return replace(record, loaded=(record.answers, hashlib.sha256(data).hexdigest()))
+
+
+def _what_is_wrong(error: Exception) -> str:
+    """A damaged zip in our own words: what zipfile and zlib say changes with their versions."""
+    if isinstance(error, (MemoryError, RecursionError)):
+        return "it takes too much memory"
+    if isinstance(error, (zipfile.BadZipFile, EOFError)) and not str(error).startswith("Bad CRC"):
+        return "expected a zip with record.json and blobs; this is none, or its end is missing"
+    return "expected a zip with record.json and blobs; a member of this one is damaged"
 
 
 def _members(archive: zipfile.ZipFile, label: str) -> dict[str, zipfile.ZipInfo]:

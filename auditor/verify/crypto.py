@@ -72,8 +72,8 @@ def read_certificate(der: bytes) -> Certificate:
             found = x509.load_der_x509_certificate(der)
             subject, issuer = found.subject.rfc4514_string(), found.issuer.rfc4514_string()
             until = found.not_valid_after_utc.date()
-    except (ValueError, TypeError, OverflowError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
-        raise ValueError(str(error)[:200]) from None
+    except (ValueError, TypeError, OverflowError, UnsupportedAlgorithm, x509.InvalidVersion):
+        raise ValueError("expected an X.509 certificate; it is damaged, or of a form that is not supported") from None
     try:
         key = found.public_key()
     except (ValueError, UnsupportedAlgorithm):
@@ -161,8 +161,8 @@ def scheme_of(key: Key, value: bytes, digests: Iterable[tuple[str, bytes]]) -> s
                     return f"RSA-{key.key_size} {found}, {algorithm}"
             else:
                 untried = f"keys of the kind {type(key).__name__} are not supported" if key else "the key's algorithm is not supported"
-        except UnsupportedAlgorithm as error:
-            untried = f"{algorithm} with this key is not supported: {str(error)[:80]}"
+        except UnsupportedAlgorithm:
+            untried = f"{algorithm} with this key is not supported"
     if untried:
         raise Untried(untried)
     return None
@@ -192,8 +192,8 @@ def signed_by(each: Certificate, issuer: Certificate) -> bool:
         raise Untried(f"the algorithm of the key of {issuer.subject} is not supported")
     try:
         each.x509.verify_directly_issued_by(issuer.x509)
-    except (UnsupportedAlgorithm, TypeError) as error:  # TypeError: a key of a kind that signs no certificates there
-        raise Untried(f"the signature of {each.subject} is not supported: {str(error)[:80]}") from None
+    except (UnsupportedAlgorithm, TypeError):  # TypeError: a key of a kind that signs no certificates there
+        raise Untried(f"the algorithm of the signature of {each.subject} is not supported") from None
     except _FAILURES:
         return False
     return True

@@ -235,7 +235,7 @@ def read_archive(path: str, wanted: Wanted) -> tuple[dict[str, bytes], str]:
     except BadArchive:
         raise
     except Exception as error:  # the standard library's readers raise many kinds on hostile bytes
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200] or type(error).__name__
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else "it is none of these, damaged, or cut short"
         raise BadArchive(f"{path}: expected a .tar, .tar.gz, .tar.xz or .zip: {reason}") from error
 
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from auditor import files
-from auditor.errors import UsageError
+from auditor.errors import UsageError, not_json
 from auditor.tflite.tensors import TensorSpec
 
 SCHEMA = "crosml-audit/golden/1"
@@ -38,7 +38,7 @@ class Tensor:
 
     dtype: str
     shape: tuple[int, ...]
-    data: bytes = field(repr=False)
+    data: bytes | memoryview = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +90,20 @@ def golden_document(cases: tuple[Golden, ...]) -> bytes:
 def read_golden(document: bytes, label: str) -> tuple[Golden, ...]:
     """The golden cases in a file. Raises UsageError, in one line that begins with `label`."""
     try:
-        return _cases(json.loads(document))
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError, binascii.Error) as problem:
-        raise UsageError(f"{label}: expected golden cases ({SCHEMA}): {type(problem).__name__}: {str(problem)[:200]!a}") from None
+        content = json.loads(document)
+    except (ValueError, RecursionError) as problem:
+        raise UsageError(f"{label}: expected golden cases ({SCHEMA}): {not_json(problem)}") from None
+    try:
+        return _cases(content)
+    except _GoldenError as problem:
+        said = ascii(str(problem)[:200])[1:-1]
+    except KeyError as problem:
+        said = f"{str(problem.args[0])[:40]!a}: missing"
+    except binascii.Error:
+        said = "data: expected base64"
+    except (ValueError, TypeError, AttributeError, OverflowError):
+        said = "a value is not of the kind that it must be"
+    raise UsageError(f"{label}: expected golden cases ({SCHEMA}): {said}")
 
 
 def _read_golden(path: str, sha256: str) -> tuple[Golden, ...]:
@@ -102,31 +113,35 @@ def _read_golden(path: str, sha256: str) -> tuple[Golden, ...]:
     return read_golden(document, path)
 
 
+class _GoldenError(ValueError):
+    """What is wrong with golden cases, in our own words."""
+
+
 def _cases(content: Mapping[str, Any]) -> tuple[Golden, ...]:
     if content["schema"] != SCHEMA:
-        raise ValueError(f"schema {str(content['schema'])[:80]!a}, expected {SCHEMA!r}")
+        raise _GoldenError(f"schema {str(content['schema'])[:80]!a}, expected {SCHEMA!r}")
     if len(content["cases"]) > MAX_CASES:
-        raise ValueError(f"{len(content['cases'])} cases, expected at most {MAX_CASES}")
+        raise _GoldenError(f"{len(content['cases'])} cases, expected at most {MAX_CASES}")
     return tuple(_case(case) for case in content["cases"])
 
 
 def _case(case: Mapping[str, Any]) -> Golden:
     tolerance = case["tolerance"]
     if type(tolerance) not in {int, float} or not 0 <= tolerance < math.inf:
-        raise ValueError(f"tolerance {tolerance!r}, expected a number of 0 or more")
+        raise _GoldenError(f"tolerance {tolerance!r}, expected a number of 0 or more")
     inputs, outputs = ({str(name): _tensor(tensor) for name, tensor in case[key].items()} for key in ("inputs", "outputs"))
     if not outputs:
-        raise ValueError("a case without outputs")
+        raise _GoldenError("a case without outputs")
     return Golden(inputs, outputs, float(tolerance))
 
 
 def _tensor(tensor: Mapping[str, Any]) -> Tensor:
     if any(type(size) is not int for size in tensor["shape"]):
-        raise TypeError("shape: expected whole numbers")
+        raise _GoldenError("shape: expected whole numbers")
     spec = TensorSpec("", tuple(tensor["shape"]), str(tensor["dtype"]))
     data = base64.b64decode(tensor["data"], validate=True)
     if len(data) != spec.nbytes:
-        raise ValueError(f"{len(data)} bytes, expected {spec.nbytes}")
+        raise _GoldenError(f"{len(data)} bytes, expected {spec.nbytes}")
     return Tensor(spec.dtype, spec.shape, data)
 
 

@@ -114,3 +114,7 @@ def test_a_folder_is_no_set(tmp_path):
     (tmp_path / "d.toml").mkdir()
     with pytest.raises(UsageError, match="Is a directory"):
         requirements.load(str(tmp_path / "d.toml"))
+
+
+def test_what_ships_is_the_same_without_the_codec():
+    assert requirements.shipped() == requirements.load().requirements

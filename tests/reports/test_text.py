@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ from hypothesis import strategies as st
 
 from auditor.model import DeviceSummary, Evidence, Level, Outcome, Remedy, Status
 from fixtures.hostile import reports
-from fixtures.report import NPU, SELFIE, WAIVER, finding, report, result, run, sample
+from fixtures.report import CONVOLUTION, NPU, SELFIE, WAIVER, finding, report, result, run, sample
 from reports.text import FORMAT, render
+from reports.wording import shown
 
 GOLDEN = Path(__file__).parent / "golden" / "report.txt"
 SGR = re.compile(r"\x1b\[[0-9;]+m")
@@ -59,11 +61,14 @@ def test_a_failure_is_told_in_full():
 
 
 def test_the_last_lines_say_what_would_decide_the_unknowns():
-    assert " ".join(lines(sample())[-2:]) == "To decide the unknowns: as root: 2; with --delegate: 3; with --zoo-manifest: 1; otherwise: 1"
+    assert (
+        " ".join(lines(sample(), verbose=True)[-2:])
+        == "To decide the unknowns: as root: 2; with --delegate: 3; with --zoo-manifest: 1; otherwise: 1"
+    )
     unknowns = [finding(f"security-1.w{index}@device", Outcome.UNKNOWN, remedy=Remedy.ROOT) for index in range(4)]
-    assert lines(report(result("security-1", *unknowns)))[-1] == "To decide the unknowns: as root: 4"
+    assert lines(report(result("security-1", *unknowns)))[-2] == "To decide the unknowns: as root: 4"
     waived = finding("security-1.w@device", Outcome.UNKNOWN, remedy=Remedy.ROOT, waiver=WAIVER)
-    assert lines(report(result("security-1", waived)))[-1] == "No finding is unknown."
+    assert lines(report(result("security-1", waived)))[-2] == "No finding is unknown."
 
 
 def test_a_waived_finding_shows_the_outcome_and_the_waiver():
@@ -89,7 +94,7 @@ def test_a_requirement_that_no_check_answers_is_named():
 
 
 def test_every_requirement_and_every_zoo_model_has_a_row():
-    text = render(sample())
+    text = render(sample(), verbose=True)
     rows = text[text.index("REQUIREMENTS") : text.index("NOTES")].splitlines()
     for each in sample().requirements:
         assert any(re.match(rf"{each.outcome.value}.* {re.escape(each.id)}( |$)", row) for row in rows), each.id
@@ -179,16 +184,96 @@ def test_colour_changes_nothing_but_colour():
     assert SGR.sub("", coloured) == render(sample())
 
 
+def names_a_finding(line, report):
+    """Whether a line has a finding's or a requirement's id whole, and nothing else that could have been wrapped."""
+    shown_ = shown(report)
+    ids = {name for each in shown_.requirements for name in (each.id, *(finding.id for finding in each.findings))}
+    return any(line.endswith((name, f"{name} (should)")) and len(line) - len(name) < 30 for name in ids)
+
+
 @pytest.mark.parametrize("width", [1, 60, 80, 200])
 def test_lines_keep_the_width(width):
-    assert all(len(line) <= max(width, 60) for line in lines(sample(), width=width))
+    assert all(len(line) <= max(width, 60) or names_a_finding(line, sample()) for line in lines(sample(), width=width))
 
 
 @given(reports(), st.booleans(), st.integers(60, 100))
 def test_no_device_drives_the_terminal(report, colour, width):
     text = SGR.sub("", render(report, colour=colour, width=width)) if colour else render(report, width=width)
     assert all(char.isprintable() or char == "\n" for char in text)
-    assert all(len(line) <= width for line in text.splitlines())
+    assert all(len(line) <= width or names_a_finding(line, report) for line in text.splitlines())
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_verbose_names_every_finding_on_one_line(width):
+    text = render(sample(), verbose=True, width=width).splitlines()
+    for result_ in sample().requirements:
+        for each in result_.findings:
+            assert any(each.id in line.split() for line in text), each.id
+
+
+def test_many_unknowns_of_one_cause_are_one_line_and_verbose_names_them():
+    same = {"observed": "nothing was run", "reason": "No delegate.", "remediation": "Name it.", "remedy": Remedy.DELEGATE}
+    names = [f"zoo-{model}-{quantity}" for model in (SELFIE, CONVOLUTION) for quantity in ("latency", "accuracy", "memory")]
+    zoo = [result(name, finding(f"{name}.baseline@model", Outcome.UNKNOWN, **same)) for name in names]
+    other = result("security-1", finding("security-1.confined-run@device", Outcome.UNKNOWN, **same))
+    told = lines(report(*zoo, other))
+    unknown = told[told.index("UNKNOWN (7), by what would decide them") : told.index("REQUIREMENTS")]
+    assert unknown[3:5] == ["  zoo (6 findings)", "  security-1.confined-run@device"]
+    assert "unknown         zoo (6)          Latency, accuracy and memory of the zoo's" in told
+    assert all(f"  {name}.baseline@model" in lines(report(*zoo, other), verbose=True) for name in names)
+
+
+def test_evidence_of_one_cause_is_that_of_all_its_findings():
+    same = {"observed": "unreadable", "reason": "R.", "remediation": "Fix.", "remedy": Remedy.EVIDENCE}
+    two = [
+        finding(f"misc-1.closure@file:/{name}", Outcome.UNKNOWN, evidence=(Evidence(f"/lib/{name}", Status.DENIED),), **same)
+        for name in "ab"
+    ]
+    text = render(report(result("misc-1", *two)))
+    assert "/lib/a (denied)" in text
+    assert "/lib/b (denied)" in text
+
+
+def test_only_verbose_shows_what_passes_with_its_evidence():
+    passing = finding("security-3.domain@" + NPU, Outcome.PASS, evidence=(Evidence("/sys/domain", Status.OK, "ab" * 32, "DMA"),))
+    told = report(result("security-3", passing))
+    assert "/sys/domain" not in render(told)
+    assert '/sys/domain "DMA" sha256 abababab' in render(told, verbose=True)
+    assert "--verbose" in lines(told)[-1]
+    assert "--verbose" not in render(told, verbose=True)
+
+
+def test_without_an_accelerator_the_report_is_a_screen_and_says_what_to_do():
+    advice = "Load the accelerator's driver and audit again."
+    unknowns = [
+        result(f"security-{n}", finding(f"security-{n}.w@device", Outcome.UNKNOWN, remedy=Remedy.DRIVER, remediation=advice))
+        for n in range(30)
+    ]
+    advised = result("misc-2", finding("misc-2.w@device", Outcome.FAIL, level=Level.SHOULD), level=Level.SHOULD)
+    told = lines(report(*unknowns, advised, accelerators=()))
+    assert len(told) <= 25
+    assert f"1. {advice}" in told
+    assert "none was found; looked in /sys/class/accel" in " ".join(told)
+    assert len(lines(report(*unknowns, advised, accelerators=()), verbose=True)) > 100
+
+
+def test_without_an_accelerator_what_fails_and_what_may_be_one_are_still_told():
+    failing = finding("security-2.loading@device", Outcome.FAIL)
+    assert "FAILED (1)" in render(report(result("security-2", failing), accelerators=()))
+    advice = "Say what it is: `--accelerator pci:0000:01:00.0`."
+    stranger = finding("security-3.domain@pci:0000:01:00.0", Outcome.UNKNOWN, remedy=Remedy.WHAT_IT_IS, remediation=advice)
+    text = render(report(result("security-3", stranger), accelerators=()))
+    assert "  security-3.domain@pci:0000:01:00.0" in text.splitlines()
+    assert f"1. {advice}" in text
+
+
+def test_what_only_leaves_out_is_one_line():
+    kept = result("security-3", finding("security-3.domain@" + NPU, Outcome.PASS))
+    rest = [replace(result(f"zoo-{n}-latency"), selected=False) for n in range(15)]
+    told = lines(report(kept, *rest, partial=True, selection=("security-3",)))
+    assert "Not selected 15 of 16 requirements, by --only" in told
+    assert not any("zoo-" in line for line in told)
+    assert "Verdict      COMPLIANT (partial)" in told
 
 
 def test_format_says_what_it_is():

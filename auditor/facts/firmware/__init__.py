@@ -165,7 +165,10 @@ def read_envelope(image: Image) -> Envelope:
             return appended.parse(image)
         return form.parse(image) if form else Envelope("unrecognised")
     except (struct.error, IndexError, OverflowError, ValueError) as error:
-        raise ValueError(f"{form.NAME if form else appended.NAME}: {error}") from None
+        ours = isinstance(error, ValueError) and not isinstance(error, UnicodeError)
+        raise ValueError(
+            f"{form.NAME if form else appended.NAME}: {error if ours else 'cut short, or a field leads beyond its end'}"
+        ) from None
 
 
 def _image(device: Device, kernel: Kernel, loading: Loading, accelerator: str, name: str, named_by: str) -> FirmwareImage:
