@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import sys
@@ -94,6 +95,10 @@ EXAMPLES = {
     ("review", 2): "review {}/x.crosml",
     ("review", 3): "review {}/x.crosml --trust {}/key.pub --waivers {}/w.toml",
     ("review", 4): "review {}/r.json --trust {}/key.pub",
+    ("service serve", 2): "service serve {}/none",
+    ("service serve", 4): "service serve {} --listen unix:{}/none/s",
+    ("service metrics", 2): "service metrics --connect none",
+    ("service metrics", 4): "service metrics --connect unix:{}/none",
 }
 FULL = {"service run", "zoo list", "zoo generate", "zoo pin", "zoo run", "checks", "explain"}
 """What ends in 4 only where its output cannot be written."""
@@ -103,6 +108,7 @@ ELSEWHERE = {
     **{("service check", code): "tests/auditor/serving" for code in (0, 1, 3, 4)},
     **{("service run", code): "tests/auditor/serving" for code in (0, 1)},
     **{("service operators", code): "tests/auditor/serving" for code in (0, 1, 4)},
+    **{(f"service {name}", 0): "tests/auditor/serving" for name in ("serve", "metrics")},
     **{("fleet", code): "tests/auditor/fleet" for code in (0, 1, 3, 4)},
 }
 """Codes that take a device, a runtime or their time: where they are seen."""
@@ -132,6 +138,7 @@ def folder(tmp_path_factory):
     (made / "clauses.toml").write_text('[[requirements]]\nid = "security-3"\ntitle = "t"\ntext = "t"\nsource = "s"\nlevel = "must"\n')
     (made / "zoo.toml").write_text('version = "0"\nsource = "s"\nmodels = []\n')
     (made / "set.toml").write_text('name = "own"\nclauses = "clauses.toml"\nzoo = "zoo.toml"\n')
+    (made / "sha256sums").write_text(f"{hashlib.sha256(b'').hexdigest()}  m.tflite\n")
     called("device", "--snapshot", DEMO, "--format", f"json={made / 'r.json'}")
     called("device", "--snapshot", DEMO, "--waivers", str(made / "w.toml"), "--format", f"json={made / 'waived.json'}")
     for prepared in (("report sign", 0), ("submit", 0)):  # their output is the input of others

@@ -68,15 +68,15 @@ def gone(pid):
 
 
 def test_codes_have_the_numbers_of_the_ml_service():
-    assert [each.name for each in sorted(ExecuteResult)][:10] == [
+    assert [each.name for each in ExecuteResult][:10] == [
         *("OK", "INPUT_MISSING_ERROR", "UNKNOWN_INPUT_ERROR", "INPUT_TYPE_ERROR", "INPUT_SHAPE_ERROR", "INPUT_FORMAT_ERROR"),
         *("OUTPUT_MISSING_ERROR", "UNKNOWN_OUTPUT_ERROR", "DUPLICATE_OUTPUT_ERROR", "EXECUTION_ERROR"),
     ]
-    assert [each.value for each in sorted(ExecuteResult)][:10] == list(range(10))
+    assert [each.value for each in ExecuteResult][:10] == list(range(10))
     names = "OK MODEL_INTERPRETATION_ERROR MEMORY_ALLOCATION_ERROR NNAPI_UNAVAILABLE NNAPI_USE_ERROR GPU_UNAVAILABLE GPU_USE_ERROR"
     named = {CreateGraphExecutorResult[name].value for name in names.split()}
     assert named == set(range(7))
-    assert (CreateGraphExecutorResult.DELEGATE_CONFIG_ERROR, CreateGraphExecutorResult.NOT_FULLY_DELEGABLE) == (7, 8)
+    assert (CreateGraphExecutorResult.DELEGATE_CONFIG_ERROR.value, CreateGraphExecutorResult.NOT_FULLY_DELEGABLE.value) == (7, 8)
     assert [each.value for each in LoadModelResult] == list(range(5))
 
 
@@ -486,11 +486,13 @@ def test_what_a_killed_service_leaves_the_next_one_removes(model, tmp_path):
         cwd=os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))),
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
-    (left,) = place.iterdir()
     deadline = time.monotonic() + 30
-    while not gone(int(done.stdout)) and time.monotonic() < deadline:
+    while not (gone(int(done.stdout)) and not os.listdir(place)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert gone(int(done.stdout)), "the worker ends with its controller"
+    assert os.listdir(place) == [], "its supervisor removes its folder"
+    left = place / f"{scratch.PREFIX}left"
+    left.mkdir()
     (place / "other").mkdir()
     old, tempfile.tempdir = tempfile.tempdir, str(place)
     try:
