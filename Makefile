@@ -52,7 +52,7 @@ docs: $(VENV)/.dev
 constraints: $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.10 --no-annotate --no-emit-index-url --custom-compile-command 'make constraints' \
-	  --extra litert --group dev --output-file constraints.txt pyproject.toml
+	  --extra litert --extra serve --group dev --output-file constraints.txt pyproject.toml
 
 clean:
 	rm -rf .venv .venv-tflite .venv-newest .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage*

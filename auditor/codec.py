@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+MOST_WAIVERS = 4096
+MOST_CLAIMS = 256
+LONGEST_PATTERN = 1000
+LONGEST_STATEMENT = 4096
+"""Bounds of files that may come from a stranger, in a submission."""
+
 SCHEMA_DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
@@ -65,10 +71,13 @@ class _Waivers:
 def decode_waivers(text: bytes, label: str) -> tuple[Waiver, ...]:
     """The waivers of a TOML file; UsageError where an entry is not complete, or would cover whatever fails."""
     waivers = decode_toml(text, _Waivers, label).waiver
+    _few(f"{label}: waiver", waivers, MOST_WAIVERS)
     for number, waiver in enumerate(waivers):
-        _filled(f"{label}: waiver[{number}]", waiver, ("finding", "reason", "author"))
-        if is_pattern(waiver.finding) and not names_a_check(waiver.finding):
-            raise UsageError(visible(f"{label}: waiver[{number}].finding: expected a check before the @, got {waiver.finding!r}"))
+        where = f"{label}: waiver[{number}]"
+        _filled(where, waiver, ("finding", "reason", "author"))
+        _narrow(where, waiver.finding)
+        if len(waiver.board) > LONGEST_PATTERN:
+            raise UsageError(visible(f"{where}.board: expected at most {LONGEST_PATTERN} characters"))
     return waivers
 
 
@@ -82,14 +91,31 @@ class _Statements:
 def decode_statements(text: bytes, label: str) -> tuple[Claim, ...]:
     """The vendor's statements of a TOML file; UsageError where an entry is not complete."""
     claims = decode_toml(text, _Statements, label).statement
+    _few(f"{label}: statement", claims, MOST_CLAIMS)
     for number, claim in enumerate(claims):
         where = f"{label}: statement[{number}]"
         _filled(where, claim, ("finding", "statement", "author"))
+        _narrow(where, claim.finding)
+        if len(claim.statement) > LONGEST_STATEMENT:
+            raise UsageError(visible(f"{where}.statement: expected at most {LONGEST_STATEMENT} characters; attach the rest"))
         if bool(claim.attachment) != bool(claim.sha256):
             raise UsageError(visible(f"{where}: expected both attachment and sha256, or neither"))
         if claim.sha256 and not re.fullmatch("[0-9a-f]{64}", claim.sha256):
             raise UsageError(visible(f"{where}.sha256: expected 64 hexadecimal digits in lower case"))
     return claims
+
+
+def _few(where: str, entries: tuple[Any, ...], most: int) -> None:
+    if len(entries) > most:
+        raise UsageError(visible(f"{where}: expected at most {most} entries"))
+
+
+def _narrow(where: str, finding: str) -> None:
+    """Refuse a pattern that would name whatever there is, or that is no pattern a person writes."""
+    if is_pattern(finding) and not names_a_check(finding):
+        raise UsageError(visible(f"{where}.finding: expected a check before the @, got {finding[:80]!r}"))
+    if is_pattern(finding) and len(finding) > LONGEST_PATTERN:
+        raise UsageError(visible(f"{where}.finding: expected a pattern of at most {LONGEST_PATTERN} characters"))
 
 
 def _filled(where: str, entry: Any, names: tuple[str, ...]) -> None:

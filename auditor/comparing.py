@@ -40,7 +40,7 @@ class Cause(enum.Enum):
     """What is read on the device says something else."""
     REQUIREMENTS = "requirement set"
     AUDITOR = "auditor version"
-    STATED = "the vendor's report is not what its own record and rules give"
+    STATED = "the vendor's report: this auditor does not get it from the same record and rules"
     """Only of a review: the same auditor does not come to what the report says."""
     OPTIONS = "options"
     """The same record, rules and auditor: trusted roots, manifest, base image, date or selection."""

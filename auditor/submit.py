@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from auditor.submission.redact import Redaction
 
 SCHEMA = "crosml-audit/settings/1"
-MOST_ATTACHED = 256 << 20
-"""Bytes of one attachment."""
 _SET = bundle.SET[0]
 
 
@@ -66,10 +64,12 @@ def assemble(request: Request, statements: str | None, words: Sequence[str] | No
     UsageError for what the request names wrongly, and AuditError where the outcomes would not be those of the record as it was.
     """
     audit.read_rules(request, requirements.load(request.requirements))  # what is wrong in a file is said of the file, not of a member
-    record = recording.load(str(request.snapshot))
+    path = str(request.snapshot)
+    snapshot = files.read(path, recording.MAX_FILE, path, AuditError)
+    record = recording.unpack(snapshot, visible(path))
     members = {**_rules(request), **_stated(statements)}
     if words is None:
-        members[bundle.SNAPSHOT] = files.read(str(request.snapshot), recording.MAX_FILE, str(request.snapshot), AuditError)
+        members[bundle.SNAPSHOT] = snapshot
         return _complete(members, record, None)
     redaction = redact.find(record, words)
     plain = judge(members, record, "submit")
@@ -201,7 +201,7 @@ def _stated(path: str | None) -> dict[str, bytes]:
     for number, claim in enumerate(decode_statements(text, path)):
         if claim.attachment:
             where = f"{path}: statement[{number}].attachment: {claim.attachment}"
-            data = files.read(os.path.join(os.path.dirname(path), claim.attachment), MOST_ATTACHED, where, UsageError)
+            data = files.read(os.path.join(os.path.dirname(path), claim.attachment), bundle.MAX_ATTACHED, where, UsageError)
             if hashlib.sha256(data).hexdigest() != claim.sha256:
                 raise UsageError(visible(f"{where}: expected sha256 {claim.sha256}, got {hashlib.sha256(data).hexdigest()}"))
             members[bundle.attachment(claim.sha256)] = data

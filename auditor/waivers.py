@@ -10,7 +10,8 @@ import datetime
 import json
 import re
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from fnmatch import translate
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from auditor.model import Level, Outcome, Waiver, printable, visible
@@ -57,7 +58,7 @@ def covering(waivers: Iterable[Waiver], finding: Finding) -> Waiver | None:
 
 def matches(pattern: str, finding: str) -> bool:
     """Whether a waiver's `finding` names a finding: it is its id, or a pattern that fits."""
-    return pattern == finding or (is_pattern(pattern) and fnmatchcase(finding, pattern.replace("[", "[[]")))
+    return pattern == finding or (is_pattern(pattern) and _compiled(pattern).match(finding) is not None)
 
 
 def is_pattern(name: str) -> bool:
@@ -70,13 +71,23 @@ def names_a_check(pattern: str) -> bool:
     return bool(re.search(r"[A-Za-z0-9]", pattern.partition("@")[0]))
 
 
+def names_one_check(pattern: str) -> bool:
+    """Whether a pattern has the word of a check before its `@`: what it covers is then of one kind."""
+    check, at, _ = pattern.partition("@")
+    word = check.rpartition(".")[2] if "." in check else ""
+    return bool(at) and bool(re.search(r"[A-Za-z0-9]", word))
+
+
 def states(
     waivers: Sequence[Waiver], results: Iterable[RequirementResult] | None, today: datetime.date, board: str = ""
 ) -> Iterator[State]:
     """What is to be said of each waiver; `results` are those of a report that they were applied to, None where there is none."""
-    found = None if results is None else [finding for result in results for finding in result.findings]
+    found, partial = None, False
+    if results is not None:
+        results = tuple(results)
+        found, partial = [finding for result in results for finding in result.findings], not all(result.selected for result in results)
     for waiver in waivers:
-        yield _state(waiver, found, today, board)
+        yield _state(waiver, found, today, board, partial=partial)
 
 
 def remarks(waivers: Sequence[Waiver], results: Sequence[RequirementResult], today: datetime.date, board: str) -> Iterator[str]:
@@ -118,7 +129,7 @@ def _quoted(text: str) -> str:
     return json.dumps(printable(text), ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _state(waiver: Waiver, found: list[Finding] | None, today: datetime.date, board: str) -> State:
+def _state(waiver: Waiver, found: list[Finding] | None, today: datetime.date, board: str, *, partial: bool) -> State:
     name = _name(waiver)
     if waiver.expires < today:
         return State(waiver, f"The waiver of {name} expired on {waiver.expires.isoformat()} and covers nothing.", wrong=True)
@@ -129,11 +140,13 @@ def _state(waiver: Waiver, found: list[Finding] | None, today: datetime.date, bo
         covered = [finding.check for finding in found if finding.waiver == waiver]
         if not covered and any(finding.waiver and matches(waiver.finding, finding.id) for finding in found):
             return State(waiver, f"The waiver of {name} covers nothing: another one covers what it names.", wrong=True)
-        if not covered:
+        if not covered and not partial:  # what was not asked may well need it
             return State(waiver, f"The waiver of {name} matches no failed or unknown finding.", wrong=True)
         if len(set(covered)) > 1:
             several = f"it covers {len(covered)} findings of {len(set(covered))} checks"
             return State(waiver, f"The waiver of {name} is too broad: {several}. Write one for each check.", wrong=True)
+    if is_pattern(waiver.finding) and not names_one_check(waiver.finding):
+        return State(waiver, f"The waiver of {name} is too broad: expected the word of a check before the @.", wrong=True)
     if waiver.expires - today <= SOON:
         last = f"{waiver.expires.isoformat()} is the last day that it is in force"
         return State(waiver, f"The waiver of {name} expires soon: {last}.", wrong=False)
@@ -146,3 +159,9 @@ def _name(waiver: Waiver) -> str:
 
 def _of_board(waiver: Waiver, board: str) -> bool:
     return not waiver.board or matches(waiver.board, board)
+
+
+@lru_cache(maxsize=1 << 14)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    """The pattern as a regular expression that does not backtrack; a bracket is a bracket."""
+    return re.compile(translate(pattern.replace("[", "[[]")))

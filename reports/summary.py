@@ -85,7 +85,7 @@ def causes(found: Iterable[tuple[RequirementResult, Finding]]) -> tuple[Cause, .
     """Open findings, those with one cause together, in their order. A failure is always told by itself, of whatever it is about."""
     groups: dict[tuple[object, ...], list[tuple[RequirementResult, Finding]]] = {}
     for result, finding in found:
-        alike = (finding.outcome, finding.observed, finding.reason, finding.remediation, finding.owner, finding.remedy)
+        alike = (finding.outcome, finding.observed, finding.reason, finding.remediation, finding.owner, finding.remedy, finding.claims)
         groups.setdefault((*alike, binding(result, finding)), []).append((result, finding))
     return tuple(Cause(pairs[0][1].outcome, tuple(pairs)) for pairs in groups.values())
 

@@ -447,6 +447,19 @@ BAD = {
         "report.json: verdict: expected incomplete",
     ),
     "a snapshot that is none": (lambda full, plain: resigned({**full, "snapshot.zip": b"x"}), "snapshot.zip: not a snapshot"),
+    "statements of a megabyte": (
+        lambda full, plain: resigned({**full, "statements.toml": b"#" * ((1 << 20) + 1)}),
+        "expected at most 1048576 bytes",
+    ),
+    "more statements than anyone makes": (
+        lambda full, plain: resigned(
+            {
+                **full,
+                "statements.toml": full["statements.toml"] + b'[[statement]]\nfinding = "a.b@c"\nstatement = "s"\nauthor = "a"\n' * 300,
+            }
+        ),
+        "statement: expected at most 256 entries",
+    ),
     "other models": (lambda full, plain: resigned({**full, "zoo.sha256": b"x"}), "zoo.sha256: expected the model files"),
     "no zip": (lambda full, plain: b"x" * 5000, "not a submission"),
     "empty": (lambda full, plain: b"", "not a submission"),
@@ -582,6 +595,9 @@ def test_outcomes_that_redaction_would_change_are_refused(run, folder, tmp_path,
         (('attachment = "mail.txt"\n', ""), "expected both attachment and sha256, or neither"),
         (('statement = "It is under review upstream."', 'statement = " "'), "statement[0].statement: expected text"),
         (("author", "autor"), "statement[0].author: missing"),
+        ((DRIVER, "*"), "statement[0].finding: expected a check before the @"),
+        ((DRIVER, "a.b@" + "*a" * 1000), "statement[0].finding: expected a pattern of at most 1000 characters"),
+        (("It is under", "x" * 5000), "statement[0].statement: expected at most 4096 characters; attach the rest"),
     ],
 )
 def test_statements_that_are_wrong_are_refused(change, message, run, folder):
@@ -617,6 +633,19 @@ def test_no_outcome_rests_on_a_claim(outcome, said):
     bare = [dataclasses.replace(f, claims=()) for result in stated.requirements for f in result.findings]
     assert bare == [finding for result in plain.requirements for finding in result.findings]
     assert all(finding.claims for result in stated.requirements for finding in result.findings)
+
+
+def test_a_claim_is_shown_with_its_own_finding_in_the_text():
+    """Findings that say the same are told once, but for what the vendor claims."""
+    from reports.text import render
+
+    plain = sample()
+    names = [f.id for result in plain.requirements for f in result.findings if f.outcome is Outcome.UNKNOWN and "convolution" in f.id]
+    assert len(names) > 1
+    text = render(claimed(plain, [Claim(names[1], "Only this one.", "vendor")]))
+    assert text.count("Only this one.") == 1
+    after = text[text.index(names[1].partition("@")[0]) :]
+    assert after.index("Only this one.") < 700
 
 
 def test_a_statement_about_nothing_is_noted():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from auditor.bench.options import ZooOptions
-from auditor.cli.common import progress
+from auditor.cli.common import errors, progress
 from auditor.cli.options import PLAIN, takes
 from auditor.errors import AuditError, UsageError
 from auditor.model import EXIT_CODES, Outcome, Verdict, printable, visible
@@ -47,7 +47,7 @@ def service_check(
 
     Without --golden, the golden cases are those of NAME.golden.json beside a model, if it exists.
 
-    Exit codes: 0 yes, 1 no, 3 not known, 2 wrong usage, 4 no runtime or no confinement here.
+    Exit codes: 0 yes, 1 no, 2 wrong usage, 3 not known, 4 no model can be run here.
     """
     import asyncio
 
@@ -95,7 +95,7 @@ def service_run(
 ) -> None:
     """Run one request through the service, or golden cases.
 
-    Exit codes: 0 it ran, and golden cases came out as recorded; 1 the service refused the request or a golden case differs; 2 wrong usage.
+    Exit codes: 0 it ran, 1 the service refused the request or a golden case differs, 2 wrong usage, 4 output cannot be written.
     """
     import asyncio
 
@@ -155,7 +155,7 @@ def service_run(
 def service_operators(asked: dict[str, Any], *, folder: Annotated[str, typer.Argument(metavar="DIR")], format: Format = "text") -> None:
     """The operators that the published models of DIR need, with versions, and those that the runtime here does not have.
 
-    Exit codes: 0 the runtime has all, 1 it lacks some, 2 wrong usage, 4 no runtime here.
+    Exit codes: 0 the runtime has all, 1 it lacks some, 2 wrong usage, 4 the runtime cannot be asked.
     """
     from auditor.inference.results import Budget
     from auditor.inference.wire import WorkerFailure
@@ -183,6 +183,84 @@ def service_operators(asked: dict[str, Any], *, folder: Annotated[str, typer.Arg
     text += [f"not in {runtime.name} {runtime.version}: {visible(each)}" for each in missing]
     _give(document, "\n".join(text), format)
     raise typer.Exit(1 if missing else 0)
+
+
+@app.command("serve")
+@takes(ZooOptions, without=_NOT_HERE)
+def service_serve(
+    asked: dict[str, Any],
+    *,
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="Published models: files and sha256sums, as zoo generate writes them.")],
+    listen: Annotated[
+        str | None, typer.Option("--listen", metavar="unix:PATH|tcp:127.0.0.1:PORT", help="Where; without it, systemd's socket.")
+    ] = None,
+    allow_uid: Annotated[
+        list[int], typer.Option("--allow-uid", metavar="UID", help="Another user who may connect to the Unix socket; may repeat.")
+    ] = [],
+    idle: Annotated[float | None, typer.Option("--idle", metavar="S", help="End after S seconds without a connection.")] = None,
+    seconds: Annotated[float, typer.Option("--request-seconds", metavar="S", help="Time that one inference may take.")] = 30.0,
+    per_minute: Annotated[int, typer.Option("--requests-per-minute", metavar="N", help="Of one user and one model.")] = 100_000,
+) -> None:
+    """Serve published models to other programs, by the Open Inference Protocol (v2) over HTTP.
+
+    SIGTERM ends it: it takes no more connections, and finishes what it was asked. Exit codes: 0 told to end or
+    idle, 2 wrong usage, 4 it cannot listen there or aiohttp is missing.
+    """
+    import asyncio
+    import os
+
+    from auditor.inference.results import Budget
+    from auditor.inference.service import InferenceService
+    from auditor.serving import listen as places
+    from auditor.zoo.published import read_published
+
+    try:
+        from auditor.serving.http import Limits, own_uids, serve
+    except ImportError:
+        raise AuditError("service serve needs aiohttp: install crosml-audit[serve]") from None
+
+    try:
+        budget = Budget(seconds=seconds, requests_per_minute=per_minute)
+    except ValueError as problem:
+        raise UsageError(str(problem)) from None
+    if idle is not None and not 0 < idle < float("inf"):
+        raise UsageError(f"--idle {idle}: expected a number of seconds above 0")
+    published, options = read_published(folder), _options(asked)
+    place = None if listen is None else places.read_place(listen)
+    limits = Limits(idle_seconds=idle, uids=own_uids() | frozenset(allow_uid))
+
+    def run(listening: Any) -> None:
+        print(f"listening on {visible(places.shown(listening))}", file=sys.stderr, flush=True)
+        asyncio.run(serve(InferenceService(published, budget, options), listening, limits))
+
+    if place is not None:
+        # who may connect is asked of each; the file's mode keeps out others where nobody else may
+        with places.opened(place, 0o666 if allow_uid else 0o600) as listening:
+            run(listening)
+        return
+    passed = places.passed(os.environ)
+    if passed is None:
+        raise UsageError("service serve: expected --listen, or a socket that systemd passes")
+    with passed:
+        run(passed)
+
+
+@app.command("metrics")
+def service_metrics(
+    connect: Annotated[str, typer.Option("--connect", metavar="unix:PATH|tcp:127.0.0.1:PORT", help="Where the service listens.")],
+    format: Annotated[
+        str, typer.Option("--format", metavar="prometheus|json|uma", help="uma: records of ChromeOS's uma-events.")
+    ] = "prometheus",
+) -> None:
+    """The metrics of a service that runs, under the ML service's names."""
+    with errors():
+        from auditor.serving.asking import ask
+        from auditor.serving.figures import FORMATS
+        from auditor.serving.listen import read_place
+
+        if format not in FORMATS:
+            raise UsageError(f"--format {visible(format)}: expected one of {', '.join(FORMATS)}")
+        sys.stdout.buffer.write(ask(read_place(connect, "--connect"), f"/metrics?format={format}"))
 
 
 def _options(asked: Mapping[str, Any]) -> Options:

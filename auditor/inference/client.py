@@ -25,15 +25,16 @@ if TYPE_CHECKING:
     from auditor.inference.executor import Options
     from auditor.inference.graph_executor import GraphExecutor
     from auditor.inference.service import InferenceService
+    from auditor.inference.wire import Status
     from auditor.zoo.published import Tensor
 
 
 class PredictionError(Exception):
     """A request that has no outputs: the result code of the call that failed, and what is known of why."""
 
-    def __init__(self, result: enum.Enum, message: str) -> None:
+    def __init__(self, result: enum.Enum, message: str, status: Status | None = None) -> None:
         super().__init__(f"{result.name}: {message}")
-        self.result, self.message = result, message
+        self.result, self.message, self.status = result, message, status
 
 
 class Client:
@@ -63,7 +64,7 @@ class Client:
         executor = await self.executor(model)
         done = await executor.execute(inputs, tuple(executor.outputs))
         if done.result is not ExecuteResult.OK:
-            raise PredictionError(done.result, done.message)
+            raise PredictionError(done.result, done.message, done.status)
         return done.outputs
 
     async def executor(self, model: str) -> GraphExecutor:
@@ -91,5 +92,5 @@ class Client:
         async with loaded.model as model:  # its executor holds the worker
             created = await model.create_graph_executor(self._options)
         if created.result is not CreateGraphExecutorResult.OK or created.executor is None:
-            raise PredictionError(created.result, created.message)
+            raise PredictionError(created.result, created.message, created.status)
         return created.executor

@@ -22,7 +22,7 @@ class ServiceError(AuditError):
     """The service was used as it cannot be used: after it was closed, or from a second event loop."""
 
 
-class LoadModelResult(enum.IntEnum):
+class LoadModelResult(enum.Enum):
     """How a model was loaded."""
 
     OK = 0
@@ -34,7 +34,7 @@ class LoadModelResult(enum.IntEnum):
     LANGUAGE_NOT_SUPPORTED_ERROR = 4
 
 
-class CreateGraphExecutorResult(enum.IntEnum):
+class CreateGraphExecutorResult(enum.Enum):
     """How a graph executor was created. An external delegate stands where the ML service has its GPU delegate."""
 
     OK = 0
@@ -56,7 +56,7 @@ class CreateGraphExecutorResult(enum.IntEnum):
     """Not of the ML service: the worker could not be started or confined, or ended badly."""
 
 
-class ExecuteResult(enum.IntEnum):
+class ExecuteResult(enum.Enum):
     """How a request was executed."""
 
     OK = 0

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("json", "prometheus", "uma")
 
-_RESULTS: dict[str, type[enum.IntEnum]] = {
+_RESULTS: dict[str, type[enum.Enum]] = {
     metrics.LOAD: LoadModelResult,
     metrics.CREATE: CreateGraphExecutorResult,
     metrics.EXECUTE: ExecuteResult,
@@ -80,7 +80,7 @@ def _messages(kept: Metrics) -> Iterator[bytes]:
     for name, counted in sorted(kept.events().items()):
         kinds = [kind for request, kind in _RESULTS.items() if name.endswith(f".{request}.Event")]
         for kind in kinds:
-            codes = [each for each in kind if each < _OWN]
+            codes = [each for each in kind if each.value < _OWN]
             for code in codes:
                 sample = f"{_uma_name(name)} {code.value} {len(codes)}"
                 yield from itertools.repeat(b"linearhistogram\0" + sample.encode() + b"\0", counted.get(code.name, 0))

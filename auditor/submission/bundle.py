@@ -44,12 +44,16 @@ REQUIRED = (ATTESTATION, SNAPSHOT, REPORT, SETTINGS, *SET, ZOO)
 
 MAX_FILE = 768 << 20
 MAX_MEMBERS = 1024
+MAX_ATTACHED = 256 << 20
+"""Bytes of one attachment."""
 
 _OPTIONAL = re.compile(r"waivers\.toml|statements\.toml|zoo-manifest|base-image|trust-roots/\d{1,3}|attachments/[0-9a-f]{64}")
 _END = struct.Struct("<4s4H2LH")
 """The end of the zip's directory (APPNOTE.TXT 4.3.16), without a comment."""
 _ENTRY = 256
 """Bytes of the directory for one member, at most."""
+_SMALL = 1 << 20
+_LIMITS = {ATTESTATION: 8 << 20, SNAPSHOT: 512 << 20, REPORT: 64 << 20}
 _DATE = (1980, 1, 1, 0, 0, 0)
 
 
@@ -107,6 +111,11 @@ def _end(data: bytes, label: str) -> None:
         raise AuditError(f"{label}: a submission has at most {MAX_MEMBERS} members")
 
 
+def _limit(name: str) -> int:
+    """Bytes of a member."""
+    return MAX_ATTACHED if name.startswith(attachment("")) else _LIMITS.get(name, _SMALL)
+
+
 def _members(archive: zipfile.ZipFile, label: str) -> dict[str, bytes]:
     members: dict[str, bytes] = {}
     for info in archive.infolist():
@@ -117,6 +126,8 @@ def _members(archive: zipfile.ZipFile, label: str) -> dict[str, bytes]:
             raise AuditError(f"{label}: unexpected member {name!a}")
         if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
             raise AuditError(f"{label}: member {name}: expected it stored without compression")
+        if info.file_size > _limit(name):
+            raise AuditError(f"{label}: member {name}: expected at most {_limit(name)} bytes")
         if info.external_attr >> 28 != 8:
             raise AuditError(f"{label}: member {name}: expected a regular file, not a link or a folder")
         members[name] = archive.read(info)

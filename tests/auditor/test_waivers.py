@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from auditor import engine
-from auditor.codec import decode_waivers
+from auditor.codec import MOST_WAIVERS, decode_waivers
 from auditor.errors import UsageError
 from auditor.model import DeviceSummary, Level, Outcome, Verdict, Waiver
 from auditor.waivers import SOON, draft, in_force, matches, states
@@ -64,6 +64,60 @@ def test_a_hostile_pattern_takes_no_time():
     assert not matches("a@" + "*a" * 500 + "b", "a@" + "a" * 100_000)
     plain = time.process_time() - before
     assert plain < 60  # exponential would be years
+
+
+@pytest.mark.parametrize(
+    ("finding_", "broad"),
+    [
+        ("security-3.domain@*", False),
+        ("zoo-*.baseline@*", False),
+        (DOMAIN, False),
+        ("security-3.*@*", True),
+        ("security-3*", True),
+        ("security-3.domain*", True),
+        ("s*@*", True),
+    ],
+)
+def test_a_pattern_that_names_no_check_is_too_broad_whatever_it_covers(finding_, broad):
+    (state,) = states([waiver(finding_)], None, TODAY)
+    assert state.wrong is broad
+    assert ("is too broad: expected the word of a check before the @." in state.remark) is broad
+    assert any("too broad" in each for each in remarks([waiver(finding_)], finding(DOMAIN, Outcome.FAIL))) is (
+        broad and matches(finding_, DOMAIN)
+    )
+
+
+def test_of_a_partial_report_no_waiver_is_said_to_be_unused():
+    plain = report(result("security-3", finding(DOMAIN, Outcome.FAIL)), result("misc-1"))
+    partial = dataclasses.replace(plain, requirements=(plain.requirements[0], dataclasses.replace(plain.requirements[1], selected=False)))
+    for given_report, said in ((plain, True), (partial, False)):
+        (state,) = states([waiver("misc-1.size@device")], given_report.requirements, TODAY)
+        assert bool(state.remark) is said
+
+
+def test_a_file_of_waivers_has_bounds():
+    def text(count, pattern="a.b@c", **more):
+        fields = {"finding": pattern, "reason": "r", "author": "a", **more}
+        return (
+            ("[[waiver]]\n" + "".join(f"{k} = {json.dumps(v)}\n" for k, v in fields.items()) + "expires = 2027-01-01\n") * count
+        ).encode()
+
+    assert len(decode_waivers(text(MOST_WAIVERS), "w")) == MOST_WAIVERS
+    for wrong, reason in (
+        (text(MOST_WAIVERS + 1), "w: waiver: expected at most 4096 entries"),
+        (text(1, "a.b@" + "*a" * 1000), r"w: waiver\[0\].finding: expected a pattern of at most 1000 characters"),
+        (text(1, board="a*" * 1000), r"w: waiver\[0\].board: expected at most 1000 characters"),
+    ):
+        with pytest.raises(UsageError, match=reason):
+            decode_waivers(wrong, "w")
+    assert decode_waivers(text(1, "misc-1.closure@file:/" + "a" * 4000), "w")  # a path may be long
+
+
+@pytest.mark.parametrize("moment", ["2027-01-01T00:00:00Z", "2027-01-01T10:00:00", '"2027-01-01T00:00:00"', "10:00:00"])
+def test_a_waiver_expires_on_a_day(moment):
+    text = f'[[waiver]]\nfinding = "a.b@c"\nreason = "r"\nauthor = "a"\nexpires = {moment}\n'
+    with pytest.raises(UsageError, match=r"waiver\[0\].expires: expected"):
+        decode_waivers(text.encode(), "w")
 
 
 @pytest.mark.parametrize("name", ["*", "**@*", "*@pci:0000:00:05.0", "??*@device", "@*"])
@@ -122,8 +176,8 @@ def test_what_is_said_of_each_waiver():
     assert remarks([waiver(DOMAIN, board="corsola")], failed) == [
         f"The waiver of {DOMAIN} on corsola covers nothing: the board is not known."
     ]
-    assert remarks([waiver("security-3.*@*")], dataclasses.replace(failed), other) == [
-        "The waiver of security-3.*@* is too broad: it covers 2 findings of 2 checks. Write one for each check."
+    assert remarks([waiver("security-3.?*@*")], failed, other) == [
+        "The waiver of security-3.?*@* is too broad: it covers 2 findings of 2 checks. Write one for each check."
     ]
     assert remarks([waiver(DOMAIN), waiver("security-3.domain@*")], failed) == [
         "",

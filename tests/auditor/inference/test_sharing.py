@@ -68,15 +68,15 @@ def gone(pid):
 
 
 def test_codes_have_the_numbers_of_the_ml_service():
-    assert [each.name for each in sorted(ExecuteResult)][:10] == [
+    assert [each.name for each in ExecuteResult][:10] == [
         *("OK", "INPUT_MISSING_ERROR", "UNKNOWN_INPUT_ERROR", "INPUT_TYPE_ERROR", "INPUT_SHAPE_ERROR", "INPUT_FORMAT_ERROR"),
         *("OUTPUT_MISSING_ERROR", "UNKNOWN_OUTPUT_ERROR", "DUPLICATE_OUTPUT_ERROR", "EXECUTION_ERROR"),
     ]
-    assert [each.value for each in sorted(ExecuteResult)][:10] == list(range(10))
+    assert [each.value for each in ExecuteResult][:10] == list(range(10))
     names = "OK MODEL_INTERPRETATION_ERROR MEMORY_ALLOCATION_ERROR NNAPI_UNAVAILABLE NNAPI_USE_ERROR GPU_UNAVAILABLE GPU_USE_ERROR"
     named = {CreateGraphExecutorResult[name].value for name in names.split()}
     assert named == set(range(7))
-    assert (CreateGraphExecutorResult.DELEGATE_CONFIG_ERROR, CreateGraphExecutorResult.NOT_FULLY_DELEGABLE) == (7, 8)
+    assert (CreateGraphExecutorResult.DELEGATE_CONFIG_ERROR.value, CreateGraphExecutorResult.NOT_FULLY_DELEGABLE.value) == (7, 8)
     assert [each.value for each in LoadModelResult] == list(range(5))
 
 

@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 
 from auditor import cli
-from auditor.errors import UsageError
+from auditor.errors import AuditError, UsageError
 from auditor.inference.executor import Options
+from auditor.inference.hosting import Host
 from auditor.inference.results import Budget
 from auditor.inference.service import InferenceService
+from auditor.inference.wire import Outcome as RunEnd
+from auditor.inference.wire import Status, WorkerFailure
 from auditor.serving import check, run
 from auditor.zoo.published import MAX_MODEL, Golden, Tensor, golden_document
 
@@ -144,6 +147,25 @@ def test_check_says_it_in_text_and_json(command, file, tmp_path):
     assert [each["verdict"] for each in document["models"]] == ["compliant", "non-compliant"]
 
 
+def test_what_a_worker_could_not_answer_is_not_known(command, file, monkeypatch):
+    async def create(_host):
+        raise WorkerFailure(Status(RunEnd.DIED, "m", "model", signal=9, message="the process died of signal 9 (Killed)"))
+
+    monkeypatch.setattr(Host, "create", create)
+    code, out, _err = command("service", "check", file)
+    assert code == 3
+    assert "  unknown        run        WORKER_ERROR: the process died of signal 9 (Killed)\n" in out
+
+
+def test_an_output_that_cannot_be_written(command, file, tmp_path, monkeypatch):
+    def write(path, _data):
+        raise AuditError(f"{path}: No space left on device")
+
+    monkeypatch.setattr("auditor.files.write", write)
+    code, _out, err = command("service", "run", file, "--input", f"t0={tmp_path}/x.npy", "--output", f"t4={tmp_path}/y.npy")
+    assert (code, err) == (4, f"crosml-audit: {tmp_path}/y.npy: No space left on device\n")
+
+
 def test_run_gives_outputs(command, file, tmp_path):
     code, out, err = command("service", "run", file, "--input", f"t0={tmp_path}/x.npy", "--output", f"t4={tmp_path}/y.npy")
     assert (code, err) == (0, "")
@@ -182,7 +204,7 @@ def test_wrong_usage_is_one_line(command, file, tmp_path, arguments, said):
     assert err.count("\n") == 1
 
 
-def test_operators_of_a_published_set(command, file, tmp_path, chain_of):
+def test_operators_of_a_published_set(command, file, tmp_path, chain_of, monkeypatch):
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     (tmp_path / "sha256sums").write_text(f"{digest}  m.tflite\n")
     code, out, _err = command("service", "operators", tmp_path)
@@ -190,6 +212,9 @@ def test_operators_of_a_published_set(command, file, tmp_path, chain_of):
     document = json.loads(command("service", "operators", tmp_path, "--format", "json")[1])
     assert document["missing"] == []
     assert document["operators"] == {"ADD": 1, "MUL": 1}
+    monkeypatch.setattr(check, "ask_runtime", lambda *_: check.Runtime("old", "1", {"ADD": 1}))
+    code, out, _err = command("service", "operators", tmp_path)
+    assert (code, out) == (1, "ADD 1\nMUL 1\nnot in old 1: MUL version 1 (the runtime has none)\n")
     file.write_bytes(chain_of(0.25))
     assert command("service", "operators", tmp_path)[0] == 2
 
@@ -213,3 +238,15 @@ def test_other_byte_orders_and_memory_orders_are_read_as_their_values(tmp_path):
     assert found == Tensor("float32", (2, 3), np.arange(6, dtype="<f4").tobytes())
     assert run.described(found) == {"dtype": "float32", "shape": [2, 3], "finite": True, "min": 0.0, "max": 5.0, "mean": 2.5, "argmax": 5}
     assert run.described(Tensor("float32", (1,), struct.pack("<f", float("nan"))))["finite"] is False
+
+
+@pytest.mark.parametrize("name", ["check", "operators"])
+def test_no_runtime_is_4(command, file, tmp_path, name, monkeypatch):
+    def none(*_):
+        raise WorkerFailure(Status(RunEnd.RUNTIME_MISSING, "operators", "hello", message="no module"))
+
+    (tmp_path / "sha256sums").write_text(f"{hashlib.sha256(file.read_bytes()).hexdigest()}  m.tflite\n")
+    monkeypatch.setattr(check, "ask_runtime", none)
+    code, out, err = command("service", name, file if name == "check" else tmp_path)
+    assert (code, out, err.count("\n")) == (4, "", 1)
+    assert "no module" in err
