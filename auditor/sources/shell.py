@@ -76,6 +76,8 @@ _PLAIN = frozenset(f"/{string.ascii_letters}{string.digits}")
 _STAT = re.compile(rb"([0-9a-f]+) (\d+) (\d+) (\d+) (\d+) (\d+) (\d+) ([0-9a-f]+) ([0-9a-f]+)\n")
 _ERRORS = {name: number for number, name in errno.errorcode.items()}
 _MESSAGES = {os.strerror(number): number for number in errno.errorcode}
+_ODD = re.compile(rb"[^ -~]|\\")
+"""What /dev/kmsg escapes (kernel/printk/printk.c: msg_add_ext_text), and dmesg does not."""
 _RAW_LOG = re.compile(rb"<(\d+)>(?:\[ *\d+\.\d+\] ?)?(.*)")
 
 
@@ -219,7 +221,8 @@ class Shell(Tree):
         if error:
             return refused(OSError(error, ""))
         found = (_RAW_LOG.fullmatch(line) for line in data.split(b"\n"))
-        return Reply(Status.OK, b"\n".join(match[2] for match in found if match and int(match[1]) >> 3 == 0))
+        own = (match[2] for match in found if match and int(match[1]) >> 3 == 0)
+        return Reply(Status.OK, b"\n".join(_ODD.sub(lambda byte: b"\\x%02x" % byte[0][0], line) for line in own))
 
     def _wanted(self, kind: str, path: str, limit: int) -> bytes:
         """The data of a reply. Raises OSError for its error."""

@@ -136,12 +136,11 @@ def test_what_may_not_be_read_is_denied(tmp_path, tree, monkeypatch):
 
 def test_the_kernels_log_is_without_what_user_space_wrote(tmp_path, monkeypatch):
     connect = connecting(tmp_path, monkeypatch)
-    (tmp_path / "bin" / "dmesg").write_text(
-        "#!/bin/sh\nprintf '<6>[    1.5] IOMMU enabled\\n<14>[    2.0] typed by a user\\n<4>[3.25] x\\n'\n"
-    )
+    (tmp_path / "log").write_text("<6>[    1.5] IOMMU enabled\n<14>[    2.0] typed by a user\n<4>[3.25] x\ty\\\n")
+    (tmp_path / "bin" / "dmesg").write_text(f"#!/bin/sh\ncat {tmp_path}/log\n")
     (tmp_path / "bin" / "dmesg").chmod(0o755)
     with connect(HERE) as device:
-        assert device.ask(base.kernel_log()).data == b"IOMMU enabled\nx"
+        assert device.ask(base.kernel_log()).data == b"IOMMU enabled\nx\\x09y\\x5c"
 
 
 @pytest.mark.parametrize(
