@@ -47,6 +47,7 @@ bench: $(VENV)/.dev
 docs: $(VENV)/.dev
 	$(BIN)/python -m auditor.manual docs/checks
 	$(BIN)/python -m fixtures.device_table docs/devices.md
+	$(BIN)/python -m auditor.cli.man docs/crosml-audit.1
 
 # For every Python at once, by markers.
 constraints: $(VENV)/.dev

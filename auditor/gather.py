@@ -237,8 +237,9 @@ def _noted(plan: Plan, runs: Runs) -> dict[Question, Reply]:
 def _plan(request: Request) -> Plan:
     """What an audit is asked to look at, before anything was measured."""
     here = request.root is None and request.host is None
+    asked = Plan(request.accelerators, request.not_accelerators, uid=os.geteuid() if here else None)  # over ssh, the agent notes its own
     return replace(
-        read_plan(Device(Replay(demo_record()))).open() if request.demo else Plan(request.accelerators, request.not_accelerators),
+        read_plan(Device(Replay(demo_record()))).open() if request.demo else asked,
         delegate=os.path.abspath(request.delegate) if here and request.delegate else request.delegate,
         delegate_options=request.delegate_options,
         stable_delegate=os.path.abspath(request.stable_delegate) if here and request.stable_delegate else request.stable_delegate,

@@ -745,6 +745,17 @@ def test_explain_and_checks_take_what_only_takes(name, lines, run):
     assert "Source: " in page.out
 
 
+def test_explain_tells_how_a_finding_of_a_report_came_about(run, valid):
+    found = next(each for each in _findings(json.loads((valid / "report").read_text())).values() if each["outcome"] == "fail")
+    told = run("explain", found["id"], "--report", str(valid / "report"))
+    assert told.code == 0
+    assert told.out.startswith(f"{found['id']}: fail")
+    assert all(each["path"] in told.out and (each["sha256"] or "") in told.out for each in found["evidence"])
+    assert run("explain", "security-3,functional-1", "--report", str(valid / "report")).out.count("1. Required by") > 2
+    assert "did you mean" in run("explain", "securty-3", "--report", str(valid / "report")).err
+    assert run("explain", "security-3", "--report", DEMO).code == 4
+
+
 def test_what_is_skipped_of_a_selection_is_unknown(run):
     both = run("device", "--snapshot", DEMO, "--only", "security-3", "--skip", "security-3.domain", "--format", "json")
     assert both.code == 3

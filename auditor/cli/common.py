@@ -90,7 +90,10 @@ def _say(text: str, end: str = "\n") -> None:
 
 
 def formats(wanted: Sequence[str], folder: str | None = None) -> list[tuple[Format, str | None]]:
-    """The formats asked for with their paths; at most one of them goes to stdout. Those without a path go to `folder`, if there is one."""
+    """The formats asked for with their paths; at most one of them goes to stdout.
+
+    Those without a path go to `folder`, if there is one; the path `-` is stdout.
+    """
     from auditor import registry
     from auditor.vocabulary import near
 
@@ -102,7 +105,7 @@ def formats(wanted: Sequence[str], folder: str | None = None) -> list[tuple[Form
             meant = near(name, known) if name not in known else ""
             raise UsageError(f"--format {visible(each)}: expected NAME or NAME=PATH, NAME one of {', '.join(sorted(known))}{meant}")
         placed = os.path.join(folder, f"report{known[name].suffix}") if folder is not None and not path else path
-        found.append((known[name], placed or None))
+        found.append((known[name], None if placed in {"", "-"} else placed))
     if sum(path is None for _, path in found) > 1:
         raise UsageError("--format: only one format can go to stdout; give the others a path: NAME=PATH")
     return found
@@ -182,7 +185,7 @@ FormatOption = Annotated[
     typer.Option(
         "--format",
         metavar="NAME[=PATH]",
-        help="text, json, html, junit …; may repeat.",
+        help="text, json, html, junit …; PATH - is standard output; may repeat.",
         rich_help_panel="Output",
         autocompletion=format_names,
     ),

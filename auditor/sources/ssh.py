@@ -50,6 +50,7 @@ AGENT = (
     "families",
     "files.py",
     "frames.py",
+    "folders.py",
     "model.py",
     "probes",
     "sources",

@@ -7,9 +7,10 @@ import sys
 
 import pytest
 
-from auditor import registry
+from auditor import manual, registry, requirements
 from auditor.manual import manual_page, write_pages
 from auditor.model import Level, Outcome, Owner, check
+from fixtures.report import sample as whole_report
 
 
 @check(
@@ -68,3 +69,26 @@ def test_the_module_writes_every_page(tmp_path, monkeypatch):
     runpy.run_module("auditor.manual", run_name="__main__")
     written = {each.name for each in (tmp_path / "docs").iterdir()}
     assert written == {"README.md", *(f"{each.id}.md" for each in registry.checks(plugins=False))}
+
+
+def test_the_chain_of_a_finding_is_told_in_order():
+    report = whole_report()
+    for result in report.requirements:
+        for finding in result.findings:
+            told = list(manual.chain(report, result, finding))
+            steps = [int(line[0]) for line in told if line[:1].isdigit()]
+            assert steps == [1, 2, 3, 4, 5, 6]
+            places = [next(at for at, line in enumerate(told) if each.path in line and line.startswith("   ")) for each in finding.evidence]
+            assert places == sorted(places)
+            text = "\n".join(told)
+            for part in (finding.id, result.title, finding.expected, finding.observed, finding.reason, report.verdict.value):
+                assert part in text
+            assert (finding.remediation in text) is (finding.outcome not in {Outcome.PASS, Outcome.NOT_APPLICABLE})
+            assert finding.waiver is None or finding.waiver.reason in text
+            assert all(line.isprintable() for line in told)
+
+
+def test_a_clause_says_its_text_and_its_source():
+    for each in requirements.shipped():
+        told = manual.clause(each)
+        assert all(part in told for part in (each.id, each.text.strip(), f"Source: {each.source}", each.interpretation))
