@@ -147,6 +147,8 @@ class Settings:
     manifest: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     published: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     archives: frozenset[str] = frozenset()
+    tools: frozenset[str] = frozenset()
+    """sha256 of TFLite's own tools that the user pins."""
 
     def pinned_by(self, used: ZooModelUsed, archive: str) -> PinnedBy | None:
         """What pins a model's file, given the sha512 of `--zoo`; None where nothing does. A manifest that names the model decides alone."""
