@@ -95,6 +95,8 @@ EXAMPLES = {
     ("review", 2): "review {}/x.crosml",
     ("review", 3): "review {}/x.crosml --trust {}/key.pub --waivers {}/w.toml",
     ("review", 4): "review {}/r.json --trust {}/key.pub",
+    ("service bench", 2): "service bench {}/none",
+    ("service bench", 4): "service bench {}/w.toml",
     ("service serve", 2): "service serve {}/none",
     ("service serve", 4): "service serve {} --listen unix:{}/none/s",
     ("service metrics", 2): "service metrics --connect none",
@@ -116,7 +118,7 @@ ELSEWHERE = {
     **{("service check", code): "tests/auditor/serving" for code in (0, 1, 3, 4)},
     **{("service run", code): "tests/auditor/serving" for code in (0, 1)},
     **{("service operators", code): "tests/auditor/serving" for code in (0, 1, 4)},
-    **{(f"service {name}", 0): "tests/auditor/serving" for name in ("serve", "metrics")},
+    **{(f"service {name}", 0): "tests/auditor/serving" for name in ("bench", "serve", "metrics")},
     **{("fleet", code): "tests/auditor/fleet" for code in (0, 1, 3, 4)},
 }
 """Codes that take a device, a runtime or their time: where they are seen."""
