@@ -45,6 +45,7 @@ _HOW_TO = {
     Remedy.DELEGATE: "Name the accelerator's delegate: `crosml-audit device --delegate LIB`, on the device.",
     Remedy.ZOO: "Give the model files: `--zoo DIR`, or install ml-test-assets on the device.",
     Remedy.MANIFEST: "Pin the model files: `crosml-audit zoo pin DIR`, on a copy that you trust, writes what `--zoo-manifest FILE` takes.",
+    Remedy.TOOL: "Pin the device's own tools: `--tool-manifest FILE`; or measure with the embedded runner: `--tflite ai-edge-litert`.",
     Remedy.PROBES: "Audit the device itself, as root, with probes.",
     Remedy.MORE_RUNS: "Measure longer: `--bench-time page`.",
     Remedy.DRIVER: "Load the accelerator's driver and audit again.",
