@@ -90,6 +90,8 @@ class Plan:
     accelerators: tuple[str, ...] = ()
     not_accelerators: tuple[str, ...] = ()
     """Devices that the user says are none."""
+    firmware_images: tuple[str, ...] = ()
+    """Files that the user says are the images that a driver in user space loads."""
     delegate: str | None = None
     delegate_options: tuple[tuple[str, str], ...] = ()
     stable_delegate: str | None = None
@@ -380,7 +382,7 @@ class FirmwareImage:
 
     name: str
     named_by: str
-    """`modinfo`, or the module parameter that names it."""
+    """`modinfo`, the module parameter that names it, or the option by which the user does."""
     wanted_by: str
     """The accelerator's subject."""
     path: Fact[str]
