@@ -201,7 +201,7 @@ def test_nothing_passes_for_the_accelerator_that_was_not_seen_working(tools, del
 
 
 def test_a_tool_that_writes_no_answers_leaves_the_accuracy_a_claim(tools, delegate, pinned, busy):
-    """inference_diff_eval shares its process with the delegate: alone, its word never passes. Nor does a tool whose own answers cannot be compared."""
+    """inference_diff_eval shares its process with the delegate: alone, its word never passes; nor does a tool that shows no answers."""
     tools(LACKS='"output_filepath"')
     _report, found = judge(delegate=delegate(), **pinned)
     assert (found["accuracy"].outcome, found["memory"].outcome) == (UNKNOWN, UNKNOWN), found
