@@ -45,7 +45,7 @@ class Missing:
     evidence: tuple[Evidence, ...] = ()
     note: str = ""
     remedy: Remedy | None = None
-    advice: str | None = None
+    advice: str | None = field(default=None, compare=False)
 
     def open(self) -> NoReturn:
         """Raise MissingFact: there is no value to judge."""
