@@ -27,7 +27,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from auditor import files, frames
+from auditor import folders, frames
 from auditor.facts.collect import collect
 from auditor.model import Status
 from auditor.probes import answer as answer_probe
@@ -44,6 +44,7 @@ PULSE = 10.0
 
 _GRACE_SECONDS = 20.0
 _SET_CHILD_SUBREAPER = 36
+_TICK_SECONDS, _OWN_END_SECONDS = 0.01, 5.0
 
 _ZOO = """\
 import sys
@@ -129,13 +130,17 @@ class Zoo:
             code = self._process.wait()
         _end_children()
         if self._folder:
-            files.remove(self._folder)
+            folders.remove(self._folder)
         return f"signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"exit code {code}"
 
 
 def _end_children() -> None:
-    """End whatever processes of this one's are left: those that lost their own parent."""
+    """End whatever processes of this one's are left: those that lost their own parent, and do not end by themselves, as supervisors do."""
+    deadline = time.monotonic() + _OWN_END_SECONDS
     with contextlib.suppress(ChildProcessError):
+        while time.monotonic() < deadline:
+            if not os.waitpid(-1, os.WNOHANG)[0]:
+                time.sleep(_TICK_SECONDS)
         while True:
             for child in _children():
                 with contextlib.suppress(ProcessLookupError):

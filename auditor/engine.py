@@ -55,6 +55,10 @@ _HOW_TO = {
     Remedy.EVIDENCE: "Make the named file readable and well-formed, and audit again.",
 }
 
+_ROOT_TOO = (
+    "The device refuses this to root, too: allow it (in the kernel's configuration, the security module, the container), and audit again."
+)
+
 _LEFT_OUT = Answer(Outcome.UNKNOWN, "left out by --skip", because="Excluded by --skip.", remedy=Remedy.SELECTED)
 
 _HOW_MISSING = {
@@ -297,13 +301,20 @@ def _ask(facts: Facts, check: Check, requirement: Requirement, selection: Select
     whole = f"model:{requirement.model}" if requirement.model else "device"
     try:
         for answer, subject in _asked(facts, check, requirement, selection, whole):
-            finding = _finding(check, requirement, answer, subject)
+            finding = _finding(check, requirement, _refused_to_root(answer) if facts.plan.uid == 0 else answer, subject)
             if finding.id in selection.skip:
                 finding = _finding(check, requirement, _LEFT_OUT, finding.subject)
             if selection.keeps(finding, requirement, check):
                 yield finding
     except Exception as error:  # noqa: BLE001  # a plug-in may name facts that are none, or give what is no answer
         yield _finding(check, requirement, _broken(error), whole)
+
+
+def _refused_to_root(answer: Answer) -> Answer:
+    """The answer to root, whom it does not help to be told to become root."""
+    if answer.remedy is not Remedy.ROOT:
+        return answer
+    return replace(answer, remedy=Remedy.EVIDENCE, remediation=answer.remediation or _ROOT_TOO)
 
 
 def _finding(check: Check, requirement: Requirement, answer: Answer, subject: str) -> Finding:

@@ -1,12 +1,9 @@
-"""The files that a person names: read whole and under a limit, written whole or not at all; and folders that are removed."""
+"""The files that a person names: read whole and under a limit, written whole or not at all."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
 import stat
-import subprocess
 import tempfile
 
 from auditor.errors import AuditError, UsageError
@@ -77,15 +74,6 @@ def why_not_written(path: str, *, force: bool = True) -> str:
     if not os.access(path if os.path.exists(path) and not os.path.isfile(path) else folder, os.W_OK):
         return "expected a file in a folder that may be written"
     return ""
-
-
-def remove(folder: str) -> None:
-    """Remove a folder and whatever a stranger left in it."""
-    with contextlib.suppress(RecursionError):
-        shutil.rmtree(folder, ignore_errors=True)
-    if os.path.lexists(folder):
-        # a tree that is too deep for Python
-        subprocess.run(["rm", "-rf", "--", folder], check=False, stderr=subprocess.DEVNULL)
 
 
 def _unhurried(path: str, flags: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import math
@@ -34,7 +35,8 @@ from auditor.sources.filesystem import Tree
 from auditor.sources.kernel_log import LOG_LIMIT, saved_log
 from auditor.sources.live import Live
 from auditor.sources.recording import Record, Recorder, Replay
-from auditor.sources.ssh import Order, Ssh
+from auditor.sources.shell import Shell
+from auditor.sources.ssh import Loss, Lost, Order, Ssh
 from auditor.zoo.models import model_files
 
 if TYPE_CHECKING:
@@ -122,8 +124,31 @@ def _over_ssh(request: Request, host: str, progress: Callable[[str], None]) -> R
     The zoo is last: what ends it, be it the connection's end, leaves the record with what was finished.
     """
     plan, job = _plan(request), _remote_job(request)
-    upload = over_ssh.pack(job) if job else None
     progress(f"reading {host}")
+    try:
+        return _by_agent(request, host, plan, job, progress)
+    except Lost as lost:
+        if lost.loss is not Loss.UNSUITED:
+            raise
+        return _by_shell(request, host, plan, lost)
+
+
+def _by_shell(request: Request, host: str, plan: Plan, lost: Lost) -> Record:
+    """The record of a device that has a shell and no usable Python: what is read, nothing that is tried or run."""
+    plan = replace(plan, zoo_note=plan.zoo_note or "the device has no usable python3, and its shell only reads")
+    with contextlib.ExitStack() as stack:
+        try:
+            device = stack.enter_context(Shell(host, request.ssh_options))
+        except Lost:
+            raise lost from None
+        recorder = Recorder(Answered(device, _noted(plan, Runs()), device.kind))
+        collect(recorder)
+        return recorder.record(COLLECTOR, _now())
+
+
+def _by_agent(request: Request, host: str, plan: Plan, job: over_ssh.RemoteJob | None, progress: Callable[[str], None]) -> Record:
+    """The record that the agent makes on a device, with the runs of its zoo."""
+    upload = over_ssh.pack(job) if job else None
     with Ssh(host, request.ssh_options, zoo=job is not None) as device:
         setup = over_ssh.equip(device, job, upload, progress) if job and upload else None
         if setup:
@@ -212,8 +237,9 @@ def _noted(plan: Plan, runs: Runs) -> dict[Question, Reply]:
 def _plan(request: Request) -> Plan:
     """What an audit is asked to look at, before anything was measured."""
     here = request.root is None and request.host is None
+    asked = Plan(request.accelerators, request.not_accelerators, uid=os.geteuid() if here else None)  # over ssh, the agent notes its own
     return replace(
-        read_plan(Device(Replay(demo_record()))).open() if request.demo else Plan(request.accelerators, request.not_accelerators),
+        read_plan(Device(Replay(demo_record()))).open() if request.demo else asked,
         delegate=os.path.abspath(request.delegate) if here and request.delegate else request.delegate,
         delegate_options=request.delegate_options,
         stable_delegate=os.path.abspath(request.stable_delegate) if here and request.stable_delegate else request.stable_delegate,

@@ -16,7 +16,7 @@ DEFAULT_SET = "r113-zoo-0.0.2"
 class Target:
     """What to audit, and what may be done there. At most one of `host`, `root`, `snapshot` and `demo`; none of them is this machine."""
 
-    host: str | None = option(None, "Audit a device over ssh; it needs python3 >= 3.10.", "[USER@]HOST")
+    host: str | None = option(None, "Audit a device over ssh; with no python3 >= 3.10 there, it is only read.", "[USER@]HOST")
     ssh_config: str | None = option(None, "With --host: configuration file for ssh, as `ssh -F` takes it.", "FILE")
     identity: str | None = option(None, "With --host: file of the private key to log in with, as `ssh -i` takes it.", "FILE")
     root: str | None = option(None, "Audit a directory laid out like a device's file system; nothing is run.", "DIR")

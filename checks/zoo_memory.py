@@ -31,7 +31,8 @@ REMEDIATION = "Reduce what the delegate keeps: copies of weights, compiler memor
 def baseline(facts: Facts, requirement: Requirement) -> Iterator[Answer]:
     """The peak of the process's memory and of device memory that it holds, read by the auditor from outside it, keeps the zoo's limit.
 
-    All memory counts: mapped, swapped out, in huge pages, in files that lie in memory.
+    All memory counts: mapped, swapped out, in huge pages, in files that lie in memory; where the process could have a control group of
+    its own, the peak of that must be within the limit, too.
     The page says MB: at most 10^6 bytes each passes whichever is meant, more than 2^20 each fails whichever is meant. The absolute peak
     within the limit passes; what was added since before the model was loaded, above the limit, fails; between the two lies our own
     interpreter's share, and that is unknown. Of the device's own benchmark_model all counts, as it does on the page: it is within the limit
@@ -75,6 +76,9 @@ def unpinned(facts: Facts, requirement: Requirement) -> Iterator[Answer]:
     yield from judge_unpinned(facts, requirement, _judge)
 
 
+_LESS = "Stay within the limit with all that is taken at any moment: files in memory, the kernel's buffers, files that are read."
+
+
 def _judge(facts: Facts, result: ModelResult, runs: tuple[ModelRun, ...], requirement: Requirement) -> Iterator[Answer]:
     void = invalid(facts, result, runs, broken=Outcome.UNKNOWN)
     if void:
@@ -84,7 +88,8 @@ def _judge(facts: Facts, result: ModelResult, runs: tuple[ModelRun, ...], requir
     if len(sizes) < len(runs):
         yield Answer(Outcome.UNKNOWN, "no peak read", cited(result), remedy=Remedy.MORE_RUNS)
         return
-    peak = max(size["peak_bytes"] + size.get("device_bytes", 0) for size in sizes)
+    seen = max(size["peak_bytes"] + size.get("device_bytes", 0) for size in sizes)
+    peak = max(seen, *(size.get("group_bytes", 0) for size in sizes))
     added = max(size["peak_bytes"] + size.get("device_bytes", 0) - size["before_bytes"] for size in sizes)
     complete = all("device_bytes" in size for size in sizes)
     enough, too_much = requirement.limits["memory_bytes"], requirement.limits["memory_fail_bytes"]
@@ -97,6 +102,9 @@ def _judge(facts: Facts, result: ModelResult, runs: tuple[ModelRun, ...], requir
         because = "Within the limit, but the memory that the device itself holds for the process was not read."
         advice = "Have the driver account for its memory in DRM fdinfo (drm-resident-…)."
         yield Answer(Outcome.UNKNOWN, observed, cited(result), because, remedy=Remedy.VENDOR, remediation=advice)
+    elif seen <= enough:
+        because = "The control group's peak is above the limit, and may hold pages of files that others read as well."
+        yield Answer(Outcome.UNKNOWN, observed, cited(result), because, remedy=Remedy.VENDOR, remediation=_LESS)
     else:
         own = any(size["before_bytes"] for size in sizes)
         because = "The excess is smaller than what the auditor's own interpreter takes." if own else "Over 10^6 bytes a MB, within 2^20."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -11,35 +10,7 @@ from auditor.model import EXIT_CODES, Level, Outcome, Verdict
 from auditor.sources.recording import pack
 from fixtures import trees
 from fixtures.device_table import audited_record
-from fixtures.trees import Layout
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-DISPLAY = "of:/soc@0/display-controller@ae01000"
-
-
-def identity_adreno(layout: Layout) -> None:
-    trees.adreno(layout, gpu="identity")
-
-
-# the builder, the device that owns the node, the driver's name in DRM, the size of each process's address space
-FIVE: dict[str, tuple[Callable[[Layout], None], str, str, int | None]] = {
-    "i915": (trees.intel_gpu, "pci:0000:00:02.0", "i915", None),
-    "xe": (trees.xe, "pci:0000:00:02.0", "xe", None),
-    "ivpu": (trees.intel_npu, "pci:0000:00:0b.0", "intel_vpu", None),
-    "amdxdna": (trees.amd_xdna, "pci:0000:c5:00.1", "amdxdna_accel_driver", None),
-    "adreno": (identity_adreno, DISPLAY, "msm", 1 << 48),
-}
-
-
-def laid_out(name: str) -> Layout:
-    make, owner, driver, address_space = FIVE[name]
-    layout = Layout()
-    make(layout)
-    layout.shares(owner, driver, address_space=address_space)
-    layout.measured()
-    return layout
+from fixtures.trees import DISPLAY, FIVE, Layout, laid_out
 
 
 def undone(report) -> list[str]:

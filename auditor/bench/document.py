@@ -39,9 +39,10 @@ spoil is null. Whatever happens to a worker, there is a document; what was measu
                   pictures: [{name, sha256: of the image's file, output, runs, variation, reference, test: {class, probability, margin} or
                   {share} | null where not all is finite, agreement: 0 to 1, avg_error | null}]} | null where there is no golden image.
                   Of several answers to an image, the worst
-    memory        {before_bytes, peak_bytes, device_bytes} | null where not all was read: the most memory that the process and what it
-                  started were seen to hold (memory.py) before anything was loaded, and until the end; the most that their descriptors
-                  were seen to hold of device memory (fdinfo.py), null where that is not all of it
+    memory        {before_bytes, peak_bytes, group_bytes, device_bytes} | null where not all was read: the most memory that the process
+                  and what it started were seen to hold (memory.py) before anything was loaded, and until the end; the peak of their
+                  control group (group.py), null where there is none; the most that their descriptors were seen to hold of device memory
+                  (fdinfo.py), null where that is not all of it
     conditions    {before, after}: see conditions.py; and where a worker for the delegate was started:
       confinement {state: confined|unconfined, problems, landlock_abi, no_new_privs, seccomp, capabilities, refusals_seen, readable,
                   writable, devices, executable, allowed: of these paths, those that were asked for}: as the controller read it of the

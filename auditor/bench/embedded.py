@@ -252,11 +252,11 @@ def _memory(job: Job, run: Run, seen: _Seen) -> None:
             worker.device_bytes()
             if time.monotonic() > deadline:
                 break
-        peak, device = worker.peak_bytes(), worker.device_bytes()
+        peak, group, device = worker.peak_bytes(), worker.group_bytes(), worker.device_bytes()
         note_who_worked(run, cpu_ns / 1e3, worker.counted().since(counted), timed_ns / 1e3, count, process="memory_")
         worker.quit()
     if before and peak:
-        run["memory"] = {"before_bytes": before, "peak_bytes": peak, "device_bytes": device}
+        run["memory"] = {"before_bytes": before, "peak_bytes": peak, "group_bytes": group, "device_bytes": device}
 
 
 @contextlib.contextmanager

@@ -406,7 +406,7 @@ def _note_accuracy(run: Run, read: Differences, answers: _Answers | None, errors
 def _confined(job: Job, run: Run, tool: str, role: str) -> Iterator[Worker]:
     """A worker that is to become a tool with the delegate in it."""
     with Worker(
-        role, job.model, job.limits, job.library_path, nodes=job.access.device_nodes, accelerators=job.access.accelerators, apart=True
+        role, job.model, job.limits, job.library_path, nodes=job.access.device_nodes, accelerators=job.access.accelerators, tool=True
     ) as worker:
         confinement = worker.confine(_policy(job, tool, role), required=not job.access.allow_unconfined)
         with noted(job, run, worker, confinement):
@@ -418,7 +418,7 @@ def _without(job: Job, tool: str, role: str, model: bytes) -> Iterator[Worker]:
     """A worker that is to become a tool without the delegate. It may read what was allowed: a library of the tool's may be there."""
     alone = replace(job, delegate=None, settings=None)
     opened = _policy(alone, tool, role)
-    with Worker(role, model, job.limits, apart=True) as worker:
+    with Worker(role, model, job.limits, tool=True) as worker:
         worker.confine(replace(opened, readable=(*opened.readable, *job.access.allow_paths)), required=not job.access.allow_unconfined)
         yield worker
 

@@ -28,7 +28,7 @@ import tempfile
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from auditor import files, frames
+from auditor import folders, frames
 from auditor.bench import staging
 from auditor.bench.access import access
 from auditor.bench.delegates import Delegate, shared_library, stable_delegate
@@ -75,7 +75,7 @@ class Job:
     def clean(self) -> None:
         """Remove the folder."""
         if self._folder:
-            files.remove(self._folder)
+            folders.remove(self._folder)
 
     def do_survey(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Look at what is here, and whether what was named is what it must be."""

@@ -177,9 +177,11 @@ def _grouped(
     """The devices by the accelerator that they are parts of, and what is a part of none: a facade or a node without a core."""
     facades = {id(each): family for each in things if (family := _facade_of(device, each))}
     cores = [each for each in things if id(each) not in facades]
+    hidden = [each for each in cores if _may_be_facade(device, each, [one.family for one in cores if one.family])]
+    cores = [each for each in cores if each not in hidden]
     keyed = sorted(((_key(device, each, channels), each) for each in cores), key=lambda pair: pair[0])
     groups = {key: _Group(tuple(each for _, each in pairs)) for key, pairs in groupby(keyed, key=lambda pair: pair[0])}
-    lone: list[Unrecognised] = []
+    lone = [Unrecognised(each.identity.subject, _MAY_BE_FACADE, each.driver.evidence, alone=False) for each in hidden]
     for each in things:
         family = facades.get(id(each))
         if family is None:
@@ -230,6 +232,21 @@ def _facade_of(device: Device, thing: _Thing) -> Family | None:
         if named and _is_the_families(device, thing, family):
             return family
     return None
+
+
+_MAY_BE_FACADE = "it may own a node for another device that does the work: its driver, or the driver's module, could not be read"
+
+
+def _may_be_facade(device: Device, thing: _Thing, families: Sequence[Family]) -> bool:
+    """Whether it cannot be told that a device is no facade of one of these families: alone, it must not be judged."""
+    if thing.family is not None:
+        return False
+    if isinstance(thing.driver, Missing):
+        return thing.driver.status is not Status.ABSENT and any(each.facades for each in families)
+    if not any(plain(thing.driver.value) in each.facades for each in families):
+        return False
+    module = device.link_name(f"{thing.identity.sysfs}/driver/module")
+    return isinstance(module, Missing) and module.status is not Status.ABSENT
 
 
 def _is_the_families(device: Device, thing: _Thing, family: Family) -> bool:

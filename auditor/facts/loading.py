@@ -278,6 +278,9 @@ def _ima(device: Device, kernel: Kernel) -> Fact[bool]:
         return Ok(True, all_of(line, config))
     if any("secure_boot" in value.replace("|", " ").split() for value in _values(line.value, "ima_policy")):
         return Ok(True, line.evidence)
+    if policy.status is Status.DENIED and isinstance(config, Ok) and "CONFIG_IMA_READ_POLICY" not in config.value:
+        note = "the kernel shows its policy to nobody: it is built without CONFIG_IMA_READ_POLICY"
+        return Missing(policy.status, all_of(policy, config), note, Remedy.EVIDENCE)
     return policy
 
 

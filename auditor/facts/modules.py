@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 from auditor.facts.firmware import appended, elf
 from auditor.facts.firmware.image import Bytes
 from auditor.facts.firmware.inside import find_images
-from auditor.facts.reading import parse
+from auditor.facts.reading import all_of, parse
 from auditor.facts.types import Fact, Missing, Module, ModuleInfo, Ok
 from auditor.facts.unpack import compression, unpack
+from auditor.families import FAMILIES, plain
 from auditor.model import Remedy, Status, printable
 
 if TYPE_CHECKING:
@@ -73,10 +74,36 @@ def read_module(device: Device, kernel: Kernel, sysfs: str, driver: Fact[str]) -
     if isinstance(built_in, Missing):
         return built_in
     evidence = (*linked.evidence, *built_in.evidence)
-    if not built_in.value:
-        note = f"the driver {printable(name)} has no module, and modules.builtin does not name it"
-        return Missing(Status.FAILED, evidence, note, Remedy.EVIDENCE)
-    return Ok(_module(device, kernel, name, Ok(name, evidence)), evidence)
+    if built_in.value:
+        return Ok(_module(device, kernel, name, Ok(name, evidence)), evidence)
+    aliased = _by_alias(device, kernel, sysfs, name)
+    if isinstance(aliased, Missing):
+        return replace(aliased, evidence=(*evidence, *aliased.evidence))
+    evidence = (*evidence, *aliased.evidence)
+    return Ok(_module(device, kernel, aliased.value, Ok(aliased.value, evidence)), evidence)
+
+
+def _by_alias(device: Device, kernel: Kernel, sysfs: str, driver: str) -> Fact[str]:
+    """The module that is built in, takes the device by its alias table (modules.builtin.modinfo), and is of the driver's family.
+
+    A driver's name need not be its module's: `etnaviv-gpu` is of etnaviv, `adreno` of msm. What another driver was given in its place, by
+    `driver_override`, it is not.
+    """
+    uevent, index = device.text(f"{sysfs}/uevent"), _index(device, kernel, "modules.builtin.modinfo")
+    if isinstance(uevent, Missing):
+        return uevent
+    if isinstance(index, Missing):
+        return index
+    lines = (entry.partition(".alias=") for entry in index.value.split("\0") if ".alias=" in entry)
+    table = "\n".join(f"alias {pattern} {module}" for module, _, pattern in lines if "\n" not in pattern)
+    family = FAMILIES.by_driver(driver)
+    modalias = next((line.partition("=")[2] for line in uevent.value.split("\n") if line.startswith("MODALIAS=")), "")
+    found = {plain(module) for module in _matches(table, modalias)}
+    own = [module for module in sorted(found) if family is not None and FAMILIES.by_module(module) is family]
+    if len(own) == 1:
+        return Ok(own[0], all_of(uevent, index))
+    note = f"the driver {printable(driver)} has no module, modules.builtin does not name it, and no alias of one that is built in tells"
+    return Missing(Status.FAILED, all_of(uevent, index), note, Remedy.EVIDENCE)
 
 
 def modules_for(device: Device, kernel: Kernel, modalias: str) -> Fact[tuple[str, ...]]:

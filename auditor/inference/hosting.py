@@ -239,7 +239,7 @@ class Host:
     def _on_process_end(self) -> None:
         self._loop.remove_reader(self._pidfd)
         # a request that is running tells better; this has its turn after it
-        self._end_idle("the worker has ended while it was idle", _how_ended(self._pidfd))
+        self._end_idle("the worker has ended while it was idle", self._how_ended)
 
     def _look(self) -> None:
         self._looking = self._loop.call_later(_LOOK_SECONDS, self._look)
@@ -251,14 +251,17 @@ class Host:
             self._metrics.sample(metrics.of_model(self.source.name, "CpuTimeAfterReplyMicrosec"), used * 1e6)
         if used > self._budget.idle_cpu_seconds:
             message = f"{used:.1f} s of processor time after its reply, the limit is {self._budget.idle_cpu_seconds:g}"
-            self._end_idle(f"the worker was ended: {message}", Outcome.CPU_EXCEEDED.value)
+            self._end_idle(f"the worker was ended: {message}", lambda: Outcome.CPU_EXCEEDED.value)
         elif self._budget.idle_seconds is not None and time.monotonic() - self._idle_since > self._budget.idle_seconds:
-            self._end_idle("the worker was ended: idle", "idle")
+            self._end_idle("the worker was ended: idle", lambda: "idle")
 
-    def _end_idle(self, why: str, status: str) -> None:
+    def _how_ended(self) -> str:
+        return _exit_status(self._executor.worker.ended()) if self._executor else ""
+
+    def _end_idle(self, why: str, status: Callable[[], str]) -> None:
         def ending() -> None:
             if not self._over:
-                self._end(why, status)
+                self._end(why, status())
 
         future = self._submit(ending)
         if future:
@@ -304,18 +307,3 @@ def _exit_status(status: Status) -> str:
         with contextlib.suppress(ValueError):
             return signal.Signals(status.signal).name
     return status.outcome.value if status.exit is None else f"exit {status.exit}"
-
-
-def _how_ended(pidfd: int) -> str:
-    """How a child of this process ended that is not yet waited for."""
-    try:
-        info = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT | os.WNOHANG)
-    except OSError:
-        info = None
-    if info is None:
-        return "unknown"
-    if info.si_code == os.CLD_EXITED:
-        return f"exit {info.si_status}"
-    with contextlib.suppress(ValueError):
-        return signal.Signals(info.si_status).name
-    return f"signal {info.si_status}"

@@ -16,25 +16,28 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from auditor.inference import scratch, wire
+from auditor.inference import group, scratch, wire
 from auditor.inference.channel import PIPE_BYTES, Channel, Log, Reply, pipe, read_claims, read_count, read_tensor, read_text, sealed
 from auditor.inference.confinement import Confinement, not_refused, read_kernel_state
-from auditor.inference.fdinfo import DeviceUse, descendants, device_numbers, read_device_use
+from auditor.inference.fdinfo import MAX_THREADS, DeviceUse, device_numbers, read_device_use
 from auditor.inference.memory import FileId, file_id, read_memory, status_bytes
+from auditor.inference.processes import descendants
 from auditor.inference.refusals import Refusals, take_descriptor
 from auditor.inference.sealing import KEY_BYTES, covered, digest
 from auditor.inference.watch import Limits, cpu_ns, oom_kills
 from auditor.inference.wire import Claims, Outcome, ProtocolError, Status, WorkerFailure
 from auditor.inference.witness import Counted, Watched, Witness
 from auditor.inference.worker.confine import Policy, base_policy
+from auditor.inference.worker.supervise import clean
 from auditor.tflite.tensors import TensorSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from types import TracebackType
 
     from typing_extensions import Self
@@ -46,12 +49,20 @@ import json, sys
 first, sys.path[:] = json.loads(sys.argv[1])
 from auditor.inference.worker.main import main
 sys.path[:0] = first
-main(int(sys.argv[2]), int(sys.argv[3]), apart=len(sys.argv) > 4)
+main(int(sys.argv[2]), int(sys.argv[3]))
 """
 """What a worker runs. It gets the import path of this process, so it finds the same packages in a checkout, a wheel or a zip; a folder
 with a runtime comes before it for the runtime alone."""
 
-_COMMAND = (sys.executable, "-I", "-S", *(["-B"] if sys.dont_write_bytecode else []), "-X", "utf8", "-c", BOOTSTRAP)
+SUPERVISOR = """\
+import json, sys
+sys.path[:], *rest = json.loads(sys.argv[1])
+from auditor.inference.worker.supervise import main
+main(*rest)
+"""
+
+_PYTHON = (sys.executable, "-I", "-S", *(["-B"] if sys.dont_write_bytecode else []), "-X", "utf8", "-c")
+_COMMAND = (*_PYTHON, BOOTSTRAP)
 
 MAX_OUTPUT = 8192
 """Bytes kept of each end of what a worker prints."""
@@ -59,7 +70,8 @@ MAX_TOOL_OUTPUT = 1 << 18
 """The same, of a tool whose figures are in it."""
 
 _TICK_SECONDS = 0.1
-_GRACE_SECONDS = 1.0
+_END_SECONDS = 20.0
+"""After so long without an end, a supervisor is ended itself."""
 
 _WORKERS_WORDS = frozenset(Outcome) - {
     *(Outcome.COMPLETED, Outcome.DELEGATE_MISSING, Outcome.DIED, Outcome.EXITED, Outcome.TIMED_OUT),
@@ -115,7 +127,7 @@ class Batch:
 
 
 class Worker:
-    """One worker process. A context manager: on leaving, it and its whole process group are gone.
+    """One worker process. A context manager: on leaving, it and all that it started are gone, and so they are when this process ends.
 
     Not thread-safe; several workers may be used from several threads. Every request raises WorkerFailure.
     """
@@ -130,15 +142,17 @@ class Worker:
         *,
         nodes: Sequence[str] = (),
         accelerators: Sequence[Watched] = (),
-        apart: bool = False,
+        tool: bool = False,
     ) -> None:
-        """Start it; `apart` is for one that is to become a tool (`become`).
+        """Start it; `tool` is for one that is to become one (`become`).
 
         Of the devices behind `nodes`, engines and memory are watched, and of `accelerators`, what else their drivers count.
         """
         self._role, self._limits = role, limits
+        self._supervisor: subprocess.Popen[bytes] | None = None
+        self._is_over = False
         self._accelerator = device_numbers(nodes)
-        self._log = Log(MAX_TOOL_OUTPUT if apart else MAX_OUTPUT)
+        self._log = Log(MAX_TOOL_OUTPUT if tool else MAX_OUTPUT)
         self._peak = self._executor = 0
         self._is_weighed = self._memory_unread = False
         self._launcher: FileId | None = None
@@ -149,37 +163,42 @@ class Worker:
         self._oom_kills = oom_kills()
         self._watched_until = 0.0
         self._cpu_before = 0
+        self._ends = bytearray()
+        name = scratch.PREFIX + os.urandom(8).hex()
+        self._scratch = os.path.join(tempfile.gettempdir(), name)
+        self._groups = group.plan(name, limits.memory_bytes, MAX_THREADS)
         with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
+            # its supervisor sees the controller's end of the channel closed, and ends; so that is waited for last
+            ours.callback(self._wait)
             self._model = sealed(model)
             ours.callback(os.close, self._model)
-            self._own_files = frozenset(map(file_id, (self._model, *descriptors_of(own_import_path()))))
+            path = own_import_path()
+            inherited = descriptors_of(path)
+            self._own_files = frozenset(map(file_id, (self._model, *inherited)))
             self._channel = Channel(theirs, ours)
             output_write, self._output = pipe(theirs, ours, reverse=True)
-            self._scratch = scratch.make(ours)
-            path = own_import_path()
-            self._process = subprocess.Popen(
-                [*_COMMAND, json.dumps([list(import_path), path]), *map(str, self._channel.theirs), *(["apart"] if apart else [])],
+            ends_write, self._end = pipe(theirs, ours, reverse=True)
+            requests, replies = self._channel.theirs
+            command = [*_COMMAND, json.dumps([list(import_path), path]), str(requests), str(replies)]
+            environment = {"LD_LIBRARY_PATH": ":".join(library_path)} if library_path else {}
+            self._supervisor = subprocess.Popen(
+                [*_PYTHON, SUPERVISOR, json.dumps([path, requests, ends_write, self._scratch, self._groups, command, environment])],
                 stdin=subprocess.DEVNULL,
                 stdout=output_write,
                 stderr=output_write,
-                pass_fds=(*self._channel.theirs, self._model, *descriptors_of(path)),
-                env={"LD_LIBRARY_PATH": ":".join(library_path)} if library_path else {},
-                cwd=self._scratch,
+                pass_fds=(requests, replies, ends_write, self._model, *inherited),
+                env={},
+                cwd="/",
                 start_new_session=True,
             )
-            ours.callback(self._kill)
-            self._process_fd = os.pidfd_open(self._process.pid)
-            ours.callback(os.close, self._process_fd)
             self._poll = select.poll()
-            for descriptor in (self._channel.replies, self._output, self._process_fd):
+            for descriptor in (self._channel.replies, self._output, self._end):
                 self._poll.register(descriptor, select.POLLIN)
             theirs.close()
-            self._pid, self._pidfd = self._process.pid, self._process_fd
-            if apart:
-                self._pid = self._child()
-                self._pidfd = os.pidfd_open(self._pid)
-                ours.callback(os.close, self._pidfd)
-                ours.callback(self._kill)
+            self._pid = self._started()
+            self._pidfd = os.pidfd_open(self._pid)
+            ours.callback(os.close, self._pidfd)
+            ours.callback(self.kill)
             self._witness = Witness(self._pid, accelerators)
             ours.callback(self._witness.close)
             self._stack = ours.pop_all()
@@ -191,7 +210,7 @@ class Worker:
         self.close()
 
     def close(self) -> None:
-        """End the worker's process group, if anything of it is left. May be called again."""
+        """End the worker and all that it started, if anything of it is left. May be called again."""
         self._stack.close()
         self._pidfd = -1  # its number may soon be another's, whom `kill` must not end
 
@@ -202,7 +221,7 @@ class Worker:
 
     @property
     def pid(self) -> int:
-        """The worker's process id; unless it stands apart, it is also its session's and its group's."""
+        """The worker's process id; it is also its session's and its group's."""
         return self._pid
 
     @property
@@ -279,25 +298,24 @@ class Worker:
     def become(self, arguments: Sequence[str], seconds: float) -> Ended:
         """Have the worker execute a tool, whose path is the first argument, and wait for its end, for so many seconds at most.
 
-        What it printed is then all there. Only of a worker that stands apart. One that dies of a signal is a WorkerFailure.
+        What it printed is then all there. One that dies of a signal is a WorkerFailure.
         """
         before = self.cpu_ns()
         self._launcher, self._is_weighed = self._image(), True
         self._peak, self._device_peak, self._device_unread = 0, None, False
         if self._refusals:
             self._refusals.let_execute()
-        reply = self._request("become", {"arguments": list(arguments)}, seconds=seconds)
-        deadline = time.monotonic() + _GRACE_SECONDS
-        while not self._receive():  # the rest of its output, until the parent's end
-            self._watch(deadline, "become")
-        with self._checking("become"):
-            code, number = (None if reply.header[key] is None else read_count(reply.header[key]) for key in ("exit", "signal"))
-            cpu, peak = read_count(reply.header["cpu_ns"]), read_count(reply.header["peak_bytes"])
-        if number is not None or code is None:
-            raise WorkerFailure(self._died("become", number or 0), self.output)
+        started = time.perf_counter_ns()
+        if self._exchange("become", {"arguments": list(arguments)}, seconds=seconds) is not None:
+            raise self._failure(Outcome.PROTOCOL_ERROR, "become", "a tool that answers requests")
+        bracket = time.perf_counter_ns() - started
+        status, end = self._ending("become"), self._last_words()
+        if status.exit is None:
+            raise WorkerFailure(status, self.output)
         # the greatest resident size that wait4 has survives execve: it is at least the launcher's own
         at_end = self._refusals.peak_bytes if self._refusals else None
-        return Ended(code, reply.ns, max(0, cpu - before), None if self._memory_unread else max(at_end or peak, self._peak))
+        peak = None if self._memory_unread else max(at_end or end["peak_bytes"], self._peak)
+        return Ended(status.exit, bracket, max(0, end["cpu_ns"] - before), peak)
 
     def load_delegate(self, library: str, options: Mapping[str, str]) -> int:
         """Have the vendor's library loaded and its delegate created. Returns the bracket in ns."""
@@ -401,6 +419,13 @@ class Worker:
         if status.exit != 0:
             raise WorkerFailure(status, self.output)
 
+    def ended(self) -> Status:
+        """Tell how the process ended, once it has: by itself, or ended by somebody else."""
+        deadline = time.monotonic() + _END_SECONDS
+        while not self._receive() and time.monotonic() < deadline:
+            pass
+        return self._ending("idle")
+
     def peak_bytes(self) -> int | None:
         """Return the most memory that the process and what it started were seen to hold, in bytes; None if not all of it was read.
 
@@ -410,6 +435,10 @@ class Worker:
         self._is_weighed = True
         self._weigh()
         return None if self._memory_unread else self._peak
+
+    def group_bytes(self) -> int | None:
+        """Return the peak of the worker's control group, in bytes; None where it has none, or has ended."""
+        return group.peak_bytes(self._groups, self.pid)
 
     def memory_bytes(self) -> int | None:
         """Return VmRSS + VmSwap, as the ML service counts a process's memory; None once it has ended, or where it is not read."""
@@ -432,10 +461,20 @@ class Worker:
         self._look_at_device(thoroughly=True)
         return self._witness.counted()
 
-    def _child(self) -> int:
-        reply = self._request("pid", {}, seconds=self._limits.start_seconds)
-        with self._checking("pid"):
-            return read_count(reply.header["pid"])
+    def _started(self) -> int:
+        """Wait for the worker's start. Returns its process id."""
+        deadline = time.monotonic() + self._limits.start_seconds
+        while b"\n" not in self._ends:
+            if self._receive():
+                raise self._failure(Outcome.EXITED, "start", "the worker's supervisor ended by itself")
+            if time.monotonic() > deadline:
+                raise self._failure(Outcome.TIMED_OUT, "start", "no start in time")
+        return read_count(json.loads(self._ends.splitlines()[0])["pid"])
+
+    def _last_words(self) -> dict[str, Any]:
+        """What the supervisor said of the worker's end; nothing where it was ended itself."""
+        said = self._ends.splitlines()
+        return dict(json.loads(said[1])) if len(said) > 1 else {}
 
     def _request(
         self,
@@ -445,6 +484,20 @@ class Worker:
         max_payload: int = wire.MAX_PAYLOAD,
         seconds: float | None = None,
     ) -> Reply:
+        reply = self._exchange(action, header, payload, max_payload, seconds)
+        if reply is None:
+            raise WorkerFailure(self._ending(action), self.output)
+        return reply
+
+    def _exchange(
+        self,
+        action: str,
+        header: dict[str, Any],
+        payload: Sequence[Bytes] = (),
+        max_payload: int = wire.MAX_PAYLOAD,
+        seconds: float | None = None,
+    ) -> Reply | None:
+        """Send a request and wait for its reply; None where the worker ends without one."""
         self._watch_memory(action)
         channel = self._channel
         limit = self._limits.start_seconds if action == "hello" else self._limits.request_seconds
@@ -466,7 +519,7 @@ class Worker:
                 if reply:
                     return self._accepted(action, reply)
                 if ended:
-                    raise WorkerFailure(self._ending(action), self.output)
+                    return None
                 self._watch(deadline, action)
         finally:
             if waiting:
@@ -474,15 +527,21 @@ class Worker:
 
     def _receive(self) -> bool:
         """Wait a tick for something to come, and read it. True once the process has ended; then all is read."""
-        ready = {descriptor for descriptor, _event in self._poll.poll(_TICK_SECONDS * 1000)}
-        ended = self._process_fd in ready
-        if ended or self._channel.replies in ready:
+        ready = {descriptor for descriptor, _event in self._poll.poll(0 if self._is_over else _TICK_SECONDS * 1000)}
+        if self._end in ready:
+            self._read(self._end, self._ends.extend, self._lose)
+            self._is_over = self._is_over or self._ends.count(b"\n") > 1
+        if self._is_over or self._channel.replies in ready:
             self._read(self._channel.replies, self._channel.received.extend)
-        if ended or self._output in ready:
+        if self._is_over or self._output in ready:
             self._read(self._output, self._log.add)
-        return ended
+        return self._is_over
 
-    def _read(self, descriptor: int, keep: Any) -> None:
+    def _lose(self) -> None:
+        """Give the worker up: its supervisor was ended from outside, and so will it be."""
+        self._is_over = True
+
+    def _read(self, descriptor: int, keep: Callable[[bytes], None], end: Callable[[], None] = lambda: None) -> None:
         """Read once; at the end of file, look at this descriptor no more."""
         try:
             part = os.read(descriptor, PIPE_BYTES)
@@ -491,6 +550,7 @@ class Worker:
         if part:
             keep(part)
         else:
+            end()
             with contextlib.suppress(KeyError):
                 self._poll.unregister(descriptor)
 
@@ -553,7 +613,7 @@ class Worker:
             raise self._failure(Outcome.UNCONFINABLE, "confine", str(problem)) from problem
         self._stack.callback(refusals.close)
         # last in, first out: nobody must wait for an answer when it is closed
-        self._stack.callback(self._kill)
+        self._stack.callback(self.kill)
         return refusals
 
     def _weigh(self) -> None:
@@ -588,12 +648,13 @@ class Worker:
 
     def _ending(self, action: str) -> Status:
         """Tell how the process ended; it has."""
-        info = os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
-        assert info is not None
-        if info.si_code == os.CLD_EXITED:
-            message = f"the process ended by itself with code {info.si_status}"
-            return Status(Outcome.EXITED, self._role, action, exit=info.si_status, message=message)
-        return self._died(action, info.si_status)
+        end = self._last_words()
+        if not end:
+            return Status(Outcome.DIED, self._role, action, message="the worker's supervisor was ended from outside")
+        if end["exit"] is not None:
+            message = f"the process ended by itself with code {end['exit']}"
+            return Status(Outcome.EXITED, self._role, action, exit=end["exit"], message=message)
+        return self._died(action, end["signal"])
 
     def _died(self, action: str, number: int) -> Status:
         name = signal.strsignal(number) or "unknown signal"
@@ -606,19 +667,18 @@ class Worker:
         """Processor time of all threads of the process so far, in ns (watch.py)."""
         return cpu_ns(self.pid)
 
-    def _kill(self) -> None:
-        if self._process.returncode is not None:
-            return  # its number may be another's by now
-        if self._pid != self._process.pid:
-            # what stands apart may have left the group; its parent sees it gone, and then goes itself
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(_GRACE_SECONDS)
-                return
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+    def _wait(self) -> None:
+        """Wait until the supervisor has ended all; one that does not is ended, and what it made is removed here."""
+        if self._supervisor is None:
+            return
+        process = os.pidfd_open(self._supervisor.pid)
+        try:
+            if not select.select([process], [], [], _END_SECONDS)[0]:
+                self._supervisor.kill()
+        finally:
+            os.close(process)
+        self._supervisor.wait()
+        clean(self._scratch, self._groups)
 
 
 def own_import_path() -> list[str]:

@@ -1,4 +1,4 @@
-"""Folders of workers. What a controller could not remove, because it was killed, the next one removes: nobody holds its lock any more."""
+"""Folders of workers. What a supervisor could not remove, because it was killed, the next service does: nobody holds its lock any more."""
 
 from __future__ import annotations
 
@@ -6,26 +6,12 @@ import fcntl
 import os
 import tempfile
 import time
-from typing import TYPE_CHECKING
 
-from auditor import files
-
-if TYPE_CHECKING:
-    import contextlib
+from auditor import folders
 
 PREFIX = "crosml-audit-worker-"
 _YOUNG_SECONDS = 60.0
 """A folder is locked this soon after it is made."""
-
-
-def make(stack: contextlib.ExitStack) -> str:
-    """Make a folder that is locked while the stack is open, and removed when it is closed."""
-    path = tempfile.mkdtemp(prefix=PREFIX)
-    stack.callback(files.remove, path)
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    stack.callback(os.close, descriptor)
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    return path
 
 
 def sweep(young_seconds: float = _YOUNG_SECONDS) -> tuple[str, ...]:
@@ -37,7 +23,7 @@ def sweep(young_seconds: float = _YOUNG_SECONDS) -> tuple[str, ...]:
         return ()
     left = tuple(path for path in found if _is_left(path, young_seconds))
     for path in left:
-        files.remove(path)
+        folders.remove(path)
     return left
 
 

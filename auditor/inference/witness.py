@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from auditor.families import FAMILIES, Work
 from auditor.inference import work
-from auditor.inference.fdinfo import descendants
+from auditor.inference.processes import descendants
 from auditor.probes.child import restored
 from auditor.probes.ioctl import opened
 from auditor.probes.tracing import BUFFER_KB, instances, make_instance, write

@@ -153,10 +153,10 @@ class Tree:
         if path not in self._resolved:  # images are read in hundreds of pieces
             self._resolved[path] = self._resolve(path)
         host = self._root + self._resolved[path]
-        _regular(os.lstat(host))
+        check_regular(os.lstat(host))
         descriptor = os.open(host, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            _regular(os.fstat(descriptor))
+            check_regular(os.fstat(descriptor))
         except OSError:
             os.close(descriptor)
             raise
@@ -214,21 +214,7 @@ class Tree:
 
     def _stat(self, question: Question) -> Reply:
         real = self._resolve(question.path)
-        found = os.lstat(self._root + real)
-        document = {
-            "real": os.fsencode(real).decode("utf-8", "surrogateescape"),
-            "kind": _KINDS.get(stat.S_IFMT(found.st_mode), "other"),
-            "mode": stat.S_IMODE(found.st_mode),
-            "uid": found.st_uid,
-            "gid": found.st_gid,
-            "size": found.st_size,
-            "blocks": found.st_blocks,
-            "dev": found.st_dev,
-            "ino": found.st_ino,
-            "major": os.major(found.st_rdev),
-            "minor": os.minor(found.st_rdev),
-        }
-        return Reply(Status.OK, json.dumps(document).encode())
+        return Reply(Status.OK, stat_document(real, os.lstat(self._root + real)))
 
     def _xattr(self, question: Question) -> Reply:
         host = self._root + self._resolve(question.path)
@@ -326,12 +312,31 @@ def _uevent(text: bytes) -> dict[str, str]:
     return {key: value for key, equals, value in lines if equals}
 
 
+def stat_document(real: str, found: os.stat_result) -> bytes:
+    """The data of a `stat` answer about a resolved path."""
+    document = {
+        "real": os.fsencode(real).decode("utf-8", "surrogateescape"),
+        "kind": _KINDS.get(stat.S_IFMT(found.st_mode), "other"),
+        "mode": stat.S_IMODE(found.st_mode),
+        "uid": found.st_uid,
+        "gid": found.st_gid,
+        "size": found.st_size,
+        "blocks": found.st_blocks,
+        "dev": found.st_dev,
+        "ino": found.st_ino,
+        "major": os.major(found.st_rdev),
+        "minor": os.minor(found.st_rdev),
+    }
+    return json.dumps(document).encode()
+
+
 def udev_document(devices: list[dict[str, Any]]) -> bytes:
     """The data of a `udev` answer: devices sorted by their path."""
     return json.dumps(sorted(devices, key=lambda device: str(device["sys"])), sort_keys=True).encode()
 
 
-def _regular(found: os.stat_result) -> None:
+def check_regular(found: os.stat_result) -> None:
+    """Raise the OSError of reading what is no regular file."""
     if stat.S_ISDIR(found.st_mode):
         raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
     if stat.S_ISLNK(found.st_mode) or not stat.S_ISREG(found.st_mode):

@@ -74,17 +74,24 @@ def covered(mounts: str) -> frozenset[str]:
     What belongs there is the kernel's file system, or a part of it in its own place (/proc/sys, made read-only).
     Source: Documentation/filesystems/proc.rst.
     """
+    try:
+        with open(mounts, "rb") as file:
+            return covered_by(file.read())
+    except OSError:
+        return covered_by(b"")
+
+
+def covered_by(mountinfo: bytes) -> frozenset[str]:
+    """As `covered`, of a mountinfo file's content; both, where it is none."""
     own: set[str] = set()
     foreign: set[str] = set()
     try:
-        with open(mounts, "rb") as file:
-            lines = [line.split(b" ") for line in file.read().splitlines()]
-        for line in lines:
+        for line in (line.split(b" ") for line in mountinfo.splitlines()):
             root, point = (os.fsdecode(_OCTAL.sub(lambda code: bytes([int(code[1], 8)]), field)) for field in line[3:5])
             kind = os.fsdecode(line[line.index(b"-") + 1])
             belongs = any(kind == wanted and (place + root).rstrip("/") == point for place, wanted in KERNELS.items())
             (own if belongs else foreign).add(point)
-    except (OSError, ValueError, IndexError):
+    except (ValueError, IndexError):
         own, foreign = set(), set()
     return frozenset({*(each for each in foreign if each.startswith(("/proc", "/sys"))), *({"/proc", "/sys"} - own)})
 

@@ -50,6 +50,7 @@ AGENT = (
     "families",
     "files.py",
     "frames.py",
+    "folders.py",
     "model.py",
     "probes",
     "sources",
@@ -120,8 +121,7 @@ class Ssh:
     kind = "ssh"
 
     def __init__(self, host: str, options: Sequence[str] = (), timeout: float = 120.0, *, zoo: bool = False) -> None:
-        if not _HOST.fullmatch(host):
-            raise AuditError(f"--host {visible(host)}: expected [USER@]HOST")
+        check_host(host)
         self.host = host
         self._timeout = timeout
         self._zoo = zoo
@@ -321,6 +321,12 @@ class Ssh:
         assert process.stdout is not None
         assert process.stderr is not None
         return process.stdin, process.stdout, process.stderr
+
+
+def check_host(host: str) -> None:
+    """Raise AuditError for what ssh would take for an option, or a shell for more than a word."""
+    if not _HOST.fullmatch(host):
+        raise AuditError(f"--host {visible(host)}: expected [USER@]HOST")
 
 
 def _is_ready(stream: IO[bytes], end: float) -> bool:

@@ -41,18 +41,41 @@ _KEYED = {
     SERIAL: re.compile(
         rb"(?i)(?<![a-z0-9])[\w.-]*(?:serial(?:[ _.-]?(?:number|num|no|short))?|service[ _-]?tag|asset[ _-]?tag|imei|meid|iccid)"
         rb"[\"']?\s*[=:]\s*" + rb"[\"']?([\w.-]{4,})(?![\w/])"
+        rb"|(?<![a-z0-9])(?:serial[ _-]?(?:number|no\.?|#)|serial#|s/n|mlb|ein)[ ]?[:=#]?[ ]?(?=[\w-]*\d)([\w-]{4,})(?![\w/.])"
+        rb"|(?<![\w.])((?:naa|eui|nguid|uuid)\.[0-9a-f]{8,32})(?![\w.])"
     ),
     SECRET: re.compile(
-        rb"(?i)(?:(?<![a-z0-9])[\w.-]*" + _SECRET + rb"[\"']?\s*[=:]\s*|(?<![\w-])--?[\w-]*" + _SECRET + rb"[\0 ](?=[^-\s\0]))" + _VALUE
+        rb"(?i)(?:(?<![a-z0-9])[\w.-]*"
+        + _SECRET
+        + rb"[\"']?\s*[=:]\s*|(?<![\w-])--?[\w-]*"
+        + _SECRET
+        + rb"[\0 ](?=[^-\s\0]))"
+        + _VALUE
+        + rb"|(?:bearer|basic)[ ]([\w.~+/=-]{6,})"
+        rb"|(?<![\w-])(?:-u|--user)[\0 =][\w.+-]+:([^\s\0@]{3,})"
+        rb"|[a-z][a-z0-9+.-]*://[^\s/:@\0]+:([^\s/@\0]{3,})@"
+        rb"|(?<![\w])((?:AKIA|ASIA)[0-9A-Z]{16}|gh[pousr]_\w{12,}|xox[abprs]-[\w-]{8,}|eyJ[\w-]{8,}\.[\w-]+\.[\w-]*)"
     ),
     MAC: re.compile(rb"(?i)(?<![a-z0-9])(?:[\w.-]*_)?(?:mac|ethaddr|mac_?addr(?:ess)?)[\"']?\s*[=:]\s*[\"']?([0-9a-f]{12})(?![0-9a-z])"),
     HOST: re.compile(rb"(?i)(?:hostname|host_name|nodename)(?:[\"']?\s*[=:]\s*[\"']?| set to <?)([a-z0-9][a-z0-9.-]{2,62})"),
-    USER: re.compile(rb"(?:^|[\0\s;\"{,])(?:USER|LOGNAME|SUDO_USER|username|user_name|login)[\"']?\s*[=:]\s*[\"']?([A-Za-z_][\w.-]{2,31})"),
+    USER: re.compile(
+        rb"(?:^|[\0\s;\"{,])(?:USER|LOGNAME|SUDO_USER|username|user_name|login)[\"']?\s*[=:]\s*[\"']?([A-Za-z_][\w.-]{2,31})"
+        rb"|(?:^|[\s\0])(?:sudo|su|sshd)(?:\[\d+\])?:\s+([a-z_][\w.-]{2,31}) :"
+        rb"|://([^\s/:@\0]{3,32})(?::[^\s/@\0]*)?@"
+        rb"|(?<![\w-])(?:-u|--user)[\0 =]([\w.+-]{3,32}):[^\s\0]"
+    ),
 }
-_LOGIN = re.compile(rb"(?<![\w.+-])([A-Za-z_][\w.+-]{2,31})@([A-Za-z][A-Za-z0-9-]{2,62}(?:\.[A-Za-z0-9-]+)*)")
+_LOGIN = re.compile(
+    rb"(?<![\w.+-])([A-Za-z_][\w.+-]{2,31})@([A-Za-z][A-Za-z0-9-]{2,62}(?:\.[A-Za-z0-9-]+)*|\d{1,3}(?:\.\d{1,3}){3}(?![\w.]))"
+)
+_DOTTED_MAC = re.compile(rb"(?<![\w.:])(?:" + _HEX + rb"{4}\.){2}" + _HEX + rb"{4}(?![\w.])")
+_EUI64 = re.compile(
+    rb"(?<![\w:])(?:" + _HEX + rb"{0,4}:){2,6}" + _HEX + rb"{1,2}ff:fe" + _HEX + rb"{2}:" + _HEX + rb"{1,4}(?![\w:])", re.IGNORECASE
+)
+"""An IPv6 address that is made of a MAC address (RFC 4291, appendix A)."""
 _HOME = re.compile(rb"/(?:home|Users|var/home|export/home)/([A-Za-z_][\w.-]{2,31})(?![\w.-])")
 _PLACES = {
-    SERIAL: re.compile(r"/(?:[\w-]*serial(?:[_-]?(?:number|no))?|[\w-]*asset_tag|attested_device_id|imei|meid)$"),
+    SERIAL: re.compile(r"/(?:[\w-]*serial(?:[_-]?(?:number|no))?|[\w-]*asset_tag|attested_device_id|[gu]bind_attribute|wwid|imei|meid)$"),
     UUID: re.compile(r"/(?:[\w-]*uuid|machine-id|boot_id|stable_device_secret\w*)$"),
     MAC: re.compile(r"/(?:address|[\w-]*mac(?:_?addr(?:ess)?)?\d*)$"),
     HOST: re.compile(r"^/(?:etc|proc/sys/kernel)/hostname$"),
@@ -141,13 +164,15 @@ def _found(record: Record) -> Iterator[tuple[str, bytes]]:
         yield from _by_place(question, reply)
         if _is_text(reply.data):
             yield from _by_form(reply.data)
-            yield from ((kind, found[1]) for kind, pattern in _KEYED.items() for found in pattern.finditer(reply.data))
+            for kind, pattern in _KEYED.items():
+                yield from ((kind, found[found.lastindex or 0]) for found in pattern.finditer(reply.data))
         if question.kind in {"probe", "run", "plan", "udev"}:
             yield from _in_document(reply.data)
 
 
 def _by_form(data: bytes) -> Iterator[tuple[str, bytes]]:
     yield from ((MAC, found[0]) for found in _MAC.finditer(data) if found[0].lower() != b"ff:ff:ff:ff:ff:ff")
+    yield from ((MAC, found[0]) for pattern in (_DOTTED_MAC, _EUI64) for found in pattern.finditer(data))
     yield from ((UUID, found[0]) for found in _UUID.finditer(data))
     yield from ((USER, found[1]) for found in _HOME.finditer(data))
     for found in _LOGIN.finditer(data):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from auditor import engine
 from auditor.engine import Context, Selection, judge, verdict, worst
-from auditor.facts.types import Accelerator, Listing, Missing, Node, Ok
+from auditor.facts.types import Accelerator, Listing, Missing, Node, Ok, Plan
 from auditor.model import (
     Answer,
     DeviceSummary,
@@ -223,6 +223,15 @@ def test_a_missing_fact_is_unknown_with_its_place_and_what_would_collect_it():
         assert finding.observed == "/sys/kernel/x cannot be read by this user: Permission denied"
         assert (finding.remedy, finding.remediation) == (Remedy.ROOT, "Audit again as root.")
         assert finding.evidence == need.evidence
+
+
+def test_root_is_not_told_to_become_root():
+    """The agent notes for whom it asked (Plan.uid)."""
+    denied = Answer(Outcome.UNKNOWN, "x", remedy=Remedy.ROOT)
+    for uid, remedy in ((0, Remedy.EVIDENCE), (1000, Remedy.ROOT), (None, Remedy.ROOT)):
+        finding = only(audit(question("r-1.word", denied), on=facts(plan=Plan(uid=uid))))
+        assert finding.remedy is remedy
+        assert ("as root" in finding.remediation) is (uid != 0)
 
 
 @pytest.mark.parametrize(

@@ -795,8 +795,10 @@ def test_outputs_that_were_not_compared_in_every_run(index, compared):
 # --- memory ------------------------------------------------------------------------------------------------------------------------------
 
 
-def memory(before, peak, device=0):
+def memory(before, peak, device=0, group=None):
     sizes = {"before_bytes": before * 10**6, "peak_bytes": peak * 10**6}
+    if group is not None:
+        sizes["group_bytes"] = group * 10**6
     return run(memory=sizes if device is None else {**sizes, "device_bytes": device * 10**6})
 
 
@@ -806,6 +808,10 @@ def memory(before, peak, device=0):
         (memory(30, 60), "pass"),
         (memory(30, 100), "pass"),
         (memory(30, 60, 40), "pass"),
+        (memory(30, 60, 0, group=100), "pass"),
+        (memory(30, 60, 0, group=101), "unknown"),
+        (memory(30, 60, 0, group=700), "unknown"),
+        (memory(30, 135, 0, group=20), "fail"),
         (memory(30, 60, 41), "unknown"),
         (memory(30, 101), "unknown"),
         (memory(30, 134), "unknown"),
@@ -828,6 +834,7 @@ def test_memory(given_run, outcome):
 def test_device_memory_that_was_not_read_is_named():
     assert "device itself" in ask("memory", measured(memory(30, 60, None))).because
     assert "interpreter" in ask("memory", measured(memory(30, 101))).because
+    assert "control group" in ask("memory", measured(memory(30, 60, group=700))).because
     assert "2^20" in ask("memory", measured(memory(0, 101))).because
 
 

@@ -16,13 +16,9 @@ runtime or the vendor prints goes to the standard descriptors and never mixes wi
     picture   {descriptor, width, height, crop} -> {}, payload: pixels; after a hello for Pillow (decoding.py)
     quit                                  -> {}
 
-A worker that is to become one of TFLite's own tools stands apart: it is the child of a small process of ours, which outlives it. That one
-answers once the tool has ended, with what the kernel says of it: nothing of the tool's can. It also is the tool's only parent, since the
-greatest resident size in getrusage(2) survives execve, and a tool that a large process started would call that size its own. Then it is
+A worker that is to become one of TFLite's own tools has, after confine and escape, this alone; its supervisor tells its end:
 
-    pid                                   -> {pid}
-    confine, escape                       as above
-    become    {arguments}                 -> {exit, signal, cpu_ns: with the worker's own, peak_bytes}
+    become    {arguments}                 -> only an error, where that cannot be
 
 From delegate on, a request may have the number of an `executor`, 0 without: each has a delegate and an interpreter of its own, and what
 one of them remembers from inference to inference, no other sees.
@@ -33,13 +29,8 @@ A request that fails is answered with {error: {outcome, stage, message}}.
 
 from __future__ import annotations
 
-import ctypes
-import json
 import os
 import platform
-import select
-import signal
-import threading
 import time
 from dataclasses import asdict
 from importlib import import_module, metadata
@@ -51,8 +42,6 @@ from auditor.inference.worker import confine, decoding, escapes
 from auditor.inference.worker.delegate import WrappedDelegate
 from auditor.tflite import operators
 from auditor.tflite.tensors import TensorSpec
-
-_SET_PARENT_DEATH_SIGNAL = 1
 
 
 class _Executor:
@@ -75,10 +64,9 @@ class _Executor:
 class Session:
     """The state of one worker: what is loaded so far."""
 
-    def __init__(self, requests: int = -1, parent: int | None = None) -> None:
-        """Answer what comes from `requests`, whose end is the end of this process; `parent` is the pipe to it where that is ours."""
-        self._requests = requests
-        self._parent = parent
+    def __init__(self, channel: tuple[int, ...] = ()) -> None:
+        """Answer what comes through a channel; what this process becomes does not get it."""
+        self._channel = channel
         self._policy = confine.Policy()
         self._listener: int | None = None
         self._runtime: Any = None
@@ -115,14 +103,11 @@ class Session:
         return done, b""
 
     def do_escape(self, header: dict[str, Any], _payload: bytes) -> tuple[dict[str, Any], bytes]:
-        """Try to get out, now that the controller listens; then start to watch over its end."""
+        """Try to get out, now that the controller listens."""
         if self._listener is not None:
             # whoever holds it could answer for the controller
             os.close(self._listener)
-        tried = escapes.attempts(header["scratch"], self._policy)
-        if self._parent is None:
-            threading.Thread(target=_end_with_controller, args=(self._requests,), daemon=True).start()
-        return {"escapes": tried}, b""
+        return {"escapes": escapes.attempts(header["scratch"], self._policy)}, b""
 
     def do_operators(self, _header: dict[str, Any], _payload: bytes) -> tuple[dict[str, Any], bytes]:
         """List the runtime's operators."""
@@ -137,20 +122,14 @@ class Session:
 
         return {"operators": operators.present(accepts)}, b""
 
-    def do_pid(self, _header: dict[str, Any], _payload: bytes) -> tuple[dict[str, Any], bytes]:
-        """Say who this is."""
-        return {"pid": os.getpid()}, b""
-
-    def do_become(self, header: dict[str, Any], _payload: bytes) -> tuple[dict[str, Any], bytes]:
-        """Be another program from now on; the parent answers, also where that cannot be."""
-        assert self._parent is not None
-        arguments = header["arguments"]
-        os.write(self._parent, json.dumps({"id": header["id"]}).encode() + b"\n")
+    def do_become(self, header: dict[str, Any], _payload: bytes) -> NoReturn:
+        """Be another program from now on."""
+        for descriptor in self._channel:
+            os.set_inheritable(descriptor, False)
         try:
-            os.execve(arguments[0], arguments, os.environ)  # noqa: S606 - Landlock and the controller say which, and once
+            os.execve(header["arguments"][0], header["arguments"], os.environ)  # noqa: S606 - Landlock and the controller say which, and once
         except (OSError, ValueError) as problem:
-            os.write(self._parent, json.dumps({"error": str(problem)}).encode() + b"\n")
-        os._exit(1)
+            raise RequestError(Outcome.TOOL_UNUSABLE, "become", str(problem)) from problem
 
     def do_delegate(self, header: dict[str, Any], _payload: bytes) -> tuple[dict[str, Any], bytes]:
         """Load the vendor's library and create its delegate."""
@@ -294,15 +273,6 @@ def _import_runtime(choice: str) -> tuple[str, Any]:
     raise RequestError(Outcome.RUNTIME_MISSING, "hello", "; ".join(problems))
 
 
-def _end_with_controller(requests: int) -> None:
-    """Wait until the controller's end of the pipe is closed, then end the whole session, whatever the main thread does."""
-    poll = select.poll()
-    poll.register(requests, 0)
-    poll.poll()
-    # itself, and what it started where it was allowed to
-    os.kill(0, signal.SIGKILL)
-
-
 def _read(descriptor: int, size: int) -> bytes:
     parts = []
     while size:
@@ -320,53 +290,9 @@ def _write(descriptor: int, frame: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
-def _stand_apart(requests: int, replies: int) -> int:
-    """Go on in a child, and return its pipe to the parent."""
-    told, telling = os.pipe()
-    child = os.fork()
-    if child:
-        os.close(telling)
-        _answer_for(child, requests, replies, told)
-    os.close(told)
-    # what it becomes gets none of these
-    for descriptor in (requests, replies):
-        os.set_inheritable(descriptor, False)
-    ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
-    return telling
-
-
-def _answer_for(child: int, requests: int, replies: int, told: int) -> NoReturn:
-    """Wait for the end of a child, or of the controller, which ends both; then tell how a child ended that became something else."""
-    process = os.pidfd_open(child)
-    poll = select.poll()
-    poll.register(requests, 0)
-    poll.register(process, select.POLLIN)
-    if process not in dict(poll.poll()):
-        signal.pidfd_send_signal(process, signal.SIGKILL)
-        os.kill(0, signal.SIGKILL)
-    _child, status, used = os.wait4(child, 0)
-    with open(told, "rb") as file:
-        said: dict[str, Any] = {}
-        for line in file.read(1 << 16).splitlines():
-            said |= json.loads(line)
-    if "id" not in said:
-        os._exit(1)
-    code = os.waitstatus_to_exitcode(status)
-    reply: dict[str, Any] = {
-        "exit": code if code >= 0 else None,
-        "signal": -code if code < 0 else None,
-        "cpu_ns": round((used.ru_utime + used.ru_stime) * 1e9),
-        "peak_bytes": used.ru_maxrss * 1024,
-    }
-    if "error" in said:
-        reply = {"error": {"outcome": Outcome.TOOL_UNUSABLE.value, "stage": "become", "message": said["error"]}}
-    _write(replies, wire.pack({"id": said["id"], **reply}))
-    os._exit(0)
-
-
-def main(requests: int, replies: int, *, apart: bool = False) -> NoReturn:
+def main(requests: int, replies: int) -> NoReturn:
     """Answer the requests that arrive on one descriptor, on the other, until told to quit."""
-    session = Session(requests, _stand_apart(requests, replies) if apart else None)
+    session = Session((requests, replies))
     done = False
     while not done:
         header_size, payload_size = wire.lengths(_read(requests, wire.LENGTHS.size))

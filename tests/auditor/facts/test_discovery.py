@@ -14,7 +14,7 @@ from checks.functional_1 import driver
 from checks.security_1 import node_mode
 from checks.security_3 import command_line, domain
 from fixtures import trees
-from fixtures.devices import DENIED, answered
+from fixtures.devices import DENIED, UNASKED, answered, where
 from fixtures.judging import collected, judged
 from fixtures.trees import Layout, built
 
@@ -114,6 +114,16 @@ def test_a_facade_without_a_core_is_named_and_not_judged(make):
     finding = judged(built(alone), domain)[one.subject]
     assert (finding.outcome, finding.remedy) == (Outcome.UNKNOWN, Remedy.WHAT_IT_IS)
     assert "--accelerator" not in finding.remediation
+
+
+@pytest.mark.parametrize("hidden", ["driver", "driver/module"])
+@pytest.mark.parametrize("reply", [DENIED, UNASKED], ids=["denied", "unasked"])
+def test_what_may_be_a_facade_is_named_and_not_judged(hidden, reply):
+    record = built(trees.adreno)
+    (path,) = {each.path for each in record.answers if each.path.endswith(f"display-controller/{hidden}")}
+    found = collected(where(record, path, reply)).accelerators.open()
+    assert [each.subject for each in found.items] == ["of:/soc@0/gpu@3d00000"]
+    assert [each.subject for each in found.unrecognised] == ["of:/soc@0/display-controller@ae01000"]
 
 
 def test_a_device_that_only_takes_a_facades_name_is_an_accelerator_itself():

@@ -13,7 +13,7 @@ from auditor.facts.kernel import read_kernel
 from auditor.facts.loading import read_loading
 from auditor.facts.reading import Device
 from auditor.facts.types import Missing, Mount, Pin, mount_of
-from auditor.model import Status
+from auditor.model import Remedy, Status
 from auditor.sources import base
 from auditor.sources.base import Reply
 from auditor.sources.recording import Replay
@@ -459,6 +459,18 @@ def test_what_ima_appraises(config, line, policy, appraises):
         assert found.status is (Status.DENIED if policy is None else Status.FAILED)
     else:
         assert found.open() is appraises
+
+
+def test_a_kernel_that_shows_its_policy_to_nobody_is_not_asked_again_as_root():
+    record = text(laptop(), "/proc/cmdline", "x\n")
+    (question,) = (each for each in record.answers if each.path.startswith("/boot/config-"))
+    refused = {base.read("/sys/kernel/security/ima/policy"): Reply(Status.DENIED, errno=13)}
+    for options, remedy in (
+        ("CONFIG_IMA_APPRAISE=y\n", Remedy.EVIDENCE),
+        ("CONFIG_IMA_APPRAISE=y\nCONFIG_IMA_READ_POLICY=y\n", Remedy.ROOT),
+    ):
+        found = loading(answered(record, {question: Reply(Status.OK, options.encode()), **refused})).ima_appraises_firmware
+        assert (found.status, found.remedy) == (Status.DENIED, remedy)
 
 
 def test_a_machine_of_which_nothing_is_known():

@@ -143,6 +143,37 @@ def test_a_built_in_driver_without_a_module_link(tmp_path):
     assert found.name == "intel_vpu"
 
 
+RKNPU = "of:NnpuT(null)Crockchip,rk3588-rknpu"
+BUILT_IN = {
+    f"{FOLDER}/modules.builtin": "kernel/drivers/rknpu/rknpu.ko\nkernel/drivers/gpu/drm/msm/msm.ko\nkernel/drivers/pci/pci-stub.ko\n",
+    f"{FOLDER}/modules.builtin.modinfo": "rknpu.license=GPL\0rknpu.alias=of:N*T*Crockchip,rk3588-rknpuC*\0"
+    "rknpu.alias=of:N*T*Crockchip,rk3588-rknpu\0"
+    "msm.license=GPL\0msm.alias=of:N*T*Cqcom,adreno\0msm.alias=of:N*T*Crockchip,rk3588-rknpu\0pci_stub.license=GPL\0",
+}
+
+
+@pytest.mark.parametrize(
+    ("driver", "modalias", "name"),
+    [
+        ("RKNPU", RKNPU, "rknpu"),
+        ("adreno", "of:NgpuT(null)Cqcom,adreno", "msm"),
+        ("adreno", "of:NgpuT(null)Cvendor,other", None),
+        ("vendor-npu", RKNPU, None),
+        ("etnaviv-gpu", RKNPU, None),
+        ("pci-stub", RKNPU, "pci_stub"),
+    ],
+    ids=["RKNPU", "adreno", "no alias takes the device", "an unknown driver in its place", "another family's in its place", "by its name"],
+)
+def test_a_built_in_driver_of_another_name_is_tied_to_its_module_by_the_aliases(tmp_path, driver, modalias, name):
+    links = {f"{SYSFS}/driver": f"/sys/bus/platform/drivers/{driver}"}
+    changes = {**BUILT_IN, f"{SYSFS}/uevent": f"MODALIAS={modalias}\n", f"/sys/bus/platform/drivers/{driver}/bind": ""}
+    found = read(tmp_path, changes, links)
+    if name is None:
+        assert (found.status, found.remedy) == (Status.FAILED, Remedy.EVIDENCE)
+    else:
+        assert (found.open().name, found.open().built_in.open()) == (name, True)
+
+
 def test_neither_a_module_nor_built_in_is_not_known(tmp_path):
     found = read(tmp_path, without=("/sys/bus/pci/drivers/intel_vpu/module",))
     assert isinstance(found, Missing)

@@ -12,9 +12,9 @@ import tempfile
 import pytest
 
 from auditor.inference import memory, process
-from auditor.inference.fdinfo import descendants
 from auditor.inference.memory import read_memory, status_bytes
 from auditor.inference.process import Worker
+from auditor.inference.processes import descendants
 from auditor.inference.watch import Limits
 
 HELD = 64 << 20

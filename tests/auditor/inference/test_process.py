@@ -15,6 +15,7 @@ from auditor.bench.document import Job
 from auditor.inference import channel, executor, process
 from auditor.inference.fdinfo import DeviceUse
 from auditor.inference.process import Worker
+from auditor.inference.processes import descendants
 from auditor.inference.watch import Limits
 from auditor.inference.wire import AUTO, Outcome, WorkerFailure
 
@@ -247,28 +248,74 @@ def test_what_the_worker_started_ends_with_it(model, monkeypatch):
     assert gone(child)
 
 
-def test_the_worker_ends_with_the_controller(tmp_path):
-    """Even while it is in code that never returns."""
+RESISTS = """
+import ctypes, os, signal, threading
+for number in range(1, 32):
+    try:
+        signal.signal(number, signal.SIG_IGN)
+    except OSError:
+        pass
+os.mkdir("locked", 0o700)
+open("locked/file", "w").close()
+os.chmod("locked", 0o300)
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        ctypes.PyDLL(None).sleep(600)
+    os._exit(0)
+threading.Thread(target=lambda: ctypes.PyDLL(None).sleep(600)).start()
+ctypes.PyDLL(None).sleep(600)
+"""
+"""What a worker executes that does not want to end: deaf to signals, the interpreter's lock held, a helper without a parent, and a folder
+that may not be listed."""
+
+
+@pytest.mark.parametrize("confined", [True, False], ids=["confined", "unconfined"])
+@pytest.mark.parametrize("number", ["SIGKILL", "SIGTERM", "SIGHUP"])
+def test_nothing_is_left_when_the_controller_is_ended(tmp_path, number, confined):
+    """Even while it is in code that never returns, and the controller has no moment to clean up."""
     root = os.path.dirname(os.path.dirname(os.path.dirname(process.__file__)))
+    resists = "import ctypes; ctypes.PyDLL(None).sleep(600)" if confined else RESISTS
+    bootstrap = process.BOOTSTRAP.replace("main(int", "import auditor.inference.worker.main as w\nw.Session.do_model = stay\nmain(int")
+    bootstrap = f"def stay(*_):\n    import os\n    exec({resists!r}, {{'os': os}})\n{bootstrap}"
     controller = f"""
 import sys; sys.path.insert(0, {root!r})
 from auditor.inference import process
-process._COMMAND = (*process._COMMAND[:-1], process.BOOTSTRAP.replace("main(int", "import auditor.inference.worker.main as w\\n"
-    "import time\\nw.Session.do_model = lambda *_: time.sleep(600)\\nmain(int"))
+process._COMMAND = (*process._COMMAND[:-1], {bootstrap!r})
 worker = process.Worker("test", b"", process.Limits())
 worker.hello("auto")
-worker.confine(process.Policy(), required=False)
+{"worker.confine(process.Policy(), required=False)" if confined else ""}
 print(worker.pid, flush=True)
 worker.load_model(1, xnnpack=False)
 """
-    # nobody is left to remove the worker's folder
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     with subprocess.Popen([sys.executable, "-c", controller], stdout=subprocess.PIPE, env=environment) as running:
         pid = int(running.stdout.readline())
-        time.sleep(0.3)  # let it get into the call
-        assert not gone(pid, seconds=0)
-        running.kill()
-    assert gone(pid)
+        family, deadline = set(), time.monotonic() + 10
+        while len(family) < (2 if confined else 3) and time.monotonic() < deadline:
+            time.sleep(0.1)
+            family = descendants(running.pid) - {running.pid}
+        time.sleep(0.2)  # let it get into the call
+        assert pid in family
+        assert os.listdir(tmp_path)
+        running.send_signal(getattr(signal, number))
+    assert [each for each in family if not gone(each, seconds=20)] == []
+    deadline = time.monotonic() + 20
+    while os.listdir(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_supervisor_that_is_ended_takes_its_worker_with_it(model):
+    with Worker("test", model, LIMITS) as worker:
+        worker.hello(AUTO)
+        os.kill(worker._supervisor.pid, signal.SIGKILL)
+        assert gone(worker.pid)
+        with pytest.raises(WorkerFailure, match="ended from outside") as caught:
+            worker.load_model(1, xnnpack=False)
+        assert caught.value.status.outcome is Outcome.DIED
+        scratch = worker.scratch
+    assert not os.path.exists(scratch)
 
 
 def gone(pid, seconds=5.0):

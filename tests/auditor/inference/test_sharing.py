@@ -486,11 +486,13 @@ def test_what_a_killed_service_leaves_the_next_one_removes(model, tmp_path):
         cwd=os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))),
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
-    (left,) = place.iterdir()
     deadline = time.monotonic() + 30
-    while not gone(int(done.stdout)) and time.monotonic() < deadline:
+    while not (gone(int(done.stdout)) and not os.listdir(place)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert gone(int(done.stdout)), "the worker ends with its controller"
+    assert os.listdir(place) == [], "its supervisor removes its folder"
+    left = place / f"{scratch.PREFIX}left"
+    left.mkdir()
     (place / "other").mkdir()
     old, tempfile.tempdir = tempfile.tempdir, str(place)
     try:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from auditor.model import Status
 from auditor.sources import base
 from auditor.sources.base import Reply
-from auditor.sources.recording import pack
+from auditor.sources.recording import Record, pack
 from auditor.submission.redact import find, redacted
 from fixtures import devices
 from tests.test_laws import DEVICES, findings, report
@@ -142,3 +142,87 @@ def test_any_answer_keeps_its_length(data):
     record = replace(devices.recorded(), answers={base.read("/x"): Reply(Status.OK, data), base.udev("x"): Reply(Status.OK, data)})
     after = redacted(record, find(record))
     assert [len(each.data) for each in after.answers.values()] == [len(data)] * 2
+
+
+FORMS = {
+    "ZSER001122": "usb 1-1: SerialNumber: {}",
+    "ZSN0042Q": "platform: S/N: {}",
+    "ZSER9XX": "Serial No.: {}",
+    "ZQ55512": "serial# {}",
+    "ZZTOP777": "board serial number {}",
+    "ZTAG123": "Service Tag: {}",
+    "356938035643809": "IMEI: {}",
+    "eui.0025385c9140a1b2": "nvme0n1: wwid {}",
+    "naa.5000c500a1b2c3d4": "scsi 0:0:0:0: {}",
+    "3c58.c211.9a0b": "switch: {} up",
+    "00:11:22:33:44:5a": "hwaddr {}",
+    "fe80::211:22ff:fe33:445a": "eth0: address {}",
+    "walt": "ssh {}@10.1.2.3",
+    "10.44.2.3": "ssh root@{}",
+    "jesse.p": "scp {}@lab-7.example.com:/x",
+    "saul": "exec /home/{}/x",
+    "hank": "USER={}",
+    "marie": "sudo: {} : TTY=pts/0",
+    "alice": "git clone https://{}:x77@forge/x",
+    "robert": "curl -u {}:qqqqqq http://x",
+    "tuco9": "Hostname: {}",
+    "mike-host": "systemd.hostname={}",
+    "hunter2a": "curl -u bob:{} http://x",
+    "hunter3b": "tool --passwd={}",
+    "hunter4c": "PGPASSWORD={}",
+    "hunter5d": "Authorization: Bearer {}",
+    "hunter6e": "https://alice:{}@host/x",
+    "hunter7f": "wpa_psk={}",
+    "hunter8g": "tool --auth-token {}",
+    "hunter9h": "client_secret: {}",
+    "AKIAABCDEFGHIJKLMNOP": "using {}",
+    "ghp_AbCdEf0123456789": "using {}",
+}
+
+
+@pytest.mark.parametrize("seed", FORMS)
+def test_each_form_of_an_identifier_is_found(seed):
+    line = "quiet " + FORMS[seed].format(seed) + " splash\n"
+    record = Record("ssh", "10.0.0.1", "c", "2026-01-01T00:00:00+00:00", {base.kernel_log(): Reply(Status.OK, line.encode())})
+    (reply,) = redacted(record, find(record)).answers.values()
+    assert seed.encode() not in reply.data
+    assert len(reply.data) == len(line)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Serial: 8250/16550 driver, 4 ports, IRQ sharing enabled",
+        "usb usb1: New USB device strings: Mfr=3, Product=2, SerialNumber=1",
+        "serial8250: ttyS0 at I/O 0x3f8 (irq = 4, base_baud = 115200) is a 16550A",
+        "Linux version 6.12.38-1 (gcc 12.2.0)",
+        "pci 0000:00:05.0: [1234:11e8] type 00 class 0x00ff00",
+        "user space and user mode, secret sauce, basic mode",
+        "loop: module loaded at 10.1.2.3",
+    ],
+)
+def test_what_is_no_identifier_stays(line):
+    record = Record("ssh", "10.0.0.1", "c", "2026-01-01T00:00:00+00:00", {base.kernel_log(): Reply(Status.OK, line.encode())})
+    (reply,) = redacted(record, find(record)).answers.values()
+    assert reply.data == line.encode()
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("/sys/firmware/vpd/ro/serial_number", "VPD5SER1"),
+        ("/sys/firmware/vpd/ro/mlb_serial_number", "MLB77SER"),
+        ("/sys/firmware/vpd/ro/attested_device_id", "ADIDADID"),
+        ("/sys/firmware/vpd/ro/gbind_attribute", "gbindgbind"),
+        ("/sys/firmware/vpd/ro/wifi_mac0", "11AABBCCDDEE"),
+        ("/sys/firmware/devicetree/base/serial-number", "DTSER88"),
+        ("/sys/class/dmi/id/board_serial", "BRDSER1"),
+        ("/sys/class/nvme/nvme0/serial", "S4EWNX0R"),
+        ("/sys/class/block/sda/device/wwid", "t10.ATA-Disk-77"),
+        ("/sys/devices/soc0/serial_number", "12345678901"),
+    ],
+)
+def test_an_identifier_is_found_by_its_place(path, value):
+    record = Record("root", "x", "c", "2026-01-01T00:00:00+00:00", {base.read(path): Reply(Status.OK, f"{value}\n".encode())})
+    (reply,) = redacted(record, find(record)).answers.values()
+    assert value.encode() not in reply.data
