@@ -46,6 +46,7 @@ _HOW_TO = {
     Remedy.ZOO: "Audit the device again with the model files: `--zoo DIR`, or install ml-test-assets on it.",
     Remedy.RUNTIME: "Install a TFLite runtime (`pip install 'crosml-audit[litert]'`) or give one (`--runtime DIR`), and audit again.",
     Remedy.MANIFEST: "Pin the model files: `crosml-audit zoo pin DIR`, on a copy that you trust, writes what `--zoo-manifest FILE` takes.",
+    Remedy.TOOL: "Pin the device's own tools: `--tool-manifest FILE`; or measure with the embedded runner: `--tflite ai-edge-litert`.",
     Remedy.PROBES: "Audit the device itself, as root, with probes.",
     Remedy.MORE_RUNS: "Measure longer, on the device: `--bench-time page`.",
     Remedy.DRIVER: "Load the accelerator's driver on the device, and audit it there.",

@@ -237,7 +237,9 @@ def _noted(plan: Plan, runs: Runs) -> dict[Question, Reply]:
 def _plan(request: Request) -> Plan:
     """What an audit is asked to look at, before anything was measured."""
     here = request.root is None and request.host is None
-    asked = Plan(request.accelerators, request.not_accelerators, uid=os.geteuid() if here else None)  # over ssh, the agent notes its own
+    asked = Plan(
+        request.accelerators, request.not_accelerators, request.firmware_images, uid=os.geteuid() if here else None
+    )  # over ssh, the agent notes its own
     return replace(
         read_plan(Device(Replay(demo_record()))).open() if request.demo else asked,
         delegate=os.path.abspath(request.delegate) if here and request.delegate else request.delegate,

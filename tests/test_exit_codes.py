@@ -95,10 +95,20 @@ EXAMPLES = {
     ("review", 2): "review {}/x.crosml",
     ("review", 3): "review {}/x.crosml --trust {}/key.pub --waivers {}/w.toml",
     ("review", 4): "review {}/r.json --trust {}/key.pub",
+    ("service bench", 2): "service bench {}/none",
+    ("service bench", 4): "service bench {}/w.toml",
     ("service serve", 2): "service serve {}/none",
     ("service serve", 4): "service serve {} --listen unix:{}/none/s",
     ("service metrics", 2): "service metrics --connect none",
     ("service metrics", 4): "service metrics --connect unix:{}/none",
+}
+EXAMPLES |= {
+    ("history add", 0): "history add {}/h2.db {}/r.json",
+    ("history add", 2): "history add {}/h.db",
+    ("history add", 4): "history add {}/h.db DEMO",
+    **{(f"history {each}", 0): f"history {each} {{}}/h.db" for each in ("list", "trend", "flaky", "blame")},
+    **{(f"history {each}", 2): f"history {each} {{}}/h.db --device none" for each in ("list", "trend", "flaky", "blame")},
+    **{(f"history {each}", 4): f"history {each} {{}}/r.json" for each in ("list", "trend", "flaky", "blame")},
 }
 FULL = {"service run", "zoo list", "zoo generate", "zoo pin", "zoo run", "checks", "explain"}
 """What ends in 4 only where its output cannot be written."""
@@ -108,7 +118,7 @@ ELSEWHERE = {
     **{("service check", code): "tests/auditor/serving" for code in (0, 1, 3, 4)},
     **{("service run", code): "tests/auditor/serving" for code in (0, 1)},
     **{("service operators", code): "tests/auditor/serving" for code in (0, 1, 4)},
-    **{(f"service {name}", 0): "tests/auditor/serving" for name in ("serve", "metrics")},
+    **{(f"service {name}", 0): "tests/auditor/serving" for name in ("bench", "serve", "metrics")},
     **{("fleet", code): "tests/auditor/fleet" for code in (0, 1, 3, 4)},
 }
 """Codes that take a device, a runtime or their time: where they are seen."""
@@ -141,6 +151,7 @@ def folder(tmp_path_factory):
     (made / "sha256sums").write_text(f"{hashlib.sha256(b'').hexdigest()}  m.tflite\n")
     called("device", "--snapshot", DEMO, "--format", f"json={made / 'r.json'}")
     called("device", "--snapshot", DEMO, "--waivers", str(made / "w.toml"), "--format", f"json={made / 'waived.json'}")
+    called("history", "add", str(made / "h.db"), str(made / "r.json"))
     for prepared in (("report sign", 0), ("submit", 0)):  # their output is the input of others
         called(*words(EXAMPLES[prepared], made))
     return made

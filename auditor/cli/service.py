@@ -150,6 +150,60 @@ def service_run(
     raise typer.Exit(0 if result == ExecuteResult.OK.name else 1)
 
 
+@app.command("bench")
+@takes(ZooOptions, without=_NOT_HERE)
+def service_bench(
+    asked: dict[str, Any],
+    *,
+    model: Annotated[str, typer.Argument(metavar="MODEL")],
+    concurrency: Annotated[str, typer.Option("--concurrency", metavar="A:B[:STEP]", help="Clients at one time.")] = "1",
+    rate: Annotated[
+        float | None, typer.Option("--rate", metavar="R", help="Requests a second; without it, each when the last is done.")
+    ] = None,
+    seconds: Annotated[float, typer.Option("--seconds", metavar="S", help="Time for each number of clients.")] = 2.0,
+    format: Format = "text",
+) -> None:
+    """Measure the service with a model: throughput, latency, queue and compute time, and memory, for each number of clients.
+
+    Exit codes: 0 measured, 2 wrong usage, 4 the model cannot be run.
+    """
+    import asyncio
+
+    from auditor import files
+    from auditor.inference.service import InferenceService
+    from auditor.serving import bench
+    from auditor.zoo.published import MAX_MODEL
+
+    _is_json(format)
+    levels = bench.read_range(concurrency)
+    for flag, value in (("--rate", rate), ("--seconds", seconds)):
+        if value is not None and not 0 < value <= 1e5:
+            raise UsageError(f"{flag} {value}: expected a number above 0, of at most 100000")
+    options = _options(asked)
+    content = files.read(model, MAX_MODEL, model, UsageError)
+
+    async def scene() -> list[bench.Level]:
+        async with InferenceService(options=options) as service:
+            loaded = await service.load_flat_buffer_model(content, _name(model))
+            if loaded.model is None:
+                raise AuditError(f"{loaded.result.name}: {loaded.message}")
+            async with loaded.model:
+                return [await bench.measure(loaded.model, each, seconds, rate) for each in levels]
+
+    with progress() as tell:
+        tell("running the model")
+        found = asyncio.run(scene())
+    columns = "{:>8} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>7} {:>8}"
+    text = [columns.format("clients", "req/s", "p50 ms", "p95 ms", "p99 ms", "queue ms", "compute", "added ms", "failed", "MB")]
+    for each in found:
+        times = (each.p50, each.p95, each.p99, each.queue, each.compute, each.added)
+        memory = "-" if each.memory_bytes is None else f"{each.memory_bytes / 1e6:.1f}"
+        shown = (f"{each.requests / each.seconds:.1f}", *(f"{time:.3f}" for time in times), each.failed, memory)
+        text.append(columns.format(each.concurrency, *shown))
+    document = {"schema": "crosml-audit/service-bench/1", "model": printable(model), "levels": [each.to_json() for each in found]}
+    _give(document, "\n".join(text), format)
+
+
 @app.command("operators")
 @takes(ZooOptions, without=_NO_DELEGATE)
 def service_operators(asked: dict[str, Any], *, folder: Annotated[str, typer.Argument(metavar="DIR")], format: Format = "text") -> None:

@@ -94,6 +94,8 @@ class Plan:
     accelerators: tuple[str, ...] = ()
     not_accelerators: tuple[str, ...] = ()
     """Devices that the user says are none."""
+    firmware_images: tuple[str, ...] = ()
+    """Files that the user says are the images that a driver in user space loads."""
     delegate: str | None = None
     delegate_options: tuple[tuple[str, str], ...] = ()
     stable_delegate: str | None = None
@@ -149,6 +151,8 @@ class Settings:
     manifest: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     published: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     archives: frozenset[str] = frozenset()
+    tools: frozenset[str] = frozenset()
+    """sha256 of TFLite's own tools that the user pins."""
 
     def pinned_by(self, used: ZooModelUsed, archive: str) -> PinnedBy | None:
         """What pins a model's file, given the sha512 of `--zoo`; None where nothing does. A manifest that names the model decides alone."""
@@ -382,7 +386,7 @@ class FirmwareImage:
 
     name: str
     named_by: str
-    """`modinfo`, or the module parameter that names it."""
+    """`modinfo`, the module parameter that names it, or the option by which the user does."""
     wanted_by: str
     """The accelerator's subject."""
     path: Fact[str]

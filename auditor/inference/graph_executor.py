@@ -170,6 +170,10 @@ class GraphExecutor(_Handle):
         """The worker's process id."""
         return self._host.pid
 
+    def memory_bytes(self) -> int | None:
+        """VmRSS + VmSwap of the worker; None where there is none, or it cannot be read."""
+        return self._host.memory_bytes()
+
     @property
     def over(self) -> str:
         """Why this executor answers no more requests; empty while it does."""
@@ -213,7 +217,7 @@ class GraphExecutor(_Handle):
 
     async def _execute(self, inputs: Mapping[str, Tensor]) -> Executed:
         try:
-            specs, answer = await self._host.execute(self._number, tuple(inputs[name].data for name in self.inputs))
+            specs, answer, timing = await self._host.execute(self._number, tuple(inputs[name].data for name in self.inputs))
         except Ended as ended:
             return Executed(ExecuteResult.EXECUTION_ERROR, message=str(ended))
         except WorkerFailure as failure:
@@ -233,7 +237,7 @@ class GraphExecutor(_Handle):
         for name, spec in zip(self.outputs, specs, strict=True):
             outputs[name] = Tensor(spec.dtype, spec.shape, answer[offset : offset + spec.nbytes])
             offset += spec.nbytes
-        return Executed(ExecuteResult.OK, outputs)
+        return Executed(ExecuteResult.OK, outputs, timing=timing)
 
 
 _CREATION = {

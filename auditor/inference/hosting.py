@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from auditor.inference import metrics
 from auditor.inference.executor import Executor, Options
+from auditor.inference.results import Timing
 from auditor.inference.watch import cpu_ns
 from auditor.inference.wire import Outcome, Status, WorkerFailure, bounded
 from auditor.tflite import operators
@@ -76,6 +77,10 @@ class Host:
         """The worker's process id; 0 before it was started."""
         return self._executor.worker.pid if self._executor else 0
 
+    def memory_bytes(self) -> int | None:
+        """VmRSS + VmSwap of the worker; None where there is none, or it cannot be read."""
+        return self._executor.worker.memory_bytes() if self._executor and not self._over else None
+
     @property
     def executors(self) -> int:
         """How many executors it has."""
@@ -118,15 +123,15 @@ class Host:
         with contextlib.suppress(RuntimeError):  # it has ended
             self._thread.submit(dropped)
 
-    async def execute(self, number: int, payload: tuple[Bytes, ...]) -> tuple[tuple[TensorSpec, ...], bytes]:
+    async def execute(self, number: int, payload: tuple[Bytes, ...]) -> tuple[tuple[TensorSpec, ...], bytes, Timing]:
         """Run one inference of an executor. Raises WorkerFailure and Ended."""
+        asked = time.perf_counter_ns()
 
-        def request(executor: Executor) -> tuple[tuple[TensorSpec, ...], bytes]:
-            worker = executor.worker
+        def request(executor: Executor) -> tuple[tuple[TensorSpec, ...], bytes, Timing]:
+            begun, worker = time.perf_counter_ns(), executor.worker
             worker.select(number)
-            worker.set_inputs(*payload)
-            worker.invoke()
-            return worker.outputs()[:2]
+            specs, answer, compute = worker.run(*payload)
+            return specs, answer, Timing(begun - asked, compute)
 
         return await self._run(request, metrics.EXECUTE)
 

@@ -357,12 +357,22 @@ class Worker:
     def outputs(self, max_bytes: int = wire.MAX_PAYLOAD) -> tuple[tuple[TensorSpec, ...], bytes, int]:
         """Read all outputs: their shapes and types, their bytes in the model's order, and the bracket in ns."""
         reply = self._request("output", {}, max_payload=max_bytes)
-        with self._checking("output"):
+        return self._read_outputs("output", reply), reply.payload, reply.ns
+
+    def run(self, *payload: Bytes) -> tuple[tuple[TensorSpec, ...], bytes, int]:
+        """Run one inference, inputs to outputs, in one exchange; the last is the worker's own figure for Invoke, in ns."""
+        reply = self._request("run", {}, payload)
+        with self._checking("run"):
+            worker_ns = read_count(reply.header["ns"])
+        return self._read_outputs("run", reply), reply.payload, worker_ns
+
+    def _read_outputs(self, action: str, reply: Reply) -> tuple[TensorSpec, ...]:
+        with self._checking(action):
             tensors = tuple(map(read_tensor, reply.header["outputs"]))
             size = sum(tensor.nbytes for tensor in tensors)
             if size != len(reply.payload):
                 raise ValueError(f"{len(reply.payload)} bytes for tensors of {size} bytes")
-        return tensors, reply.payload, reply.ns
+        return tensors
 
     def run_batch(self, payloads: Sequence[bytes]) -> Batch:
         """Run several inferences, one right after the other; the inputs of each are as `set_inputs` takes them.

@@ -131,6 +131,14 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
+class Timing:
+    """How long a request waited for its turn, and how long the runtime's Invoke took, as the worker has it, in nanoseconds."""
+
+    queue_ns: int
+    compute_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class Executed:
     """The answer to a request to execute. `status` says how the worker failed, where it did."""
 
@@ -138,3 +146,4 @@ class Executed:
     outputs: Mapping[str, Tensor] = field(default_factory=dict)
     message: str = ""
     status: Status | None = None
+    timing: Timing | None = None

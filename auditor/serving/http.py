@@ -23,7 +23,7 @@ from aiohttp import web
 
 from auditor import __version__
 from auditor.inference.client import Client, PredictionError
-from auditor.inference.results import CreateGraphExecutorResult, ExecuteResult, LoadModelResult
+from auditor.inference.results import CreateGraphExecutorResult, ExecuteResult, LoadModelResult, ServiceError
 from auditor.inference.wire import Outcome
 from auditor.model import visible
 from auditor.serving import figures, listen, protocol
@@ -255,6 +255,8 @@ class Server:
             return _refusal(400, problem.code, str(problem))
         except PredictionError as problem:
             return _refusal(_status(problem.result, problem.status), problem.result, problem.message)
+        except ServiceError as problem:  # it is being closed
+            return _refusal(503, CreateGraphExecutorResult.WORKER_ERROR, str(problem))
         except web.HTTPException as problem:
             code = LoadModelResult.MODEL_SPEC_ERROR if problem.status == 404 else ExecuteResult.INPUT_FORMAT_ERROR
             return _refusal(problem.status, code, problem.reason)
@@ -287,7 +289,7 @@ class Server:
         return web.Response()
 
     async def _infer(self, request: web.Request) -> web.Response:
-        executor, name = await self._executor(request)
+        name = self._name(request)
         if request.headers.get("Content-Encoding", "identity") != "identity":
             raise BadRequest(ExecuteResult.INPUT_FORMAT_ERROR, "Content-Encoding: expected identity")
         body = bytearray()
@@ -297,6 +299,8 @@ class Server:
                 return refused
             in_thread = asyncio.get_running_loop().run_in_executor
             asked = await in_thread(self._readers, protocol.read_request, body, request.headers.get(protocol.BINARY_HEADER))
+            # only now: while a body came, the worker may have ended
+            executor, _ = await self._executor(request)
             names = tuple(each.name for each in asked.wanted)
             done = await executor.execute(asked.inputs, names + tuple(name for name in executor.outputs if name not in names))
             if done.result is not ExecuteResult.OK:
@@ -309,11 +313,16 @@ class Server:
             headers[protocol.BINARY_HEADER] = str(json_bytes)
         return web.Response(body=answer, headers=headers)
 
-    async def _executor(self, request: web.Request) -> tuple[GraphExecutor, str]:
-        """The caller's executor of the model that is asked for. Raises PredictionError."""
+    def _name(self, request: web.Request) -> str:
+        """The model that is asked for. Raises PredictionError."""
         name = request.match_info["model"]
         if name not in self._service.published:
             raise PredictionError(LoadModelResult.MODEL_SPEC_ERROR, f"{visible(name)[:100]}: not published")
+        return name
+
+    async def _executor(self, request: web.Request) -> tuple[GraphExecutor, str]:
+        """The caller's executor of the model that is asked for, and the model's name. Raises PredictionError."""
+        name = self._name(request)
         connection = request.transport.get_protocol() if request.transport else None
         user = connection.client if isinstance(connection, _Connection) else ""
         client = self._clients.get(user)

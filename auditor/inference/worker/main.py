@@ -12,6 +12,7 @@ runtime or the vendor prints goes to the standard descriptors and never mixes wi
     input     payload: all inputs         -> {}
     invoke                                -> {ns}
     output                                -> {outputs: [{shape, dtype}]}, payload: all outputs
+    run       payload: all inputs         -> {ns, outputs: [{shape, dtype}]}, payload: all outputs; input, invoke and output at once
     drop                                  -> {}
     picture   {descriptor, width, height, crop} -> {}, payload: pixels; after a hello for Pillow (decoding.py)
     quit                                  -> {}
@@ -181,6 +182,13 @@ class Session:
             return {"outputs": [described for described, _ in answers]}, b"".join(payload for _, payload in answers)
         described, payload = self._outputs()
         return {"outputs": described}, payload
+
+    def do_run(self, _header: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
+        """Run one inference from its inputs to its outputs."""
+        self._set_inputs(payload)
+        reply, _ = self.do_invoke({}, b"")
+        described, outputs = self._outputs()
+        return reply | {"outputs": described}, outputs
 
     def _run_batch(self, key: bytes) -> dict[str, Any]:
         """Run the batch: each inference right after its inputs are set, timed by itself as benchmark_model does it."""

@@ -164,15 +164,15 @@ def test_an_input_that_the_ml_service_does_not_take(write):
     ],
 )
 def test_a_worker_that_lies_about_its_outputs_gives_none(monkeypatch, model, lie):
-    true = Worker.outputs
+    true = Worker.run
 
-    def outputs(worker, *arguments):
+    def run(worker, *arguments):
         specs, data, ns = true(worker, *arguments)
         return (*lie(specs, data), ns)
 
     async def use(loaded, _service):
         executor = await executor_of(loaded)
-        monkeypatch.setattr(Worker, "outputs", outputs)
+        monkeypatch.setattr(Worker, "run", run)
         return await executor.execute({"t0": X}, ("t4",))
 
     done = within(use, model)

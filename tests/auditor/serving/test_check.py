@@ -18,7 +18,7 @@ from auditor.inference.results import Budget
 from auditor.inference.service import InferenceService
 from auditor.inference.wire import Outcome as RunEnd
 from auditor.inference.wire import Status, WorkerFailure
-from auditor.serving import check, run
+from auditor.serving import bench, check, run
 from auditor.zoo.published import MAX_MODEL, Golden, Tensor, golden_document
 
 CAST, REDUCE_MAX, CUSTOM = 53, 82, 32
@@ -250,3 +250,38 @@ def test_no_runtime_is_4(command, file, tmp_path, name, monkeypatch):
     code, out, err = command("service", name, file if name == "check" else tmp_path)
     assert (code, out, err.count("\n")) == (4, "", 1)
     assert "no module" in err
+
+
+# --- bench --------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_bench_measures_each_number_of_clients(command, file):
+    code, out, _err = command("service", "bench", file, "--concurrency", "1:3:2", "--seconds", "0.1", "--format", "json")
+    levels = json.loads(out)["levels"]
+    assert (code, [each["concurrency"] for each in levels]) == (0, [1, 3])
+    for each in levels:
+        latency = each["latency_ms"]
+        assert 0 < latency["p50"] <= latency["p95"] <= latency["p99"]
+        assert each["requests"] > 0 == each["failed"]
+        assert each["compute_ms"] > 0
+    code, out, _err = command("service", "bench", file, "--seconds", "0.2", "--rate", "50")
+    assert (code, out.splitlines()[1].split()[0]) == (0, "1")
+
+
+@pytest.mark.parametrize("text", ["", "0", "1:65", "2:1", "1:2:0", "a", "1:2:3:4", "-1", "9" * 30])
+def test_a_range_of_clients_that_is_none_is_refused(text):
+    with pytest.raises(UsageError, match=r"^--concurrency .*: expected A"):
+        bench.read_range(text)
+
+
+def test_latency_counts_from_when_a_request_was_due(model):
+    """A service that takes longer than the rate allows falls behind, and the figures show it."""
+
+    async def scene():
+        async with InferenceService(options=Options(xnnpack=False)) as service:
+            loaded = await service.load_flat_buffer_model(model, "m")
+            return await bench.measure(loaded.model, 1, 0.05, 4000.0)
+
+    level = asyncio.run(scene())
+    assert level.requests == 200
+    assert level.p99 > level.p50 > level.compute

@@ -346,6 +346,27 @@ def test_a_slow_body_is_408_and_a_slow_header_is_cut(strict):
     assert soon_fine(strict)
 
 
+def test_a_worker_that_ends_while_a_body_comes_costs_nothing(published, tmp_path):
+    path = str(tmp_path / "s")
+    with running([*MAIN, "service", "serve", published, "--listen", f"unix:{path}"]) as (process, _):
+        assert fine(path)
+        text = json.dumps({"inputs": [BINARY], "parameters": {"binary_data_output": True}}).encode()
+        with connected(path) as slow:
+            head = (
+                f"POST /v2/models/m/infer HTTP/1.1\r\nHost: x\r\n{BINARY_HEADER}: {len(text)}\r\nContent-Length: {len(text) + 32}\r\n\r\n"
+            )
+            slow.sendall(head.encode() + text)
+            for task in os.listdir(f"/proc/{process.pid}/task"):
+                with open(f"/proc/{process.pid}/task/{task}/children", encoding="ascii") as file:
+                    for worker in file.read().split():
+                        os.kill(int(worker), signal.SIGKILL)
+            deadline = time.monotonic() + 20
+            while not soon_fine(path) and time.monotonic() < deadline:
+                time.sleep(0.05)
+            slow.sendall(X)
+            assert slow.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+
+
 def test_a_client_that_leaves_and_one_that_does_not_speak_http_cost_nothing(strict):
     for sent in (b"", b"\0" * 100, b"GET\r\n\r\n", b"POST /v2/models/m/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"):
         with connected(strict) as stranger:
