@@ -53,6 +53,7 @@ class Rules:
     waivers: tuple[Waiver, ...]
     settings: Settings
     manifest: ManifestUsed | None = None
+    tool_manifest: ManifestUsed | None = None
 
 
 def audit(request: Request, progress: Callable[[str], None]) -> Audited:
@@ -68,7 +69,9 @@ def read_rules(request: Request, judged_by: RequirementSet, read: Read | None = 
     read = read or _small
     waivers = () if request.waivers is None else decode_waivers(read(request.waivers, "--waivers"), request.waivers)
     pinned, manifest = ({}, None) if request.manifest is None else _manifest(request.manifest, judged_by.zoo, read)
-    return Rules(judged_by, waivers, _settings(request, judged_by, pinned, read), manifest)
+    tools, tool_manifest = (frozenset[str](), None) if request.tool_manifest is None else _tool_manifest(request.tool_manifest, read)
+    settings = replace(_settings(request, judged_by, read), manifest=pinned, tools=tools)
+    return Rules(judged_by, waivers, settings, manifest, tool_manifest)
 
 
 def judged(record: Record, rules: Rules, request: Request) -> Report:
@@ -81,7 +84,7 @@ def judged(record: Record, rules: Rules, request: Request) -> Report:
         TOOL,
         judged_by.name,
         summary,
-        ZooUsed(judged_by.zoo.version, facts.plan.models, _pins(facts), rules.manifest),
+        ZooUsed(judged_by.zoo.version, facts.plan.models, _pins(facts), rules.manifest, rules.tool_manifest),
         tuple(_notes(request, facts)),
         tuple(_judged_with(request)),
         details(facts),
@@ -177,7 +180,11 @@ def _judged_with(request: Request) -> Iterator[str]:
     ):
         for value in values:
             yield from (option, printable(value))
-    for option, path in (("--zoo-manifest", request.manifest), ("--base-image", request.base_image)):
+    for option, path in (
+        ("--zoo-manifest", request.manifest),
+        ("--tool-manifest", request.tool_manifest),
+        ("--base-image", request.base_image),
+    ):
         if path is not None:
             yield from (option, printable(path))
 
@@ -211,14 +218,13 @@ def _confinement_notes(facts: Facts) -> Iterator[str]:
         yield f"To the delegate, --allow-path opened: {printable(', '.join(allowed))}."
 
 
-def _settings(request: Request, judged_by: RequirementSet, manifest: Mapping[str, tuple[str, ...]], read: Read) -> Settings:
+def _settings(request: Request, judged_by: RequirementSet, read: Read) -> Settings:
     roots = [_trust_root(text, read) for text in request.trust_roots]
     return replace(
         published(judged_by.zoo),
         trust_roots=frozenset(root for root in roots if isinstance(root, str)),
         keys=tuple(root for root in roots if isinstance(root, PublicKey)),
         base_image=frozenset() if request.base_image is None else _base_image(request.base_image, read),
-        manifest=manifest,
     )
 
 
@@ -232,15 +238,30 @@ def published(zoo: ZooVersion) -> Settings:
 
 def _manifest(path: str, zoo: ZooVersion, read: Read) -> tuple[dict[str, tuple[str, ...]], ManifestUsed]:
     """The sha256 of the files that a manifest names, by the models of a zoo; and the manifest's own. A model may have several files."""
-    from auditor.zoo.pins import parse_manifest  # noqa: PLC0415  # only for those who have one
-
-    data = read(path, "--zoo-manifest")
-    listed = parse_manifest(data, path)
+    listed, used = _listed(path, "--zoo-manifest", read)
     found = {model.name: tuple(listed[name] for name in model.files if name in listed) for model in zoo.models}
     pinned = {name: digests for name, digests in found.items() if digests}
     if not pinned:
         raise UsageError(f"--zoo-manifest: {printable(path)}: expected model files of zoo {zoo.version}, found none")
-    return pinned, ManifestUsed(printable(path), hashlib.sha256(data).hexdigest())
+    return pinned, used
+
+
+def _tool_manifest(path: str, read: Read) -> tuple[frozenset[str], ManifestUsed]:
+    """The sha256 of the tools that a manifest names, and the manifest's own."""
+    from auditor.zoo.pins import TOOLS  # noqa: PLC0415  # only for those who have one
+
+    listed, used = _listed(path, "--tool-manifest", read)
+    found = frozenset(listed[name] for name in TOOLS if name in listed)
+    if not found:
+        raise UsageError(f"--tool-manifest: {printable(path)}: expected {' or '.join(TOOLS)}, found none")
+    return found, used
+
+
+def _listed(path: str, option: str, read: Read) -> tuple[Mapping[str, str], ManifestUsed]:
+    from auditor.zoo.pins import parse_manifest  # noqa: PLC0415  # only for those who have one
+
+    data = read(path, option)
+    return parse_manifest(data, path), ManifestUsed(printable(path), hashlib.sha256(data).hexdigest())
 
 
 def is_fingerprint(text: str) -> bool:

@@ -37,7 +37,13 @@ _PAGE = """<!doctype html>
 body {{ font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem }}
 table {{ border-collapse: collapse; width: 100% }}
 th, td {{ border-bottom: 1px solid #8886; overflow-wrap: anywhere; padding: .4rem .6rem; text-align: left; vertical-align: top }}
-.worse {{ font-weight: bold }}
+@media (max-width: 40rem) {{
+  thead {{ display: none }}
+  table, tbody, tr, td {{ display: block }}
+  tr {{ border-bottom: 1px solid #8886; padding: .4rem 0 }}
+  td {{ border: 0; padding: 0 }}
+  td::before {{ content: attr(data-label) " "; opacity: .75 }}
+}}
 </style>
 <main>
 <h1>Comparison of two audits</h1>
@@ -192,6 +198,7 @@ def _section(title: str, header: tuple[str, ...], rows: Sequence[Sequence[str]])
     if not rows:
         return ""
     head = "".join(f"<th scope=col>{escape(each)}" for each in header)
-    body = "\n".join(f"<tr>{''.join(f'<td>{escape(_short(each))}' for each in row)}" for row in rows[:MOST])
+    cells = [[f'<td data-label="{name}">{escape(_short(each))}' for name, each in zip(header, row, strict=True)] for row in rows[:MOST]]
+    body = "\n".join(f"<tr>{''.join(row)}" for row in cells)
     more = f"\n<p>{len(rows) - MOST} more, which <code>--format json</code> lists.</p>" if len(rows) > MOST else ""
     return f"<h2>{title}</h2>\n<table>\n<thead><tr>{head}\n<tbody>\n{body}\n</table>{more}"

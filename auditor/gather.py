@@ -22,7 +22,7 @@ from auditor.errors import AuditError, UsageError
 from auditor.facts.collect import collect
 from auditor.facts.plan import plan_document, read_plan
 from auditor.facts.reading import Device, parse
-from auditor.facts.runs import read_run
+from auditor.facts.runs import UNDER_ROOT, read_run
 from auditor.facts.types import Ok, Plan
 from auditor.inference.runtime import check_folder, this_machine, why_none
 from auditor.inference.witness import CHANGES as RUNS_CHANGE
@@ -237,7 +237,9 @@ def _noted(plan: Plan, runs: Runs) -> dict[Question, Reply]:
 def _plan(request: Request) -> Plan:
     """What an audit is asked to look at, before anything was measured."""
     here = request.root is None and request.host is None
-    asked = Plan(request.accelerators, request.not_accelerators, uid=os.geteuid() if here else None)  # over ssh, the agent notes its own
+    asked = Plan(
+        request.accelerators, request.not_accelerators, request.firmware_images, uid=os.geteuid() if here else None
+    )  # over ssh, the agent notes its own
     return replace(
         read_plan(Device(Replay(demo_record()))).open() if request.demo else asked,
         delegate=os.path.abspath(request.delegate) if here and request.delegate else request.delegate,
@@ -348,7 +350,7 @@ def _why_no_run(request: Request) -> str:
     if request.demo:
         return ""
     if request.root is not None:
-        return "nothing is run under --root"
+        return UNDER_ROOT
     return "no delegate was named" if request.delegate is None and request.stable_delegate is None else ""
 
 

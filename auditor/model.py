@@ -93,7 +93,9 @@ class Remedy(enum.Enum):
     LIVE = "on the device itself"
     DELEGATE = "with --delegate"
     ZOO = "with --zoo"
+    RUNTIME = "with a TFLite runtime"
     MANIFEST = "with --zoo-manifest"
+    TOOL = "with a tool that is known"
     PROBES = "with probes"
     MORE_RUNS = "with more runs"
     DRIVER = "with a driver bound"
@@ -340,7 +342,7 @@ class ZooModelUsed:
 
 @dataclass(frozen=True, slots=True)
 class ManifestUsed:
-    """A manifest of model files that a report was made with: its path and the digest of its bytes."""
+    """A manifest that a report was made with: its path and the digest of its bytes."""
 
     path: str
     sha256: str
@@ -354,6 +356,7 @@ class ZooUsed:
     models: tuple[ZooModelUsed, ...] = ()
     pins: Mapping[str, PinnedBy] = field(default_factory=dict)
     manifest: ManifestUsed | None = None
+    tool_manifest: ManifestUsed | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from auditor.bench.options import ZooOptions, option
 from auditor.engine import Selection
 from auditor.errors import UsageError
+from auditor.model import printable
 
 DEFAULT_SET = "r113-zoo-0.0.2"
 
@@ -27,6 +28,9 @@ class Target:
     not_accelerators: tuple[str, ...] = option(
         (), "Take this device, which a report does not recognise, for no accelerator; may repeat.", "ID", flag="--not-an-accelerator"
     )
+    firmware_images: tuple[str, ...] = option(
+        (), "Image that a driver in user space (VFIO) loads, a file on the device; may repeat.", "FILE", flag="--firmware-image"
+    )
     probes: bool = option(True, "Only read; try nothing (no dma-buf, VFIO or tracing probe).", flag="--no-probes", negated=True)
     probe_dma: bool = option(False, "Make a VFIO-bound device read an unmapped address, to prove that the IOMMU blocks it.")
     run_zoo: bool = option(True, "Do not run the zoo; its requirements are unknown.", flag="--no-zoo", negated=True)
@@ -38,6 +42,7 @@ class Judging:
 
     requirements: str = option(DEFAULT_SET, "Requirement set: a shipped name, or a .toml file.", "SET")
     manifest: str | None = option(None, "Pinned digests of model files, as sha256sum writes them.", "FILE", flag="--zoo-manifest")
+    tool_manifest: str | None = option(None, "Pinned digests of benchmark_model and inference_diff_eval, as sha256sum writes them.", "FILE")
     waivers: str | None = option(None, "Dated exceptions (TOML); each covers a finding, or those that its pattern names.", "FILE")
     apply_waivers: bool = option(True, "Judge as if no waiver were in force.", flag="--no-waivers", negated=True)
     trust_roots: tuple[str, ...] = option(
@@ -63,6 +68,9 @@ class Request(Target, ZooOptions, Judging):
             raise UsageError("--demo: the recorded device has its own accelerator, and no delegate runs on it")
         if self.probe_dma and not self.may_try:
             raise UsageError("--probe-dma: expected a device to try it on: this machine or --host, without --no-probes")
+        for path in self.firmware_images:
+            if self.demo or not path.startswith("/"):
+                raise UsageError(f"--firmware-image: {printable(path)}: expected the absolute path of a file on the audited device")
         if self.device_dir is not None and self.host is None:
             raise UsageError("--device-dir: expected with --host: it is a folder of the device for what is copied there")
         if self.host is None and not (self.ssh_config is None and self.identity is None):
@@ -76,9 +84,10 @@ class Request(Target, ZooOptions, Judging):
         if self.snapshot is None:
             return
         named = {self.delegate, self.stable_delegate, self.zoo, self.runtime}
-        if self.accelerators or not self.run_zoo or named != {None}:
+        if self.accelerators or self.firmware_images or not self.run_zoo or named != {None}:
             raise UsageError(
-                "--snapshot: cannot be combined with --delegate, --stable-delegate, --zoo, --runtime, --accelerator or --no-zoo"
+                "--snapshot: cannot be combined with --delegate, --stable-delegate, --zoo, --runtime, --accelerator, --firmware-image or "
+                "--no-zoo"
             )
         if self.options() != ZooOptions(delegate_options=self.delegate_options):
             raise UsageError(

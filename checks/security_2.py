@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from auditor.facts.types import FIRMWARE_MARKS, Missing
+from auditor.facts.types import FIRMWARE_MARKS, Missing, Ok
 from auditor.families import FAMILIES, Loader
 from auditor.model import Answer, Level, Outcome, Owner, Remedy, Status, check, printable
 from auditor.verify import State, verify_image
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 UNSAFE = frozenset({State.BAD, State.UNSIGNED, State.TEST})
 """States of an image that anyone could have made: what loads it does not ask who did."""
+
+GIVEN = "--firmware-image"
+"""What names an image that user space loads."""
 
 UPLOAD = "firmware_upload_register"
 """The function with which a driver lets user space write an image (drivers/base/firmware_loader/sysfs_upload.c)."""
@@ -53,6 +56,10 @@ def loading(facts: Facts, accelerator: Accelerator) -> Iterator[Answer]:
     altered or signed with a test key: then the device takes such images. Signed with another key the device may verify it, which nobody
     can see offline: unknown, until a device is seen to refuse an altered image.
 
+    Images that user space loads, by VFIO, are those that `--firmware-image` names: one that is unsigned, altered or signed with a test key
+    fails, for nothing authenticates what user space reads. Signed by a root of production it is unknown, until the device is seen to refuse
+    an altered one: that the images shown are those that are loaded is the vendor's word.
+
     Unknown too: developer mode; a parameter that names an image that is not there; no image of those that are named; a driver that
     takes firmware in under names that its modinfo does not have, holds images itself, or lets user space upload them; a VFIO driver; code
     for another processor among what the driver's user space loads, since nothing checks where that comes from. Images that are named
@@ -60,13 +67,16 @@ def loading(facts: Facts, accelerator: Accelerator) -> Iterator[Answer]:
     whose mainline namesake needs none, is not concerned: the requirement is about what is loaded. Firmware in the device's own flash is
     not seen. Sources: ChromeOS, Peripheral Firmware Security; drivers/base/firmware_loader; Documentation/admin-guide/LSM/LoadPin.rst.
     """
+    shown = [each for each in facts.firmware.open().items if (each.wanted_by, each.named_by) == (accelerator.subject, GIVEN)]
+    if shown:
+        yield _by_user_space(facts, accelerator, shown)
+        return
     if isinstance(accelerator.driver, Missing) and accelerator.driver.status is Status.ABSENT:
         yield Answer(Outcome.UNKNOWN, "no driver is bound", accelerator.driver.evidence, remedy=Remedy.DRIVER)
         return
     accelerator.driver.open()
     if bound_to_vfio(accelerator.driver):
-        observed = "the driver in user space may load firmware through VFIO; its images were not shown"
-        yield Answer(Outcome.UNKNOWN, observed, accelerator.driver.evidence, remedy=Remedy.VENDOR)
+        yield _by_user_space(facts, accelerator, shown)
         return
     module = accelerator.module.open()
     info = module.info.open()
@@ -82,6 +92,28 @@ def loading(facts: Facts, accelerator: Accelerator) -> Iterator[Answer]:
     else:
         observed = f"{module.name} names no firmware, which does not mean that it takes none in"
         yield Answer(Outcome.UNKNOWN, observed, module.info.evidence, remedy=Remedy.VENDOR)
+
+
+def _by_user_space(facts: Facts, accelerator: Accelerator, images: list[FirmwareImage]) -> Answer:
+    """The verdict over images that user space loads: nothing but the device can authenticate them."""
+    if not images:
+        observed = "the driver in user space may load firmware through VFIO; its images were not shown"
+        advice = "Name each image that the driver in user space loads: `--firmware-image FILE`."
+        return Answer(Outcome.UNKNOWN, observed, accelerator.driver.evidence, remedy=Remedy.VENDOR, remediation=advice)
+    read = [(each, verify_image(each.envelope.value, facts.settings)) for each in images if isinstance(each.envelope, Ok)]
+    for each, found in read:
+        if found.state in UNSAFE:
+            observed = (
+                f"{each.name}: {found.state.value}: {', '.join(found.remarks) or found.scheme}; nothing authenticates what user space loads"
+            )
+            return Answer(Outcome.FAIL, observed, (*accelerator.driver.evidence, *_read(each)))
+    for each in images:
+        each.path.open()
+        each.envelope.open()
+    states = ", ".join(f"{each.name}: {found.state.value}" for each, found in read[:SHOWN])
+    evidence = (*accelerator.driver.evidence, *(item for each in images for item in _read(each)))
+    observed = f"{states}; that the device refuses an altered image was not seen"
+    return Answer(Outcome.UNKNOWN, observed, evidence, remedy=Remedy.VENDOR)
 
 
 def _takes_none(module: Module) -> bool:

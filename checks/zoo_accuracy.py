@@ -63,6 +63,8 @@ def baseline(facts: Facts, requirement: Requirement) -> Iterator[Answer]:
     whose limit of std_dev is 17 times that of avg_error: there a figure is confirmed where the own errors, as they are spread, leave the
     limit well above their mean, else it is unknown. No honest delegate fails for it, but one that is right for the tool alone may pass: at
     1.1 times the limit 2 in 10, at twice the limit 1 in 10 (`benchmarks/accuracy.py` simulates all of this).
+    Both tools are the device's: what they say passes only where the auditor's own runtime, on the controller over ssh, gives the answers
+    that benchmark_model gives without the delegate.
     inference_diff_eval does not say on which side a NaN was: where the auditor's own answers show none, that is unknown.
     """
     yield from judge_baseline(facts, requirement, _judge)
@@ -189,7 +191,8 @@ def _output(runs: tuple[Any, ...], requirement: Requirement, images: Answer, not
     name = f"output {runs[0]['index']}"
     if any(run["reference_nan_runs"] for run in runs):
         because = "The reference itself gives NaN or infinity, so the model cannot be measured."
-        return Answer(Outcome.UNKNOWN, f"{name}: NaN in the reference", because=because, remedy=Remedy.ZOO)
+        advice = "Give another copy of the model file, `--zoo DIR`: of this one, TFLite's own kernels make NaN or infinity."
+        return Answer(Outcome.UNKNOWN, f"{name}: NaN in the reference", because=because, remedy=Remedy.ZOO, remediation=advice)
     if any(run["test_nan_runs"] for run in runs):
         return Answer(Outcome.FAIL, f"{name}: NaN or infinity from the delegate alone")
     spread = pool([Spread(1, run["avg_error"], run["std_dev"]) for run in runs])

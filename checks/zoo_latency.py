@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from auditor.facts.types import Ok
 from auditor.model import Answer, Level, Outcome, Owner, Remedy, check
 from auditor.statistics import LOOKS, MOST_FURTHER, Verdict, further, judge
-from checks.zoo_runs import TIMED, cited, invalid, judge_baseline, judge_stand_in, judge_unpinned, witnessed
+from checks.zoo_runs import TIMED, cited, counted, invalid, judge_baseline, judge_stand_in, judge_unpinned, witnessed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,11 +51,14 @@ def baseline(facts: Facts, requirement: Requirement) -> Iterator[Answer]:
     processor did not do enough beside it to have computed the model: a delegate can compute on the CPU. That one keeps the accelerator busy
     with other work, as long as the inferences take, is not excluded. Loading and the first inference are shown and are not in the figure.
 
-    Where the device's own benchmark_model measured it, the process's own figure is the tool's mean, and the auditor's clock is around the
-    whole process, its start and all compiling included, over the inferences that the tool says there were: over the limit on a short run,
-    it may be within it on a long one (`--bench-time page`). What the delegate took is the tool's word, and each line of it must be there
-    once and fit the others. That a delegate ends that process early, with lines that it forged in the tool's name, or remembers the answer
-    to the one input of a process, is not excluded there; the embedded runner (`--tflite`) excludes it.
+    Where the device's own benchmark_model measured it, the process's own figure is the tool's mean, and the auditor's clock is around
+    the whole process, its start and all compiling included, over the inferences that the tool says there were: over the limit on a
+    short run, it may be within it on a long one (`--bench-time page`). What the delegate took is the tool's word, and each line of it
+    must be there once and fit the others. It passes only with a tool that answers as the auditor's own runtime does, without the
+    delegate, to inputs that were drawn for the run; and, as the number of inferences is the tool's word, with one that is pinned
+    (`--tool-manifest`) or lies on the verified root, or where the kernel counted as many commands of the accelerator's (amdxdna). That
+    a delegate ends that process early, with lines that it forged in the tool's name, or remembers the answer to the one input of a
+    process, is not excluded there; the embedded runner (`--tflite`) excludes it.
     """
     yield from judge_baseline(facts, requirement, _judge)
 
@@ -111,7 +114,7 @@ def _judge(facts: Facts, result: ModelResult, runs: tuple[ModelRun, ...], requir
     elif verdict is Verdict.UNDECIDED:
         yield _undecided(result, own, outside, limit, observed)
     else:
-        yield witnessed(Answer(Outcome.PASS, observed, cited(result)), runs, TIMED)
+        yield counted(facts, witnessed(Answer(Outcome.PASS, observed, cited(result)), runs, TIMED), runs)
 
 
 def _drifts(drift: Drift) -> Iterator[str]:

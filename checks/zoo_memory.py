@@ -36,7 +36,8 @@ def baseline(facts: Facts, requirement: Requirement) -> Iterator[Answer]:
     The page says MB: at most 10^6 bytes each passes whichever is meant, more than 2^20 each fails whichever is meant. The absolute peak
     within the limit passes; what was added since before the model was loaded, above the limit, fails; between the two lies our own
     interpreter's share, and that is unknown. Of the device's own benchmark_model all counts, as it does on the page: it is within the limit
-    or not. The tool's own figure is not used. A delegate that ends its process leaves no peak to judge.
+    or not. The tool's own figure is not used, and it passes only with a tool that answers, without the delegate, as the auditor's own
+    runtime does. A delegate that ends its process leaves no peak to judge.
     It passes only where the kernel counted the accelerator's work in that very process. Answers are compared in it, too; not excluded is
     that a delegate computes more slowly there in less memory, or keeps data in a file on a disk and reads it a piece at a time.
     """

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from auditor.facts.types import Missing as MissingEvidence
 from auditor.facts.types import MissingFact, Ok
 from auditor.model import Answer, Evidence, Outcome, Remedy, Status, ZooModelUsed, visible
+from auditor.verify.origin import Cover, covered
 from checks.wording import some
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from auditor.facts.types import Facts, ModelResult
     from auditor.model import ModelRun, Requirement
@@ -21,6 +22,14 @@ DELEGATED_SHARE = 0.95
 
 TIMED, MEMORY = "accelerator_busy", "memory_accelerator_busy"
 """The conditions of a run that say of a process of it that the kernel counted the accelerator's work in it."""
+AGREES = 0.5
+"""Correlation of a tool's answers with those of the auditor's own runtime, over inputs. Of honest kernels 0.65 at least (the 8-bit
+stand-in); of a program that does not know the model, 0."""
+OWN_RUNTIME = "Have a TFLite runtime where the auditor runs: `pip install 'crosml-audit[litert]'`; over ssh, on the controller."
+COUNTABLE = (
+    "Pin the tool with `--tool-manifest FILE`, which `crosml-audit zoo pin DIR` writes for a trusted copy; or have it on the verified "
+    "root; or measure with the embedded runner: `--tflite ai-edge-litert`."
+)
 UNWITNESSED = {TIMED: "unwitnessed", MEMORY: "memory_unwitnessed"}
 """The conditions that say what kept the kernel's counts from showing it."""
 SHOWN_NOTE = 300
@@ -39,6 +48,20 @@ NOT_MEASURED = {
     "output-unreadable": "What the device's own tool printed does not hold together (a line is missing, doubled or contradicted).",
 }
 """Why a run of the native tools that did not come to its end says nothing about the delegate."""
+_EMBEDDED = "Have the embedded runner measure it: `--tflite ai-edge-litert`."
+WAYS_OUT = {
+    "delegate-not-applied": "Have the delegate take the model in the device's own tool: see there why it did not, with its verbose log.",
+    "tool-unusable": _EMBEDDED,
+    "output-unreadable": _EMBEDDED,
+    "operator-missing": "Have the delegate take the operator, or measure on a runtime that has it: give one with `--runtime DIR`.",
+    "load-failed": "Give a model file that TFLite reads: `--zoo DIR`.",
+    "runtime-missing": "Install a TFLite runtime (`pip install 'crosml-audit[litert]'`), or give one with `--runtime DIR`.",
+    **dict.fromkeys(
+        ("delegate-missing", "delegate-not-loadable", "delegate-not-a-delegate", "delegate-unsupported"),
+        "Name a library for this machine that exports `tflite_plugin_create_delegate`: `--delegate LIB`.",
+    ),
+}
+"""What to do about a run that did not come to its end, by its status."""
 
 
 def judge_baseline(facts: Facts, requirement: Requirement, judge: Callable[..., Iterator[Answer]]) -> Iterator[Answer]:
@@ -127,6 +150,10 @@ def invalid(facts: Facts, result: ModelResult, runs: tuple[ModelRun, ...], broke
             return Answer(broken, observed, evidence, f"The delegate {ended}.")
         because = _hindrance(run) or NOT_MEASURED.get(run.status, "The model could not be run to the end.")
         return Answer(Outcome.UNKNOWN, observed, evidence, because, remedy=Remedy.EVIDENCE, remediation=_way_out(run))
+    if any(_tool_agrees(run) is False for run in runs):
+        because = "Without the delegate, the device's own tool does not answer as the model does; none of its figures is one of the model."
+        advice = "Use the benchmark_model that TensorFlow builds, or the embedded runner: `--tflite ai-edge-litert`."
+        return Answer(Outcome.UNKNOWN, _compared(runs), evidence, because, remedy=Remedy.TOOL, remediation=advice)
     shares = [run.delegated_macs for run in runs]
     known = [share for share in shares if share is not None]
     if len(known) < len(shares):
@@ -145,13 +172,83 @@ def witnessed(answer: Answer, runs: tuple[ModelRun, ...], *processes: str) -> An
     """The answer; a pass only where the kernel counted the accelerator's work in these processes of every run (bench/document.py).
 
     What the delegate took, and every other figure that is read in its own process, is a claim of the vendor's: it can make an answer
-    worse, and never a pass. `processes` are `TIMED` and `MEMORY`.
+    worse, and never a pass. `processes` are `TIMED` and `MEMORY`. What the device's own tools measured passes only where the auditor's own
+    runtime gives the answers that the tool gives without the delegate: else it may be a program that never reads the model.
     """
-    if answer.outcome is not Outcome.PASS or all(run.conditions.get(each) is True for run in runs for each in processes):
+    if answer.outcome is not Outcome.PASS:
+        return answer
+    if not all(_tool_agrees(run) for run in runs):
+        because = f"Within the limit, but nothing shows that the device's own tool computes the model: {_compared(runs)}."
+        return replace(answer, outcome=Outcome.UNKNOWN, because=because, remedy=Remedy.TOOL, remediation=OWN_RUNTIME)
+    if all(run.conditions.get(each) is True for run in runs for each in processes):
         return answer
     because = "Within the limit, but nothing shows that the accelerator did the work."
     because += _unwitnessed(runs, processes) + _on_the_processor(runs)
     return replace(answer, outcome=Outcome.UNKNOWN, because=because, remedy=Remedy.VENDOR, remediation=TO_BE_SEEN)
+
+
+def counted(facts: Facts, answer: Answer, runs: tuple[ModelRun, ...]) -> Answer:
+    """The answer; a pass only where it is known how many inferences there were. The embedded runner asks for each; a tool says a number.
+
+    The tool is known where it is pinned, or lies on the verified root. Else the kernel must have counted as many commands of the process.
+    """
+    evidence = list(answer.evidence)
+    for run in runs if answer.outcome is Outcome.PASS else ():
+        tool = run.conditions.get("tool")
+        path, sha256 = (tool.get("path"), tool.get("sha256")) if isinstance(tool, dict) else (None, None)
+        if run.runner == "embedded" or sha256 in facts.settings.tools or _as_many_commands(run):
+            continue
+        place = covered(facts.loading, str(path))
+        if place.cover is not Cover.ENFORCED:
+            shown = visible(f"{path}, sha256 {sha256}: not pinned, and {place.reason}")
+            because = f"Within the limit, but how many inferences there were is the word of the device's own tool ({shown})."
+            return replace(answer, outcome=Outcome.UNKNOWN, because=because, remedy=Remedy.TOOL, remediation=COUNTABLE)
+        evidence += [each for each in place.evidence if each not in evidence]
+    return replace(answer, evidence=tuple(evidence))
+
+
+def _as_many_commands(run: ModelRun) -> bool:
+    """Whether the kernel counted a command of the accelerator's for each inference that the tool says there were (bench/document.py)."""
+    said, counts = run.conditions.get("tool"), run.conditions.get("engines")
+    commands = counts.get("commands") if isinstance(counts, dict) else None
+    inferences = [said.get(key) for key in ("warm_up", "timed")] if isinstance(said, dict) else []
+    numbers = [each for each in (commands, *inferences) if type(each) is int and each > 0]
+    return len(numbers) == 3 and numbers[0] >= sum(numbers[1:])
+
+
+def _tool_agrees(run: ModelRun) -> bool | None:
+    """Whether the tool that measured answers as the auditor's own runtime does (bench/own_answers.py); None where that is not known.
+
+    An output that the runtime answers alike for every input says nothing. The embedded runner is the auditor's own.
+    """
+    if run.runner == "embedded":
+        return True
+    outputs = _own_answers(run).get("outputs")
+    known = []
+    for output in outputs if isinstance(outputs, list) else ():
+        figures = [output.get(key) if isinstance(output, dict) else None for key in ("correlation", "error", "distance")]
+        correlation, error, distance = (figure if isinstance(figure, (int, float)) else None for figure in figures)
+        if correlation is not None and error is not None and distance is not None:
+            known.append(correlation >= AGREES and error < distance)
+    return all(known) if known else None
+
+
+def _own_answers(run: ModelRun) -> Mapping[str, Any]:
+    """What a run's record says of the answers of the auditor's own runtime; empty where it says nothing."""
+    tool = run.conditions.get("tool")
+    answers = tool.get("answers") if isinstance(tool, dict) else None
+    return answers if isinstance(answers, dict) else {}
+
+
+def _compared(runs: tuple[ModelRun, ...]) -> str:
+    """How a tool's answers compare with the auditor's own, in the runs that do not show that it computes the model."""
+    said = []
+    for answers in (_own_answers(run) for run in runs if not _tool_agrees(run)):
+        outputs = answers.get("outputs")
+        found = [each for each in outputs if isinstance(each, dict)] if isinstance(outputs, list) else []
+        figures = [f"output {each.get('index')}: correlation {each.get('correlation')}, error {each.get('error')}" for each in found]
+        said.append("; ".join(figures) or str(answers.get("note") or "its answers were not compared with those of the auditor's runtime"))
+    return visible(some(list(dict.fromkeys(said)), "; "))
 
 
 def _unwitnessed(runs: tuple[ModelRun, ...], processes: tuple[str, ...]) -> str:
@@ -190,20 +287,25 @@ def _hindrance(run: ModelRun) -> str:
     return visible(f"The confinement refused to the delegate: {some(shown)}; it may have failed for that.")
 
 
-def _way_out(run: ModelRun) -> str | None:
-    """What would let an incomplete run come to its end, where the confinement is in its way."""
+def _way_out(run: ModelRun) -> str:
+    """What would let an incomplete run come to its end."""
     if run.status == "unconfinable":
         return "Measure on a kernel with Landlock and seccomp, or accept an unconfined run with `--allow-unconfined`."
     if _hindrance(run):
         return "Open a path with `--allow-path PATH`, or have the delegate do without what was refused; network and processes stay closed."
-    return None
+    return WAYS_OUT.get(
+        run.status, "Measure again, alone on the device; where it ends so again, with the other runner: `--tflite ai-edge-litert`."
+    )
 
 
 def _runs(facts: Facts, requirement: Requirement) -> tuple[ModelResult, tuple[ModelRun, ...]]:
     results = [each for each in facts.models.open() if each.model == requirement.model]
     if not results or not results[0].runs:
         note = f"no run of {requirement.model}" + (f": {facts.plan.zoo_note}" if facts.plan.zoo_note else "")
-        raise MissingFact(MissingEvidence(Status.UNASKED, (Evidence(f"run:{requirement.model}", Status.UNASKED),), note, Remedy.ZOO))
+        ended = facts.plan.zoo_note and any(each.name == requirement.model for each in facts.plan.models)
+        remedy = Remedy.MORE_RUNS if ended else Remedy.ZOO
+        advice = "Audit again, and let the zoo's measurement come to its end." if ended else None
+        raise MissingFact(MissingEvidence(Status.UNASKED, (Evidence(f"run:{requirement.model}", Status.UNASKED),), note, remedy, advice))
     return results[0], tuple(run.open() for run in results[0].runs)
 
 

@@ -326,8 +326,8 @@ def _pins(zoo: ZooUsed) -> str:
     for how, said in _PINNED_BY.items():
         names = [each.name for each in zoo.models if zoo.pins.get(each.name) is how]
         parts += [f"{said}: {', '.join(names)}"] if names else []
-    if zoo.manifest:
-        parts.append(f"manifest {zoo.manifest.path}, sha256 {zoo.manifest.sha256}")
+    for name, manifest in (("manifest", zoo.manifest), ("tool manifest", zoo.tool_manifest)):
+        parts += [f"{name} {manifest.path}, sha256 {manifest.sha256}"] if manifest else []
     return "; ".join(parts)
 
 

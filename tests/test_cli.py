@@ -13,6 +13,7 @@ import pty
 import re
 import resource
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -105,6 +106,7 @@ def valid(tmp_path_factory):
         "requirements": b'name = "mine"\nclauses = "accelerator-r113"\nzoo = "zoo-0.0.2"\n',
         "certificate": build_key().der,
         "manifest": f"{'ab' * 32}  {MODEL}.tflite\n".encode(),
+        "tool-manifest": f"{'ab' * 32}  benchmark_model\n".encode(),
         "base-image": b"/usr/lib64/libc.so.6\n",
         "archive": _tar({f"{MODEL}.tflite": b"\0" * 5000}),
         "library": Shared(soname="libx.so", needed=("libc.so.6",)).build(),
@@ -147,6 +149,7 @@ PLACES = {
     "trust-root": (2, "certificate", ["device", "--snapshot", DEMO, "--trust-root"]),
     "base-image": (2, "base-image", ["device", "--snapshot", DEMO, "--base-image"]),
     "zoo-manifest": (2, "manifest", ["device", "--snapshot", DEMO, "--zoo-manifest"]),
+    "tool-manifest": (2, "tool-manifest", ["device", "--snapshot", DEMO, "--tool-manifest"]),
     "zoo": (2, "archive", ["device", "--demo", "--zoo"]),
     "zoo-run": (2, "archive", ["zoo", "run", "--zoo"]),
     "zoo-pin": (2, "archive", ["zoo", "pin"]),
@@ -194,7 +197,7 @@ def test_a_bad_file_is_named_in_one_line(place, bad, run, valid, tmp_path, monke
 
 
 def test_the_files_that_the_bad_ones_are_made_of_are_good(run, valid):
-    for place in ("snapshot-show", "report-show", "waivers", "requirements", "trust-root", "base-image", "zoo-manifest"):
+    for place in ("snapshot-show", "report-show", "waivers", "requirements", "trust-root", "base-image", "zoo-manifest", "tool-manifest"):
         _, kind, arguments = PLACES[place]
         name = f"{valid / kind}" if kind != "requirements" else f"{valid}/set.toml"
         if kind == "requirements":
@@ -785,6 +788,17 @@ def zoo_folder(tmp_path_factory):
     return str(folder), f"{hashlib.sha256(content).hexdigest()}  {STAND_IN}.tflite\n"
 
 
+def answered_zoo(folder):
+    """The demonstration's record, as if a file of each model had been given."""
+    zoo = requirements.load().zoo
+    used = tuple(ZooModelUsed(model.name, f"{number:064x}", "given") for number, model in enumerate(zoo.models))
+    plan = Plan(zoo_version=zoo.version, models=used, archive="ab" * 64)
+    record = recording.load(DEMO)
+    answers = {**record.answers, base.plan(): Reply(Status.OK, plan_document(plan))}
+    (folder / "device").write_bytes(recording.pack(replace(record, answers=answers)))
+    return folder / "device"
+
+
 @pytest.mark.parametrize("form", ["folder", "tar", "tar of a folder"])
 def test_pinned_models_are_what_a_manifest_names(run, zoo_folder, tmp_path, form):
     folder, line = zoo_folder
@@ -798,6 +812,21 @@ def test_pinned_models_are_what_a_manifest_names(run, zoo_folder, tmp_path, form
     assert f"{STAND_IN}: pinned as it is: it is the generated stand-in" in ended.err
     assert "no file found, and nothing pinned, for " in ended.err
     assert run("device", "--snapshot", DEMO, "--zoo-manifest", manifest).code == 1
+
+
+def test_tools_are_pinned_with_or_without_models(run, zoo_folder, tmp_path):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "benchmark_model").write_bytes(b"a program")
+    line = f"{hashlib.sha256(b'a program').hexdigest()}  benchmark_model\n"
+    ended = run("zoo", "pin", tmp_path / "bin", "--output", tmp_path / "sums")
+    assert (ended.code, ended.out, ended.err) == (0, line, "")
+    shutil.copy(f"{zoo_folder[0]}/{STAND_IN}.tflite", tmp_path / "bin")
+    assert run("zoo", "pin", tmp_path / "bin", "--output", tmp_path / "sums", "--force").out == zoo_folder[1] + line
+    given = ["--zoo-manifest", tmp_path / "sums", "--tool-manifest", tmp_path / "sums"]
+    found = run("device", "--snapshot", DEMO, *given, "--format", "json").report["zoo"]
+    assert found["manifest"]["path"] == str(tmp_path / "sums")
+    assert found["tool_manifest"] == found["manifest"]
+    assert "; tool manifest " in " ".join(run("device", "--snapshot", answered_zoo(tmp_path), *given).out.split())
 
 
 def test_a_manifest_is_not_overwritten_unless_that_is_asked_for(run, zoo_folder, tmp_path, monkeypatch):
@@ -830,21 +859,17 @@ def test_there_must_be_something_to_pin(run, tmp_path):
 
 
 def test_the_report_names_the_manifest_and_what_it_pins(run, tmp_path):
-    zoo = requirements.load().zoo
-    used = tuple(ZooModelUsed(model.name, f"{number:064x}", "given") for number, model in enumerate(zoo.models))
-    plan = Plan(zoo_version=zoo.version, models=used, archive="ab" * 64)
-    record = replace(recording.load(DEMO), answers={**recording.load(DEMO).answers, base.plan(): Reply(Status.OK, plan_document(plan))})
-    (tmp_path / "device").write_bytes(recording.pack(record))
-    bare = run("device", "--snapshot", tmp_path / "device", "--format", "json").report["zoo"]
+    device, models = answered_zoo(tmp_path), requirements.load().zoo.models
+    bare = run("device", "--snapshot", device, "--format", "json").report["zoo"]
     assert (bare["pins"], bare["manifest"]) == ({}, None)
     manifest = tmp_path / "sums"
     # of several files of a model, each is pinned
-    manifest.write_text("".join(f"{digit * 64}  {name}\n" for digit, name in zip("0f", zoo.models[0].files, strict=False)))
-    found = run("device", "--snapshot", tmp_path / "device", "--zoo-manifest", manifest, "--format", "json").report["zoo"]
-    assert found["pins"] == {used[0].name: "manifest"}
+    manifest.write_text("".join(f"{digit * 64}  {name}\n" for digit, name in zip("0f", models[0].files, strict=False)))
+    found = run("device", "--snapshot", device, "--zoo-manifest", manifest, "--format", "json").report["zoo"]
+    assert found["pins"] == {models[0].name: "manifest"}
     assert found["manifest"] == {"path": str(manifest), "sha256": hashlib.sha256(manifest.read_bytes()).hexdigest()}
-    text = run("device", "--snapshot", tmp_path / "device", "--zoo-manifest", manifest).out
-    assert f"by the manifest: {used[0].name}; not pinned: {used[1].name}" in " ".join(text.split())
+    text = run("device", "--snapshot", device, "--zoo-manifest", manifest).out
+    assert f"by the manifest: {models[0].name}; not pinned: {models[1].name}" in " ".join(text.split())
     assert found["manifest"]["sha256"] in text
 
 

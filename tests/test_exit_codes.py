@@ -102,6 +102,14 @@ EXAMPLES = {
     ("service metrics", 2): "service metrics --connect none",
     ("service metrics", 4): "service metrics --connect unix:{}/none",
 }
+EXAMPLES |= {
+    ("history add", 0): "history add {}/h2.db {}/r.json",
+    ("history add", 2): "history add {}/h.db",
+    ("history add", 4): "history add {}/h.db DEMO",
+    **{(f"history {each}", 0): f"history {each} {{}}/h.db" for each in ("list", "trend", "flaky", "blame")},
+    **{(f"history {each}", 2): f"history {each} {{}}/h.db --device none" for each in ("list", "trend", "flaky", "blame")},
+    **{(f"history {each}", 4): f"history {each} {{}}/r.json" for each in ("list", "trend", "flaky", "blame")},
+}
 FULL = {"service run", "zoo list", "zoo generate", "zoo pin", "zoo run", "checks", "explain"}
 """What ends in 4 only where its output cannot be written."""
 ELSEWHERE = {
@@ -143,6 +151,7 @@ def folder(tmp_path_factory):
     (made / "sha256sums").write_text(f"{hashlib.sha256(b'').hexdigest()}  m.tflite\n")
     called("device", "--snapshot", DEMO, "--format", f"json={made / 'r.json'}")
     called("device", "--snapshot", DEMO, "--waivers", str(made / "w.toml"), "--format", f"json={made / 'waived.json'}")
+    called("history", "add", str(made / "h.db"), str(made / "r.json"))
     for prepared in (("report sign", 0), ("submit", 0)):  # their output is the input of others
         called(*words(EXAMPLES[prepared], made))
     return made

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import functools
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ import pytest
 
 from auditor import audit
 from auditor.bench import document as run
-from auditor.bench import native
+from auditor.bench import native, own_answers
 from auditor.bench import schedule as measure
 from auditor.bench.delegates import Delegate
 from auditor.bench.options import BenchTime
@@ -88,6 +89,14 @@ def few_inferences(monkeypatch):
     monkeypatch.setattr(run, "Job", job)
 
 
+@pytest.fixture(autouse=True)
+def same_answers(monkeypatch):
+    """An auditor's runtime that answers as these tools do, which compute no model."""
+    output = {"index": 0, "correlation": 1.0, "error": 0.0, "distance": 1.0}
+    answers = {"runtime": "stand-in 1", "inputs": 4, "outputs": [output]}
+    monkeypatch.setattr(native, "compare_here", lambda _model, _tool, *, allow_unconfined: answers)
+
+
 @pytest.fixture
 def busy(monkeypatch):
     """An accelerator that the kernel shows at work."""
@@ -104,6 +113,13 @@ def judge(turns=1, seconds=0.1, **request):
 
 
 def _judge(request):
+    tools = native.find_tools()
+    if tools and "tool_manifest" not in request:
+        with open(tools.benchmark, "rb") as file:
+            digest = hashlib.sha256(file.read()).hexdigest()
+        request["tool_manifest"] = f"{tools.benchmark}.sha256sum"
+        with open(request["tool_manifest"], "w", encoding="ascii") as manifest:
+            manifest.write(f"{digest}  benchmark_model\n")
     audited = audit.audit(Request(bench_time="quick", selection=Selection(only=IDS), today=TODAY, **request), lambda _text: None)
     assert audited.report.counts["error"] == 0
     found = {each.check: each for result in audited.report.requirements for each in result.findings}
@@ -136,6 +152,45 @@ def test_every_build_to_the_verdict(tools, delegate, pinned, busy, form):
         assert str(folder / "benchmark_model") not in each.conditions["confinement"]["writable"]
         assert each.conditions["refused"] == []
         assert all(attempt["refused"] for attempt in each.conditions["escapes"])
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("ai_edge_litert"), reason="no TFLite runtime (ai-edge-litert) is installed")
+def test_a_program_that_never_reads_the_model_passes_nothing(tools, delegate, pinned, busy, monkeypatch):
+    """The stand-ins are such programs: what they print is well formed, and what they answer is not what the model does."""
+    monkeypatch.setattr(native, "compare_here", own_answers.compare_here)
+    tools()
+    report, found = judge(3, delegate=delegate(), **pinned)
+    assert outcomes(found) == ALL_UNKNOWN
+    assert all("does not answer as the model does" in each.reason for each in found.values())
+    for each in report.model_runs:
+        answers = each.conditions["tool"]["answers"]
+        assert (answers["inputs"], answers["runtime"].partition(" ")[0]) == (4, "ai-edge-litert")
+        assert all(abs(output["correlation"]) < 0.3 for output in answers["outputs"])
+
+
+def test_without_a_runtime_of_the_auditors_a_tool_passes_nothing(tools, delegate, pinned, busy, monkeypatch):
+    monkeypatch.setattr(native, "compare_here", lambda _model, _tool, *, allow_unconfined: {"note": "no runtime here"})
+    tools()
+    _report, found = judge(3, 0.5, delegate=delegate(), **pinned)
+    assert outcomes(found) == ALL_UNKNOWN
+    assert all("no runtime here" in each.reason and "pip install" in each.remediation for each in found.values())
+
+
+@pytest.mark.parametrize("manifest", [None, f"{'ab' * 32}  benchmark_model\n"])
+def test_how_many_inferences_there_were_is_an_unknown_tools_word(tools, delegate, pinned, busy, tmp_path, manifest):
+    folder = tools()
+    if manifest:
+        (tmp_path / "tools").write_text(manifest)
+    report, found = judge(3, 0.5, delegate=delegate(), tool_manifest=str(tmp_path / "tools") if manifest else None, **pinned)
+    assert outcomes(found) == {"latency": UNKNOWN, "accuracy": PASS, "memory": PASS}
+    digest = hashlib.sha256((folder / "benchmark_model").read_bytes()).hexdigest()
+    assert f"{folder}/benchmark_model, sha256 {digest}: not pinned, and " in found["latency"].reason
+    for way in ("--tool-manifest", "zoo pin", "verified root", "--tflite"):
+        assert way in found["latency"].remediation
+    tool = report.model_runs[0].conditions["tool"]
+    assert tool["sha256"] == digest
+    assert tool["difference"]["path"] == str(folder / "inference_diff_eval")
+    assert (report.zoo.tool_manifest is None) is (manifest is None)
 
 
 def test_nothing_passes_for_the_accelerator_that_was_not_seen_working(tools, delegate, pinned):

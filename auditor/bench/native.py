@@ -3,7 +3,8 @@
 `measure` runs them in fresh confined processes, one after the other:
 
 * *reference*: benchmark_model without a delegate, four times, each time on another input that nobody could foresee; its outputs are what
-  is right. No vendor code ever enters these processes, and they show that the tool itself works.
+  is right. No delegate ever enters these processes, and they show that the tool itself works. The tool is the device's: the auditor's own
+  runtime answers the same inputs (own_answers.py), or a program that never reads the model might be what is measured.
 * *test*: benchmark_model through the delegate, timed, on the first of these inputs; *memory*: the same with the tool's own monitor, which
   disturbs the timing, on the second one; *accuracy*: the others. Their outputs are compared with the reference's here.
 * *accuracy*, too: inference_diff_eval, whose figure over its own runs is the one that the page's limit is for. Its inputs are the same in
@@ -18,13 +19,15 @@ or remembers the answer to an input that is always the same. The embedded runner
 In the document, what differs from the embedded runner's: one entry each in samples_us (the tool's mean), bracket_us (clock around the
 process over all inferences that the tool says there were) and cpu_us; init_us and first_us are the tool's word; exchange_us is empty;
 memory has before_bytes 0, since the zoo's figure counts the tool itself; nodes, of a graph that the delegate took in part, without the
-nodes' indexes; conditions have `tool` {path, warm_up, timed: numbers of inferences, deviation_us, peak_mb: its own figure},
+nodes' indexes; conditions have `tool` {path, sha256, difference: {path, sha256} of
+inference_diff_eval | null, warm_up, timed: numbers of inferences, deviation_us, peak_mb: its own figure, answers: see own_answers.py},
 `accuracy_note`: why there is no accuracy, or what it rests on, and of a stable delegate `settings` {path, sha256, text}.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import shutil
@@ -47,6 +50,7 @@ from auditor.bench.native_output import (
     repeated,
     shares,
 )
+from auditor.bench.own_answers import ToolAnswers, compare_here
 from auditor.bench.protocol import WARMUP_RUNS
 from auditor.facts.elf import BadElf, read_interpreter
 from auditor.facts.stable_delegate import unknown_fields
@@ -56,10 +60,12 @@ from auditor.inference.process import MAX_OUTPUT, Ended, Worker
 from auditor.inference.wire import Outcome, Status, WorkerFailure
 from auditor.tflite.graph import BadModel, Graph, read_graph
 from auditor.tflite.tensors import OutputError, TensorSpec, split
+from auditor.zoo.pins import TOOLS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from auditor.bench.own_answers import Compare
     from auditor.inference.worker.confine import Policy
 
 FOLDERS = ("/usr/local/bin", "/usr/bin")
@@ -121,8 +127,8 @@ class _Answers:
 def find_tools(path: str | None = None) -> Tools | None:
     """The tools on `path` (PATH where it is None) and in the usual folders; None without a benchmark_model that may be executed."""
     folders = os.pathsep.join(filter(None, (os.environ.get("PATH") if path is None else path, *FOLDERS)))
-    benchmark, difference = (shutil.which(name, path=folders) for name in ("benchmark_model", "inference_diff_eval"))
-    return Tools(os.path.abspath(benchmark), difference and os.path.abspath(difference)) if benchmark else None
+    benchmark, difference = (shutil.which(name, path=folders) for name in TOOLS)
+    return Tools(os.path.realpath(benchmark), difference and os.path.realpath(difference)) if benchmark else None
 
 
 def unpassable(options: Sequence[tuple[str, str]]) -> str | None:
@@ -133,15 +139,19 @@ def unpassable(options: Sequence[tuple[str, str]]) -> str | None:
     return f"the option after {MAX_OPTIONS} others" if len(options) > MAX_OPTIONS else None
 
 
-def measure(job: Job, tools: Tools, progress: Callable[[str], None] | None = None) -> Run:
-    """Measure one model once. Nothing that a model, a tool or a vendor's library does makes this raise; the status says what it did."""
+def measure(job: Job, tools: Tools, progress: Callable[[str], None] | None = None, opinion: Compare | None = None) -> Run:
+    """Measure one model once. Nothing that a model, a tool or a vendor's library does makes this raise; the status says what it did.
+
+    `opinion` says what the tool's answers are worth: without one, by the runtime of this machine.
+    """
+    opinion = opinion or functools.partial(compare_here, allow_unconfined=job.access.allow_unconfined)
     run = blank(job, "native")
     tools_own: list[dict[str, Any]] = []
     run["conditions"]["before"] = conditions()
     try:
         identify(job, run)
         _note_settings(job, run)
-        _measure(job, tools, run, progress or (lambda _text: None), tools_own)
+        _measure(job, tools, run, progress or (lambda _text: None), tools_own, opinion)
     except WorkerFailure as failure:
         run["status"] = failure.status.to_json()
         run["worker_output"] = _ends(failure.output)
@@ -154,15 +164,20 @@ def measure(job: Job, tools: Tools, progress: Callable[[str], None] | None = Non
     return run
 
 
-def _measure(job: Job, tools: Tools, run: Run, tell: Callable[[str], None], tools_own: list[dict[str, Any]]) -> None:
-    run["conditions"]["tool"] = {"path": wire.shown(tools.benchmark)}
-    run["runtime"] = {"name": os.path.basename(tools.benchmark), "version": _version(tools.benchmark)}
+def _measure(job: Job, tools: Tools, run: Run, tell: Callable[[str], None], tools_own: list[dict[str, Any]], opinion: Compare) -> None:
+    tool = run["conditions"]["tool"] = _program_file(tools.benchmark)
+    tool["difference"] = tools.difference and _program_file(tools.difference)
+    # they do not say their version
+    version = f"sha256:{tool['sha256'][:16]}" if tool["sha256"] else "unreadable"
+    run["runtime"] = {"name": os.path.basename(tools.benchmark), "version": version}
     try:
         graph = read_graph(job.model)
     except BadModel as problem:
         raise _failure(Outcome.LOAD_FAILED, "reference", "model", str(problem)) from problem
     tell(f"{job.name}: reference")
     answers = _reference(job, tools, run, graph, tools_own)
+    tell(f"{job.name}: the auditor's own answers")
+    tool["answers"] = _second(job, run, answers, opinion)
     try:
         tell(f"{job.name}: latency")
         errors = [_test(job, tools, run, graph, answers)]
@@ -208,6 +223,13 @@ def _reference(job: Job, tools: Tools, run: Run, graph: Graph, tools_own: list[d
             return None
         found.append(parts)
     return replace(answers, reference=tuple(part for part in found if part)) if answers else None
+
+
+def _second(job: Job, run: Run, answers: _Answers | None, opinion: Compare) -> dict[str, Any]:
+    """What the tool's answers without the delegate are beside others to the same inputs."""
+    if answers is None:
+        return {"note": run["conditions"]["accuracy_note"]}
+    return opinion(job.reference or job.model, ToolAnswers(answers.inputs, answers.outputs, answers.drawn, answers.reference))
 
 
 def _feedable(graph: Graph) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
@@ -608,16 +630,16 @@ def _program(tool: str, role: str) -> tuple[str, ...]:
     return (tool, linker) if linker else (tool,)
 
 
-def _version(tool: str) -> str:
-    """Which tool it is: they do not say their version, so the digest of the file."""
+def _program_file(tool: str) -> dict[str, Any]:
+    """Which program it is; its digest is None where it may be run, but not be read."""
     digest = hashlib.sha256()
     try:
         with open(tool, "rb") as file:
             while part := file.read(1 << 20):
                 digest.update(part)
     except OSError:
-        return "unreadable"
-    return f"sha256:{digest.hexdigest()[:16]}"
+        return {"path": wire.shown(tool), "sha256": None}
+    return {"path": wire.shown(tool), "sha256": digest.hexdigest()}
 
 
 def _provider(job: Job) -> str:

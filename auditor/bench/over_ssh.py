@@ -6,6 +6,9 @@ that the device removes again: the runtime's folder, and what is named by `local
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import hashlib
 import io
 import os
 import re
@@ -16,10 +19,12 @@ from typing import TYPE_CHECKING, Any
 from auditor import frames
 from auditor.bench.delegates import shared_library
 from auditor.bench.options import ZooOptions
+from auditor.bench.own_answers import compare_carried
 from auditor.bench.remote import RUNTIME
 from auditor.errors import AuditError, UsageError
 from auditor.inference import runtime
 from auditor.inference.runtime import Machine
+from auditor.inference.wire import AUTO
 from auditor.model import ZooModelUsed, visible
 from auditor.zoo.catalogue import ZooVersion, model_document
 from auditor.zoo.models import ModelFile, found_files, stand_in_files
@@ -76,6 +81,8 @@ class RemoteSetup:
     package: str = ""
     machine: Machine | None = None
     note: str = ""
+    tools: bool = False
+    """Whether the device says that it has tools of its own, whose answers are computed a second time here."""
 
 
 def pack(job: RemoteJob) -> Upload:
@@ -116,6 +123,7 @@ def equip(device: Ssh, job: RemoteJob, upload: Upload, progress: Callable[[str],
         settings=(str, type(None)),
         found=list,
         archive=str,
+        tools=bool,
     )
     machine, found = _machine(device, survey), _used(device, job, survey["found"])
     package = upload.package if survey["no_runtime"] else ""
@@ -132,7 +140,7 @@ def equip(device: Ssh, job: RemoteJob, upload: Upload, progress: Callable[[str],
     used = {each.name: each for each in (*found, *(each.used for each in sent))}
     ordered = tuple(used[model.name] for model in job.zoo.models if model.name in used)
     archive = next((each.archive for each in upload.models), visible(survey["archive"]))
-    return RemoteSetup(delegate, survey["settings"], ordered, archive, sent, package, machine, problem)
+    return RemoteSetup(delegate, survey["settings"], ordered, archive, sent, package, machine, problem, survey["tools"])
 
 
 def measure(device: Ssh, job: RemoteJob, setup: RemoteSetup, progress: Callable[[str], None]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -148,6 +156,7 @@ def measure(device: Ssh, job: RemoteJob, setup: RemoteSetup, progress: Callable[
     }
     contents = [*(each.content for each in setup.sent), *(each.content for each in images)]
     counts = {each.name: 0 for each in setup.models}
+    models = _contents(device, setup, progress) if setup.tools else {}
     for kind, content in device.call(request, contents):
         if kind == "progress":
             progress(str(content))
@@ -156,13 +165,41 @@ def measure(device: Ssh, job: RemoteJob, setup: RemoteSetup, progress: Callable[
             if not isinstance(name, str) or not isinstance(document, dict) or counts.get(name, MAX_RUNS) >= MAX_RUNS:
                 raise _unexpected(device)
             counts[name] += 1
-            yield name, document
+            yield name, _second(document, models.get(name), allow_unconfined=job.options.allow_unconfined)
         elif kind == "end":
             end = _fields(device, content, no_runtime=str, problem=str)
             if end["no_runtime"]:
                 raise AuditError(_no_runtime(setup.machine, end["no_runtime"]))
             if end["problem"]:
                 raise AuditError(f"on the device: {visible(end['problem'])}")
+
+
+def _contents(device: Ssh, setup: RemoteSetup, progress: Callable[[str], None]) -> dict[str, bytes]:
+    """The models' contents, as they are named to the device; of a model that the device has, what it sends as the file of that digest."""
+    known = {each.model.name: each.content for each in setup.sent}
+    missing = [each for each in setup.models if each.name not in known]
+    # without a runtime here there is nothing that could be done with them
+    for each in missing if missing and not runtime.why_none(AUTO) else ():
+        progress(f"fetching {each.name} from {device.host}")
+        text = _end(device, {"do": "content", "name": each.name}, model=str)["model"]
+        with contextlib.suppress(ValueError):
+            content = base64.b64decode(text, validate=True)
+            if hashlib.sha256(content).hexdigest() == each.sha256:
+                known[each.name] = content
+    return known
+
+
+def _second(document: dict[str, Any], content: bytes | None, *, allow_unconfined: bool) -> dict[str, Any]:
+    """A run's document, with what the controller's runtime says of the tool's answers; whatever the device said of that is dropped."""
+    conditions = document.get("conditions")
+    tool = conditions.get("tool") if isinstance(conditions, dict) else None
+    if not isinstance(conditions, dict) or not isinstance(tool, dict):
+        return document
+    if content is None:
+        answers: dict[str, Any] = {"note": runtime.why_none(AUTO) or "the device did not send the model"}
+    else:
+        answers = compare_carried(content, tool.get("answers"), allow_unconfined=allow_unconfined)
+    return {**document, "conditions": {**conditions, "tool": {**tool, "answers": answers}}}
 
 
 def _no_runtime(machine: Machine | None, problem: str) -> str:

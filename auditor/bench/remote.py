@@ -6,7 +6,8 @@ by `=`. Each reply is a JSON object: {"progress": text}, {"folder": path of a ne
 
     survey   {options (ZooOptions), try_runtime, find, zoo_version, models, accelerators}
              -> {python, machine, glibc, no_runtime: why, delegate, settings, found: [{name, sha256, origin}],
-                archive: sha512 of the one that was given}
+                archive: sha512 of the one that was given, tools: whether there are any}
+    content  {name: of a model that was found} -> {model: base64; empty for none, and for a large one}
     stage    {device_dir, bytes, execute} -> {folder | problem}
     unpack   a tar stream's parts, the last of them empty -> {problem}: into that folder
     measure  {runtime: its package in the folder, copied: the delegate there, sent: [{name, sha256, origin}],
@@ -18,6 +19,7 @@ It ends with the agent, and then leaves no worker and no folder behind.
 
 from __future__ import annotations
 
+import base64
 import ctypes
 import io
 import json
@@ -32,7 +34,9 @@ from auditor import folders, frames
 from auditor.bench import staging
 from auditor.bench.access import access
 from auditor.bench.delegates import Delegate, shared_library, stable_delegate
+from auditor.bench.native import find_tools
 from auditor.bench.options import ZooOptions
+from auditor.bench.own_answers import carried
 from auditor.bench.schedule import MeasureOptions, NoRuntime, measure_zoo, runner
 from auditor.errors import UsageError
 from auditor.inference import runtime
@@ -44,6 +48,9 @@ from auditor.zoo.models import ModelFile, found_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+MAX_CARRIED = 64 << 20
+"""Bytes of a model that goes to the controller."""
 
 RUNTIME = "runtime"
 """Name of the folder that --runtime's files are copied to, in the folder that is removed in the end."""
@@ -93,6 +100,7 @@ class Job:
             "delegate": self._delegate.path if options.delegate else None,
             "settings": self._delegate.settings,
             "found": found,
+            "tools": find_tools() is not None,
             "archive": next((each.archive for each in self._found.values()), ""),
         }
 
@@ -119,6 +127,12 @@ class Job:
             pass
         return {"problem": problem}
 
+    def do_content(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """A model that was found here, for the controller's runtime."""
+        found = self._found.get(request["name"])
+        content = found.content if found and len(found.content) <= MAX_CARRIED else b""
+        return {"model": base64.b64encode(content).decode()}
+
     def do_measure(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Measure the models that were found here and those that were sent."""
         by_name = {model.name: model for model in self._models}
@@ -135,7 +149,7 @@ class Job:
             delegate = replace(self._delegate, path=request["copied"] or self._delegate.path)
             means = MeasureOptions(self._options, delegate, import_path, self._access)
             files = [found[name] for name in by_name if name in found]
-            for name, document in measure_zoo(files, means, lambda text: self._tell("progress", text)):
+            for name, document in measure_zoo(files, means, lambda text: self._tell("progress", text), carried):
                 self._tell("run", [name, document])
         except NoRuntime as error:
             return {"no_runtime": error.problem, "problem": ""} if error.helped_by_runtime else {"no_runtime": "", "problem": str(error)}

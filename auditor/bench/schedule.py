@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from auditor.bench.document import Job, Run
     from auditor.bench.native import Tools
+    from auditor.bench.own_answers import Compare
     from auditor.facts.types import Fact
     from auditor.model import ModelRun
     from auditor.tflite.graph import Graph
@@ -107,10 +108,13 @@ def runner(delegate: Delegate | None, runtime: str) -> Tools | None:
     return tools
 
 
-def measure_zoo(files: Sequence[ModelFile], means: MeasureOptions, progress: Callable[[str], None]) -> Iterator[tuple[str, dict[str, Any]]]:
+def measure_zoo(
+    files: Sequence[ModelFile], means: MeasureOptions, progress: Callable[[str], None], opinion: Compare | None = None
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """Measure the models, interleaved, each time in fresh processes; yields (model name, run document) as each is done.
 
-    Raises NoRuntime and UsageError as `runner` does, and NoRuntime where the embedded runner has no runtime.
+    `opinion` is that of native.measure. Raises NoRuntime and UsageError as `runner` does, and NoRuntime where the embedded runner has no
+    runtime.
     """
     tools = runner(means.delegate, means.options.tflite)
     schedule = means.schedule
@@ -125,7 +129,7 @@ def measure_zoo(files: Sequence[ModelFile], means: MeasureOptions, progress: Cal
             where = f"zoo: round {turn + 1}, model {number} of {len(wanted)}{_time_left(took, left, at_least=turn < schedule.least)}"
             started = time.monotonic()
             job = _job(file, golden.get(file.model.name), means)
-            document = _measure(file, job, tools, schedule, functools.partial(_tell, progress, where))
+            document = _measure(file, job, tools, schedule, functools.partial(_tell, progress, where), opinion)
             status = document["status"]
             if (status["outcome"], status["process"]) == ("runtime-missing", "reference"):  # no delegate is in that process
                 raise NoRuntime(visible(status["message"]))
@@ -207,13 +211,15 @@ def _job(file: ModelFile, golden: GoldenSet | None, means: MeasureOptions) -> Jo
     )
 
 
-def _measure(file: ModelFile, job: Job, tools: Tools | None, schedule: Schedule, progress: Callable[[str], None]) -> dict[str, Any]:
+def _measure(
+    file: ModelFile, job: Job, tools: Tools | None, schedule: Schedule, progress: Callable[[str], None], opinion: Compare | None
+) -> dict[str, Any]:
     from auditor.bench import embedded, native  # noqa: PLC0415  # only for those who measure
     from auditor.inference.witness import counting  # noqa: PLC0415
 
     with counting(job.access.accelerators if job.delegate else ()):
         if tools:
-            run: Run = native.measure(job, tools, progress)
+            run: Run = native.measure(job, tools, progress, opinion)
         else:
             run = embedded.measure(replace(job, min_runs=min(job.min_runs, schedule.inferences)), progress)
     try:

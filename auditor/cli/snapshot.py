@@ -23,7 +23,12 @@ app = typer.Typer(help="Collect a device's record without judging it, or list wh
 
 
 @app.callback(invoke_without_command=True)
-@takes(Target, ZooOptions, Judging, without=("snapshot", "demo", "manifest", "waivers", "apply_waivers", "trust_roots", "base_image"))
+@takes(
+    Target,
+    ZooOptions,
+    Judging,
+    without=("snapshot", "demo", "manifest", "tool_manifest", "waivers", "apply_waivers", "trust_roots", "base_image"),
+)
 def snapshot(
     asked: dict[str, Any],
     *,

@@ -82,17 +82,22 @@ def zoo_pin(
     output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="The manifest to write.")] = "zoo.sha256sums",
     force: Annotated[bool, typer.Option("--force", help="Overwrite the manifest.")] = False,
 ) -> None:
-    """Write a manifest that pins the models of a folder or an archive, for --zoo-manifest. Take a copy that you trust, not the vendor's."""
+    """Write a manifest that pins the models and tools of a folder or an archive, for --zoo-manifest and --tool-manifest.
+
+    Whoever judges makes it, of a copy that they trust; one from the vendor proves nothing.
+    """
     with errors():
         from auditor import requirements as sets
-        from auditor.zoo.find import find_models
-        from auditor.zoo.pins import manifest_of, remarks
+        from auditor.zoo.find import find_models, find_named
+        from auditor.zoo.pins import TOOLS, manifest_of, remarks
 
         zoo = sets.load(requirements).zoo
         found = tuple(find_models(source, zoo.models).values())
-        if not found:
-            raise UsageError(visible(f"zoo pin: {source}: expected model files of zoo {zoo.version} (`crosml-audit zoo list`), found none"))
-        manifest = manifest_of(found)
+        tools = find_named(source, TOOLS)
+        if not found and not tools:
+            wanted = f"model files of zoo {zoo.version} (`crosml-audit zoo list`), or {' or '.join(TOOLS)}"
+            raise UsageError(visible(f"zoo pin: {source}: expected {wanted}, found none"))
+        manifest = manifest_of(found, tools)
         files.create(output, manifest, overwrite=force)
         print(manifest.decode(), end="")
         for remark in remarks(found, zoo):

@@ -41,7 +41,7 @@ def collect(source: Source) -> Facts:
         kernel=kernel,
         iommu=read_iommu(device),
         loading=loading,
-        firmware=read_firmware(device, kernel, loading, accelerators),
+        firmware=read_firmware(device, kernel, loading, accelerators, plan.firmware_images),
         closure=closure,
         sandbox=read_sandbox(device, accelerators),
         tracing=read_tracing(device, accelerators, closure),

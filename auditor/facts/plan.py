@@ -43,6 +43,7 @@ def _plan(document: dict[str, Any]) -> Plan:
     return Plan(
         accelerators=tuple(str(item) for item in document["accelerators"]),
         not_accelerators=tuple(str(item) for item in document.get("not_accelerators", ())),  # not in records of an earlier collector
+        firmware_images=tuple(str(item) for item in document.get("firmware_images", ())[:MAX_ARGUMENTS]),
         delegate=None if delegate is None else str(delegate),
         delegate_options=tuple((str(key), str(value)) for key, value in document["delegate_options"]),
         # not in records of an earlier collector

@@ -36,12 +36,16 @@ class Ok(Generic[T_co]):
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """A fact that could not be had: `status` says how, `remedy` what would collect it, `note` what was wrong with it."""
+    """A fact that could not be had: `status` says how, `remedy` what would collect it, `note` what was wrong with it.
+
+    `advice` says how to collect it where the remedy's own words would not do here.
+    """
 
     status: Status
     evidence: tuple[Evidence, ...] = ()
     note: str = ""
     remedy: Remedy | None = None
+    advice: str | None = field(default=None, compare=False)
 
     def open(self) -> NoReturn:
         """Raise MissingFact: there is no value to judge."""
@@ -90,6 +94,8 @@ class Plan:
     accelerators: tuple[str, ...] = ()
     not_accelerators: tuple[str, ...] = ()
     """Devices that the user says are none."""
+    firmware_images: tuple[str, ...] = ()
+    """Files that the user says are the images that a driver in user space loads."""
     delegate: str | None = None
     delegate_options: tuple[tuple[str, str], ...] = ()
     stable_delegate: str | None = None
@@ -145,6 +151,8 @@ class Settings:
     manifest: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     published: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     archives: frozenset[str] = frozenset()
+    tools: frozenset[str] = frozenset()
+    """sha256 of TFLite's own tools that the user pins."""
 
     def pinned_by(self, used: ZooModelUsed, archive: str) -> PinnedBy | None:
         """What pins a model's file, given the sha512 of `--zoo`; None where nothing does. A manifest that names the model decides alone."""
@@ -378,7 +386,7 @@ class FirmwareImage:
 
     name: str
     named_by: str
-    """`modinfo`, or the module parameter that names it."""
+    """`modinfo`, the module parameter that names it, or the option by which the user does."""
     wanted_by: str
     """The accelerator's subject."""
     path: Fact[str]

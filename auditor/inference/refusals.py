@@ -106,7 +106,15 @@ class Refusals:
         received = bytearray(_NOTIFICATION.size)
         fcntl.ioctl(self._listener, _RECEIVE, received)
         identity, _task, _flags, number, _architecture, _address, *arguments = _NOTIFICATION.unpack(received)
-        call = self._names.get(number, str(number))
+        try:
+            goes_on = self._decide(self._names.get(number, str(number)), arguments)
+        except Exception:  # noqa: BLE001 - whatever a stranger's arguments bring about, who waits is answered, and so is the next
+            goes_on = False
+        response = _RESPONSE.pack(identity, 0, 0, _CONTINUE) if goes_on else _RESPONSE.pack(identity, 0, -errno.EPERM, 0)
+        fcntl.ioctl(self._listener, _SEND, bytearray(response))
+
+    def _decide(self, call: str, arguments: list[int]) -> bool:
+        """Tell whether a call goes on, and note it where it is refused, here or by Landlock."""
         executes = call == "execve" and self._may_execute
         if executes:
             self._may_execute, self._executed = False, True
@@ -130,8 +138,7 @@ class Refusals:
             self._note(call, path, "EPERM")
         elif call in seccomp.OPENING and path is not None and self._is_outside(call, arguments, path):
             self._note(call, path, "EACCES")
-        response = _RESPONSE.pack(identity, 0, 0, _CONTINUE) if goes_on else _RESPONSE.pack(identity, 0, -errno.EPERM, 0)
-        fcntl.ioctl(self._listener, _SEND, bytearray(response))
+        return goes_on
 
     def _open_memory(self) -> int:
         return os.open(f"/proc/{self._pid}/mem", os.O_RDONLY | os.O_CLOEXEC)

@@ -17,7 +17,7 @@ import re
 import sys
 from typing import TYPE_CHECKING
 
-from auditor.inference.fdinfo import descriptor_tables, descriptors, device_numbers
+from auditor.inference.fdinfo import descriptor_tables, descriptors, device_numbers, tasks
 from auditor.probes.ioctl import READ, WRITE, call, number
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ _MAX_LINE = 4096
 _FIRST_NAMESPACE = 0xEFFFFFFC
 """Inode of the first namespace of processes (include/linux/proc_ns.h, PROC_PID_INIT_INO)."""
 
+_MAPPING = re.compile(rb"[0-9a-f]+-[0-9a-f]+ \S+ [0-9a-f]+ ([0-9a-f]+):([0-9a-f]+) ([1-9][0-9]*)\s")
 _EVENT = re.compile(r"^[^\n]*?\s(\d{1,12})\.(\d{6,9}): (drm_sched_job_run|drm_sched_job_done): ([^\n]*)$", re.MULTILINE)
 _FENCE = re.compile(r"\bfence[=:](\d{1,20}:\d{1,20})\b")
 _CLIENT = re.compile(r"\bclient_id[=:](\d{1,20})\b")
@@ -51,12 +52,12 @@ def busy_time_us(sysfs: str) -> int | None:
 
 
 def other_holders(nodes: Collection[str], own: Collection[int], proc: str = "/proc") -> list[int] | None:
-    """The processes, beside a worker's own tree, of which a thread holds a node; None where one of them could not be looked at.
+    """The processes, beside a worker's own tree, of which a thread holds or maps a node; None where one of them could not be looked at.
 
-    The count of a whole device is the worker's only where nobody else holds a node of it. A process that has it mapped, with no descriptor
-    left, is not seen.
+    The count of a whole device is the worker's only where nobody else holds a node of it. A descriptor that is on its way from one process
+    to another (SCM_RIGHTS) is not seen, nor the mapping of another file of the same device number.
     """
-    numbers = device_numbers(nodes)
+    numbers, files = device_numbers(nodes), _files(nodes)
     found = []
     for pid in sorted(map(int, filter(str.isdecimal, os.listdir(proc)))):
         if pid in own:
@@ -64,13 +65,38 @@ def other_holders(nodes: Collection[str], own: Collection[int], proc: str = "/pr
         try:
             folders = [f"{folder}/fd" for folder in descriptor_tables(pid, proc)]
             held = {_number(f"{folder}/{name}") for folder in folders for name in descriptors(folder)}
+            maps = bool(_mapped(pid, proc) & files)
         except ProcessLookupError:  # it has ended
             continue
         except OSError:
             return None
-        if held & numbers:
+        if maps or held & numbers:
             found.append(pid)
     return found
+
+
+def _files(nodes: Collection[str]) -> set[tuple[int, int]]:
+    found = set()
+    for node in nodes:
+        with contextlib.suppress(OSError):
+            status = os.stat(node)
+            found.add((status.st_dev, status.st_ino))
+    return found
+
+
+def _mapped(pid: int, proc: str) -> set[tuple[int, int]]:
+    """The device and inode of each file that a process maps, by the first of its threads that still has its memory."""
+    for task in tasks(pid, proc):
+        try:
+            with open(f"{proc}/{pid}/task/{task}/maps", "rb") as file:
+                found = {
+                    (os.makedev(int(each[1], 16), int(each[2], 16)), int(each[3])) for each in map(_MAPPING.match, file) if each is not None
+                }
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if found:
+            return found
+    return set()
 
 
 def sees_all_processes() -> bool:

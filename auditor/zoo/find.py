@@ -22,7 +22,7 @@ from auditor.tflite.graph import BadModel, read_graph
 from auditor.zoo.catalogue import Identity, IdentityKind, ZooModel, recognise
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 Wanted: TypeAlias = "Callable[[str, int], bool]"
 """Whether a file is to be read: by its base name, and its size in bytes."""
@@ -317,6 +317,13 @@ def find_models(source: str, models: Iterable[ZooModel]) -> dict[str, FoundModel
             identity = _identify(contents[path], sha256, model)
             found[model.name] = FoundModel(model, f"{prefix}{path}", os.path.basename(path), contents[path], sha256, identity, archive)
     return found
+
+
+def find_named(source: str, names: Sequence[str]) -> dict[str, str]:
+    """The sha256 of files by their names, of a directory or an archive; of two with a name, the first and shallowest."""
+    contents, _prefix, _archive = _contents(source, lambda name, _size: name in names)
+    paths = {name: [path for path in contents if os.path.basename(path) == name] for name in names}
+    return {name: hashlib.sha256(contents[found[0]]).hexdigest() for name, found in paths.items() if found}
 
 
 def find_images(source: str) -> tuple[FoundImage, ...]:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from auditor.zoo.catalogue import ZooVersion
     from auditor.zoo.find import FoundModel
 
+TOOLS = ("benchmark_model", "inference_diff_eval")
+"""TFLite's own tools, which measure a zoo where a device has them."""
 MAX_MANIFEST = 1 << 20
 
 
@@ -54,10 +56,11 @@ def remarks(found: Sequence[FoundModel], zoo: ZooVersion) -> Iterator[str]:
             yield f"{each.model.name}: pinned as it is: {each.identity.reason}"
     names = {each.model.name for each in found}
     missing = [model.name for model in zoo.models if model.name not in names]
-    if missing:
+    if names and missing:
         yield f"no file found, and nothing pinned, for {', '.join(missing)}"
 
 
-def manifest_of(found: Iterable[FoundModel]) -> bytes:
-    """The manifest that pins these files."""
-    return "".join(f"{each.sha256}  {each.file}\n" for each in found).encode()
+def manifest_of(found: Iterable[FoundModel], tools: Mapping[str, str]) -> bytes:
+    """The manifest that pins these files, and tools by their names."""
+    pairs = (*((each.sha256, each.file) for each in found), *((sha256, name) for name, sha256 in tools.items()))
+    return "".join(f"{sha256}  {name}\n" for sha256, name in pairs).encode()

@@ -67,3 +67,14 @@ def test_what_a_run_switches_on_is_named() -> None:
 def test_what_may_not_be_tried_cannot_be_proven(where: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=r"^--probe-dma: "):
         audit(Request(today=TODAY, probe_dma=True, **where), lambda _text: None)
+
+
+@pytest.mark.parametrize("where", [{"demo": True}, {}], ids=["of the demonstration", "no absolute path"])
+def test_an_image_of_user_space_is_a_file_of_the_audited_device(where: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=r"^--firmware-image: .*expected the absolute path"):
+        Request(today=TODAY, firmware_images=("/a.bin" if where else "a.bin",), **where)
+
+
+def test_an_image_of_user_space_is_not_looked_at_anew_for_a_snapshot() -> None:
+    with pytest.raises(UsageError, match="--firmware-image"):
+        Request(today=TODAY, snapshot="s", firmware_images=("/a.bin",))

@@ -12,6 +12,7 @@ from auditor.model import Outcome, Remedy, Status
 from auditor.sources import base
 from auditor.sources.base import Reply
 from checks import security_2, security_2_kernel
+from fixtures import trees
 from fixtures.devices import absent, answered, denied, every_degradation, text
 from fixtures.elf import Shared
 from fixtures.images import KEY_ID, amd_psp, intel_css, qualcomm_mbn, rsa_key
@@ -151,6 +152,62 @@ def test_what_is_not_proven_is_unknown(record, says):
     unknown = found(record())
     assert unknown.outcome is Outcome.UNKNOWN, unknown.observed
     assert says in unknown.observed
+
+
+GIVEN = "/opt/vendor/npu.bin"
+
+
+def shown(image, make=trees.vfio, path=GIVEN):
+    """A device that user space drives, with an image that the user says it loads."""
+
+    def change(layout):
+        make(layout)
+        layout.plan = replace(layout.plan, firmware_images=(path,))
+        if image is not None:
+            layout.contents[GIVEN] = image
+
+    return trees.built(change)
+
+
+def of_user_space(record, settings=None):
+    facts = collected(record)
+    ((_, answer),) = judged(replace(facts, settings=settings or facts.settings), security_2.loading).items()
+    return answer
+
+
+@pytest.mark.parametrize("make", [trees.vfio, trees.coral_usb], ids=["VFIO", "libusb"])
+@pytest.mark.parametrize(
+    ("image", "outcome"),
+    [
+        (npu_firmware(), Outcome.FAIL),
+        (amd_psp()[:300] + b"x" + amd_psp()[301:], Outcome.FAIL),
+        (amd_psp(), Outcome.UNKNOWN),
+        (b"no format that is known" * 9, Outcome.UNKNOWN),
+        (b"", Outcome.UNKNOWN),
+        (None, Outcome.UNKNOWN),
+    ],
+    ids=["unsigned", "altered", "an unknown key", "an unknown format", "empty", "not there"],
+)
+def test_images_that_user_space_loads(image, outcome, make):
+    answer = of_user_space(shown(image, make))
+    assert answer.outcome is outcome
+    assert GIVEN in answer.observed
+
+
+def test_an_image_of_user_space_that_a_pinned_root_signs_is_not_enough():
+    numbers = rsa_key().public_key().public_numbers()
+    settings = Settings(keys=(PublicKey(KEY_ID.hex(), numbers.n, numbers.e),))
+    answer = of_user_space(shown(amd_psp()), settings)
+    assert (answer.outcome, answer.remedy) == (Outcome.UNKNOWN, Remedy.VENDOR)
+    assert "refuses an altered image was not seen" in answer.observed
+
+
+def test_a_folder_is_no_image():
+    assert of_user_space(shown(amd_psp(), path="/opt/vendor")).outcome is Outcome.UNKNOWN
+
+
+def test_an_image_that_is_given_is_of_no_concern_to_a_driver_of_the_kernel():
+    assert of_user_space(shown(npu_firmware(), trees.intel_npu)).outcome is Outcome.PASS
 
 
 def test_an_override_by_an_image_that_is_not_there():

@@ -14,7 +14,9 @@ from auditor.model import Evidence, Level, Outcome, Remedy, Requirement, Status,
 from auditor.statistics import NO_DRIFT, Drift, Interval
 from checks import zoo_accuracy, zoo_golden, zoo_latency, zoo_memory
 from checks.zoo_runs import DELEGATED_SHARE, NOT_MEASURED, RUN_BROKE, RUN_REFUSED
+from fixtures import trees
 from fixtures.facts import facts as no_facts
+from fixtures.judging import collected
 from fixtures.report import run as any_run
 
 SHA, OTHER = "ab" * 32, "cd" * 32
@@ -207,6 +209,108 @@ def test_the_manifest_decides_before_the_record(what, identity):
 def test_runs_of_several_files_are_not_judged(what, changes):
     answer = ask(what, measured(run(), run(**changes)))
     assert (answer.outcome, answer.because) == (Outcome.UNKNOWN, "The runs are not all of one file.")
+
+
+# --- the device's own tools --------------------------------------------------------------------------------------------------------------
+
+AGREES = {"index": 0, "correlation": 0.65, "error": 0.5, "distance": 1.0}
+TOOL_SHA = "0f" * 32
+
+
+def native_run(outputs=(AGREES,), **tool):
+    told = {"path": "/usr/bin/benchmark_model", "sha256": TOOL_SHA, "answers": {"outputs": list(outputs)}, **tool}
+    return run(runner="native", conditions={**WITNESSED, "tool": told})
+
+
+PINNED_TOOL = replace(PINNED, tools=frozenset({TOOL_SHA}))
+
+
+@EVERY
+@pytest.mark.parametrize("outputs", [[AGREES], [AGREES, {**AGREES, "correlation": None, "distance": 0.0}], [AGREES, "nonsense"]])
+def test_a_known_tool_that_computes_the_model_passes(what, outputs):
+    assert ask(what, measured(native_run(outputs), settings=PINNED_TOOL)).outcome is Outcome.PASS
+
+
+@EVERY
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"answers": {"note": "no runtime here"}},
+        {"answers": {"outputs": [{**AGREES, "correlation": None}]}},
+        {"answers": {"outputs": [{**AGREES, "error": None}]}},
+        {"answers": {"outputs": [{**AGREES, "correlation": "1"}]}},
+        {"answers": {"outputs": [1]}},
+        {"answers": {"outputs": {}}},
+        {"answers": {"outputs": []}},
+        {"answers": {}},
+        {"answers": None},
+        {"answers": [AGREES]},
+    ],
+)
+def test_a_tool_whose_answers_were_not_compared_passes_nothing(what, changes):
+    answer = ask(what, measured(native_run(**changes), native_run(), settings=PINNED_TOOL))
+    assert (answer.outcome, answer.remedy) == (Outcome.UNKNOWN, Remedy.TOOL)
+    assert "pip install" in answer.remediation
+    assert ("no runtime here" in answer.because) is ("note" in (changes["answers"] or ()))
+
+
+@EVERY
+def test_a_run_of_tools_that_does_not_name_them_passes_nothing(what):
+    for conditions in (WITNESSED, {**WITNESSED, "tool": None}):
+        assert ask(what, measured(run(runner="native", conditions=conditions), settings=PINNED_TOOL)).outcome is Outcome.UNKNOWN
+    unknown = {**native_run().conditions["tool"], "sha256": None}
+    outcome = ask(what, measured(run(runner="native", conditions={**WITNESSED, "tool": unknown}), settings=PINNED_TOOL)).outcome
+    assert outcome is (Outcome.UNKNOWN if what == "latency" else Outcome.PASS)
+
+
+@EVERY
+@pytest.mark.parametrize("worse", [{"correlation": 0.49}, {"error": 1.0}])
+def test_figures_of_a_tool_that_does_not_compute_the_model_decide_nothing(what, worse):
+    # not even a failure: it is no failure of the delegate's
+    for limits in ({}, {"own": (9000.0, 100.0), "outside": (9100.0, 100.0)}):
+        facts = measured(native_run(), native_run([AGREES, {**AGREES, **worse}]), settings=PINNED_TOOL, **limits)
+        answer = ask(what, facts)
+        assert (answer.outcome, answer.remedy) == (Outcome.UNKNOWN, Remedy.TOOL)
+        assert "does not answer as the model does" in answer.because
+
+
+def test_the_number_of_inferences_is_the_word_of_a_tool_that_is_not_known():
+    answer = ask("latency", measured(native_run()))
+    assert (answer.outcome, answer.remedy) == (Outcome.UNKNOWN, Remedy.TOOL)
+    assert TOOL_SHA in answer.because
+    for way in ("--tool-manifest", "verified root", "--tflite"):
+        assert way in answer.remediation
+    slow = measured(native_run(), own=(9000.0, 100.0), outside=(9100.0, 100.0))
+    assert ask("latency", slow).outcome is Outcome.FAIL
+    for what in ("accuracy", "memory"):
+        assert ask(what, measured(native_run())).outcome is Outcome.PASS
+
+
+@pytest.mark.parametrize(
+    ("commands", "warm_up", "timed", "outcome"),
+    [
+        (60, 10, 50, Outcome.PASS),
+        (59, 10, 50, Outcome.UNKNOWN),
+        (None, 10, 50, Outcome.UNKNOWN),
+        (60, None, 50, Outcome.UNKNOWN),
+        (60, -10, 50, Outcome.UNKNOWN),
+        (True, 0, 1, Outcome.UNKNOWN),
+    ],
+)
+def test_the_kernels_count_of_commands_confirms_the_number(commands, warm_up, timed, outcome):
+    known = native_run(warm_up=warm_up, timed=timed)
+    counted = replace(known, conditions={**known.conditions, "engines": {"source": "completed commands", "commands": commands}})
+    assert ask("latency", measured(counted)).outcome is outcome
+
+
+def test_a_tool_on_the_verified_root_is_known_and_that_is_cited():
+    facts = measured(native_run())
+    loading = collected(trees.built(trees.intel_gpu)).loading
+    answer = ask("latency", replace(facts, loading=loading))
+    assert answer.outcome is Outcome.PASS
+    assert {"run:m 0", "/proc/cmdline"} <= {each.path for each in answer.evidence}
+    elsewhere = measured(native_run(path="/var/tmp/benchmark_model"))
+    assert ask("latency", replace(elsewhere, loading=loading)).outcome is Outcome.UNKNOWN
 
 
 # --- stand-ins ---------------------------------------------------------------------------------------------------------------------------

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import json
 import signal
 import struct
-import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.auditor.conftest import chain
+from tests.dut.packing import worker_package
 
 if TYPE_CHECKING:
     import machine
@@ -70,17 +69,9 @@ with process.Worker("test", b"", Limits(), nodes=(NODE,)) as worker:
 """
 
 
-def _package() -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for path in sorted((ROOT / "auditor").rglob("*.py")):
-            archive.write(path, path.relative_to(ROOT))
-    return buffer.getvalue()
-
-
 @pytest.mark.parametrize("dut", ["in-place", "arm64.in-place"], indirect=True)
 def test_a_confined_worker_drives_the_accelerator_and_nothing_else(dut: machine.Machine) -> None:
-    dut.put({"/tmp/crosml-auditor.zip": _package()})
+    dut.put({"/tmp/crosml-auditor.zip": worker_package()})
     node, keys = NODES[dut.configuration.board.architecture.name], "/sys/module/edu_accel/parameters/fdinfo_keys"
     modes = dut.run(f"stat -c '%a %n' {node} /dev/udmabuf; chmod 666 {node} /dev/udmabuf", user="root")
     script = f"NODE, WORKER = {node!r}, {WORKER!r}\n{CONTROLLER}"
@@ -125,7 +116,7 @@ def test_a_hostile_delegate_gets_nowhere(dut: machine.Machine, made: str) -> Non
     runtime = {f"/tmp/runtime/{path.relative_to(made)}": path.read_bytes() for path in Path(made).rglob("*") if path.is_file()}
     library = (dut.built.delegates / "libhostile.so").read_bytes()
     scene = {"/tmp/scene/lib/hostile.so": library, "/tmp/scene/outside": b"nobody may touch this", "/tmp/scene/model": chain()}
-    dut.put({**runtime, **scene, "/tmp/crosml-auditor.zip": _package()})
+    dut.put({**runtime, **scene, "/tmp/crosml-auditor.zip": worker_package()})
     state = "cd /tmp/scene; ls . lib; cat outside; stat -c '%a %u %y %z' outside"
     try:
         before = dut.run(state, user="root")
@@ -198,6 +189,6 @@ for filtered in (False, True):
 @pytest.mark.parametrize("dut", ["in-place", "arm64.in-place"], indirect=True)
 def test_a_32_bit_programs_calls_are_refused(dut: machine.Machine) -> None:
     """They have other numbers than those that the filter knows: AUDIT_ARCH_I386 on x86-64, AUDIT_ARCH_ARM on aarch64."""
-    dut.put({"/tmp/crosml-auditor.zip": _package()})
+    dut.put({"/tmp/crosml-auditor.zip": worker_package()})
     dut.put({"/tmp/program-32": program_32(dut.configuration.board.architecture.name)}, mode=0o755)
     assert dut.run("python3 - /tmp/program-32", user="root", stdin=UNDER_THE_FILTER.encode()).split() == ["0", str(-signal.SIGILL)]

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.dut.packing import worker_package
+
 if TYPE_CHECKING:
     import machine
 
@@ -114,3 +116,52 @@ def test_a_control_group_counts_gem_shmem_but_no_heap_and_the_process_counts_nei
     }, found
     assert all(own < 0.25 for own, _group in buffers.values()), found
     assert buffers["dma_heap"][1] < 0.25, found
+
+
+# A worker that takes memory in a file and gives it back, below a group of version 2 that hands memory down.
+WORKER = r"""
+import json, sys
+sys.path.insert(0, "/tmp/crosml-auditor.zip")
+with open("/sys/fs/cgroup/cgroup.subtree_control", "w") as control:
+    control.write("+memory +pids")
+from auditor.inference import process
+from auditor.inference.watch import Limits
+from auditor.inference.wire import WorkerFailure
+code = process.BOOTSTRAP.replace("main(int", '''import os
+import auditor.inference.worker.main as worker
+class Taker(worker.Session):
+    def do_hello(self, header, payload): return {"python": "3", "runtime": {"name": "none", "version": "0"}, "folders": []}, b""
+    def do_input(self, header, payload):
+        descriptor = os.memfd_create("taken")
+        for _ in range(48):
+            os.write(descriptor, bytes(1 << 20))
+        os.close(descriptor)
+        return {}, b""
+worker.Session = Taker
+worker.main(int''')
+process._COMMAND = (*process._COMMAND[:-1], code)
+found = []
+for limit in (256 << 20, 32 << 20):
+    with process.Worker("test", b"", Limits(memory_bytes=limit)) as worker:
+        worker.hello("auto")
+        before = worker.group_bytes()
+        try:
+            worker.set_inputs()
+            found.append([before, worker.group_bytes(), worker.peak_bytes()])
+        except WorkerFailure as failure:
+            found.append(failure.status.outcome.value)
+import os
+found.append([name for name in os.listdir("/sys/fs/cgroup") if name.startswith("crosml")])
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.parametrize("dut", ["in-place"], indirect=True)
+def test_a_workers_own_group_of_version_2(dut: machine.Machine) -> None:
+    """It counts what was taken between two looks, holds the limit, and is removed."""
+    dut.put({"/tmp/crosml-auditor.zip": worker_package()})
+    (before, after, seen), limited, left = json.loads(dut.run("cd /; python3 -", user="root", stdin=WORKER.encode()))
+    assert 48 << 20 <= after <= before + (80 << 20)
+    assert seen < 48 << 20
+    assert limited == "out-of-memory"
+    assert left == []

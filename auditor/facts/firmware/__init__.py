@@ -7,6 +7,7 @@ An appended signature is recognised by the last bytes instead, and before the ot
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from auditor.facts.firmware.image import Bytes, Split
 from auditor.facts.reading import all_of, parse
 from auditor.facts.types import Envelope, Fact, FirmwareImage, Listing, Missing, MissingFact, Ok
 from auditor.facts.unpack import BadArchive, compression, unpack
-from auditor.families import FAMILIES, Loader
+from auditor.families import FAMILIES, Loader, is_vfio
 from auditor.model import Remedy, Status, printable
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ FORMATS = (amd_psp, intel_css, intel_npu, qualcomm_mbn)
 MAX_NAMES = 4096
 """Images of one driver; amdgpu, with the most, names 600."""
 
+GIVEN = "--firmware-image"
+"""What names an image that user space loads."""
+
 CATALOGUE = "catalogue"
 """What names an image that the driver's own table has, and its modinfo has not."""
 
@@ -44,14 +48,19 @@ _SUFFIXES = ("", ".zst", ".xz")
 
 
 def read_firmware(
-    device: Device, kernel: Kernel, loading: Loading, accelerators: Fact[Listing[Accelerator]]
+    device: Device, kernel: Kernel, loading: Loading, accelerators: Fact[Listing[Accelerator]], given: tuple[str, ...] = ()
 ) -> Fact[Listing[FirmwareImage]]:
-    """The images that the accelerators' drivers name, each where the kernel would find it; `unread`: the drivers that were not read."""
+    """The images that the accelerators' drivers name, each where the kernel would find it; `unread`: the drivers that were not read.
+
+    `given` are the paths of those that the user names, which the accelerators' user space loads where that drives them.
+    """
     if isinstance(accelerators, Missing):
         return accelerators
     images: list[FirmwareImage] = []
     unread: list[Missing] = []
     for accelerator in accelerators.value.items:
+        if driven_by_user_space(accelerator):
+            images += [_given(device, accelerator.subject, path) for path in given]
         names = wanted(accelerator)
         if isinstance(names, Missing):
             if names.status is not Status.ABSENT:
@@ -71,6 +80,32 @@ def read_firmware(
             note = f"more than {MAX_NAMES} images"
             return Missing(Status.FAILED, accelerators.evidence, note, Remedy.EVIDENCE)
     return Ok(Listing(tuple(images), accelerators.evidence, tuple(unread)), accelerators.evidence)
+
+
+def driven_by_user_space(accelerator: Accelerator) -> bool:
+    """Whether user space loads an accelerator's firmware: by VFIO, or by libusb."""
+    family = FAMILIES.by_name(accelerator.family)
+    by_libusb = family is not None and family.firmware is Loader.USER_SPACE
+    return by_libusb or (isinstance(accelerator.driver, Ok) and is_vfio(accelerator.driver.value))
+
+
+def _given(device: Device, accelerator: str, path: str) -> FirmwareImage:
+    """An image that the user names by its path."""
+    stat = device.stat(path)
+    if isinstance(stat, Missing):
+        return FirmwareImage(printable(path), GIVEN, accelerator, replace(stat, status=Status.FAILED, remedy=Remedy.EVIDENCE))
+    if stat.value.kind != "file":
+        note = f"a {stat.value.kind}, expected the file of an image"
+        return FirmwareImage(printable(path), GIVEN, accelerator, Missing(Status.FAILED, stat.evidence, note, Remedy.EVIDENCE))
+    return FirmwareImage(
+        name=printable(path),
+        named_by=GIVEN,
+        wanted_by=accelerator,
+        path=Ok(stat.value.real, stat.evidence),
+        size=Ok(stat.value.size, stat.evidence),
+        sha256=device.sha256(path),
+        envelope=_envelope(device, path, stat, packed=False),
+    )
 
 
 def wanted(accelerator: Accelerator) -> Fact[tuple[tuple[str, str], ...]]:

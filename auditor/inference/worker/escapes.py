@@ -25,7 +25,8 @@ REFUSALS = frozenset({"EACCES", "EPERM", "ENOSYS"})
 
 _AF_NETLINK = 16
 _CLONE_SIGHAND = 0x800
-_F_SETOWN = 8
+_F_SETOWN, _F_SETLEASE, _F_NOTIFY = 8, 1024, 1026
+_FS_IOC_SETFLAGS, _CLOSE_RANGE_UNSHARE = 0x40086602, 2
 
 
 def attempts(scratch: str, policy: Policy) -> list[dict[str, str | None]]:
@@ -79,6 +80,11 @@ def _on_the_kernel(scratch: str) -> Iterator[tuple[str, Callable[[], object]]]:
     yield "change the mode of a file", lambda: os.chmod(scratch, 0o700)
     yield "leave a namespace", lambda: _call("unshare", 0)
     yield "mount a file system", lambda: _call("mount", None, None, None, 0, None)
+    yield "have a table of descriptors that others do not see", lambda: _call("close_range", -1, 0, _CLOSE_RANGE_UNSHARE)
+    yield "have others wait for a file", lambda: _call("fcntl", -1, _F_SETLEASE, 0)
+    yield "be told of changes in a folder", lambda: _call("fcntl", -1, _F_NOTIFY, 0)
+    yield "watch files", lambda: _call("inotify_add_watch", -1, None, 0)
+    yield "change the flags of a file", lambda: _call("ioctl", -1, _FS_IOC_SETFLAGS, None)
     yield "set up io_uring", lambda: _call("io_uring_setup", 0, None)
     yield "load a BPF program", lambda: _call("bpf", -1, None, 0)
     yield "use the keyring", lambda: _call("keyctl", -1, 0, 0, 0, 0)

@@ -97,6 +97,10 @@ REFUSED: dict[str, _Call] = {
     "mknodat": (259, 33),
     "fanotify_init": (300, 262),
     "fanotify_mark": (301, 263),
+    # what happens to files that it may not even open
+    "inotify_init": (253, None),
+    "inotify_init1": (294, 26),
+    "inotify_add_watch": (254, 27),
     # large surfaces of the kernel
     "bpf": (321, 280),
     "perf_event_open": (298, 241),
@@ -159,6 +163,7 @@ CONDITIONAL: dict[str, _Call] = {
     "sched_setparam": (142, 118),
     "sched_setattr": (314, 274),
     "exit_group": (231, 94),
+    "close_range": (436, 436),
 }
 """Calls for which their arguments decide, or whose absence every library puts up with."""
 
@@ -179,11 +184,16 @@ _LOAD, _AND, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x54, 0x15, 0x35, 0x45
 _CLONE_THREAD, _CLONE_FILES = 0x00010000, 0x00000400
 _CLONE_NEW = 0x7E020080
 """CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET, NEWTIME (include/uapi/linux/sched.h)."""
-_F_SIGNALS = (8, 10, 15)
-"""F_SETOWN, F_SETSIG, F_SETOWN_EX: whom the kernel signals, and how."""
-_IOCTLS = (0x8901, 0x8902, 0x5412, 0x541C, 0x40086602, 0x401C5820)
-"""FIOSETOWN, SIOCSPGRP: signals; TIOCSTI, TIOCLINUX: typing on a terminal; FS_IOC_SETFLAGS, FS_IOC_FSSETXATTR: flags of a file that is
-open for reading only."""
+_CLOSE_RANGE_UNSHARE = 2
+_FCNTLS = (8, 10, 15, 1024, 1026)
+"""F_SETOWN, F_SETSIG, F_SETOWN_EX: whom the kernel signals, and how. F_SETLEASE, F_NOTIFY: who opens or changes a file or a folder, and to
+have others wait for it."""
+_IOCTLS = (0x8901, 0x8902, 0x5412, 0x541C)
+"""FIOSETOWN, SIOCSPGRP: signals; TIOCSTI, TIOCLINUX: typing on a terminal."""
+_IOCTL_TYPES = (*map(ord, "fXvr"), 0x94, 0x97, 0xF5, 0x12)
+"""The second byte of ioctls that file systems answer for a file that is open for reading only, and of those of block devices: ext4 and all
+(FS_IOC_SETFLAGS, FS_IOC_FSSETXATTR, fscrypt, fsverity), XFS and freezing, versions, VFAT; btrfs, Ceph, F2FS; BLK*
+(Documentation/userspace-api/ioctl/ioctl-number.rst). No accelerator's driver of the families that we know has one of these."""
 _TRUNCATES = os.O_TRUNC | os.O_ACCMODE
 
 _SET_MODE_FILTER = 1
@@ -224,8 +234,10 @@ def program(name: str, pid: int, *, notify: bool, end: bool = False) -> list[Ins
         _give(refuse),
     ]
     bodies["kill"] = bodies["tgkill"] = bodies["prlimit64"] = _only(0, (0, pid), refuse)
-    bodies["fcntl"] = _but(1, _F_SIGNALS, refuse)
-    bodies["ioctl"] = _but(1, _IOCTLS, refuse)
+    bodies["fcntl"] = _but(1, _FCNTLS, refuse)
+    bodies["ioctl"] = [*_but_of_types(1, _IOCTL_TYPES, refuse), *_but(1, _IOCTLS, refuse)]
+    # as clone without CLONE_FILES
+    bodies["close_range"] = [_argument(2), (_ANY_BIT, 0, 1, _CLOSE_RANGE_UNSHARE), _give(refuse), _give(ALLOW)]
     opening = NOTIFY if notify else ALLOW
     bodies |= {call: [_give(opening)] for call in OPENING}
     # Landlock knows no truncation before Linux 6.2, and this one asks for no right to write
@@ -310,3 +322,10 @@ def _only(argument: int, values: tuple[int, ...], refuse: int) -> list[Instructi
 def _but(argument: int, values: tuple[int, ...], refuse: int) -> list[Instruction]:
     """Allow the call but with these values of an argument."""
     return [*_only(argument, values, ALLOW)[:-1], _give(refuse)]
+
+
+def _but_of_types(argument: int, types: tuple[int, ...], refuse: int) -> list[Instruction]:
+    """Refuse the call where the second byte of an argument is one of these; else go on."""
+    tests = [(_EQUAL, len(types) - index, 0, each << 8) for index, each in enumerate(types)]
+    # past the refusal where none holds
+    return [_argument(argument), (_AND, 0, 0, 0xFF00), *tests, (_EQUAL, 1, 1, 0), _give(refuse)]

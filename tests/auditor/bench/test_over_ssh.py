@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import datetime
 import io
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
@@ -21,7 +22,7 @@ import psutil
 import pytest
 
 from auditor import audit as audits
-from auditor.bench import over_ssh
+from auditor.bench import over_ssh, remote
 from auditor.bench.options import ZooOptions
 from auditor.errors import AuditError, UsageError
 from auditor.inference.wire import RUNTIMES
@@ -32,6 +33,7 @@ from auditor.requirements import load
 from auditor.sources import base, recording, ssh
 from auditor.sources.ssh import MARK, Ssh, agent_zip
 from auditor.zoo.catalogue import model_document, read_model
+from fixtures.stand_in import build_delegate, build_tools
 
 NAME = "selfie_segmentation_landscape_256x256"
 TODAY = datetime.date(2026, 1, 1)
@@ -391,7 +393,17 @@ def speaker(tmp_path, monkeypatch):
     return make
 
 
-SURVEY = {"python": [3, 13], "machine": "x86_64", "glibc": [2, 41], "no_runtime": "", "delegate": "/d.so", "settings": None, "found": []}
+SURVEY = {
+    "python": [3, 13],
+    "machine": "x86_64",
+    "glibc": [2, 41],
+    "no_runtime": "",
+    "delegate": "/d.so",
+    "settings": None,
+    "found": [],
+    "archive": "",
+    "tools": False,
+}
 FOUND = {"name": NAME, "sha256": "0" * 64, "origin": "device"}
 
 
@@ -417,6 +429,8 @@ def job() -> over_ssh.RemoteJob:
         {"end": {**SURVEY, "found": [{**FOUND, "sha256": "x"}]}},
         {"end": {**SURVEY, "found": [{**FOUND, "origin": "stand-in"}]}},
         {"end": {**SURVEY, "delegate": 1}},
+        {"end": {**SURVEY, "archive": None}},
+        {"end": {**SURVEY, "tools": 1}},
     ],
 )
 def test_a_survey_that_is_none_is_one_line(speaker, survey):
@@ -506,3 +520,55 @@ def test_the_program_in_memory_cannot_be_changed(tmp_path):
 def test_the_catalogue_arrives_as_it_left(name):
     models = load(name).zoo.models
     assert tuple(read_model(json.loads(json.dumps(model_document(each)))) for each in models) == models
+
+
+# --- tools of the device -----------------------------------------------------------------------------------------------------------------
+
+CLAIMED = {"outputs": [{"index": 0, "correlation": 1.0, "error": 0.0, "distance": 1.0}]}
+
+
+def ran(answers):
+    return {"runner": "native", "conditions": {"tool": {"path": "/t", "answers": answers}}}
+
+
+@pytest.mark.parametrize("why", ["", "no runtime here"])
+def test_what_a_device_says_of_its_own_tools_answers_is_dropped(speaker, monkeypatch, why):
+    monkeypatch.setattr(over_ssh.runtime, "why_none", lambda _choice: why)
+    ended = {"end": {"no_runtime": "", "problem": ""}}
+    content = {"end": {"model": base64.b64encode(b"another file").decode()}}
+    speaker(*([] if why else [frame(content)]), frame({"run": [NAME, ran(CLAIMED)]}) + frame(ended))
+    equipped = over_ssh.RemoteSetup("/d.so", models=(over_ssh.ZooModelUsed(NAME, "0" * 64, "device"),), tools=True)
+    with Ssh("x", zoo=True) as connection:
+        ((_name, document),) = over_ssh.measure(connection, job(), equipped, lambda _text: None)
+    assert document["conditions"]["tool"] == {"path": "/t", "answers": {"note": why or "the device did not send the model"}}
+
+
+@pytest.mark.parametrize("name", ["", "x"])
+def test_a_model_that_was_not_found_is_not_sent(name, capfd):
+    assert remote.Job(0, 1).do_content({"name": name}) == {"model": ""}
+
+
+@confines
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler (cc) to build the stand-in tools with")
+@pytest.mark.parametrize("place", ["controller", "device"])
+def test_the_controllers_runtime_answers_what_the_devices_tool_was_asked(device, zoo, tmp_path, place):
+    """The tools are stand-ins that never read the model: their answers have nothing to do with those of the controller's runtime."""
+    if not any(map(_version, RUNTIMES)):
+        pytest.skip("no TFLite runtime is installed")
+    board = device()
+    build_tools(str(tmp_path / "python"))
+    request = replace(
+        asked(board, build_delegate(str(tmp_path / "libvendor.so")), zoo),
+        zoo=zoo if place == "device" else f"local:{zoo}",
+        bench_time="quick",
+    )
+    report = audit(request).report
+    runs = report.model_runs
+    assert runs, report.notes
+    assert {run.runner for run in runs} == {"native"}
+    for run in runs:
+        answers = run.conditions["tool"]["answers"]
+        assert answers["inputs"] == 4, answers
+        assert answers["runtime"].partition(" ")[0] in RUNTIMES
+        assert "carried" not in answers
+    assert board.left() == []

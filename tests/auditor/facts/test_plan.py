@@ -102,7 +102,7 @@ def test_a_plan_of_another_shape_is_none(changes):
     assert changed(**changes).status is Status.FAILED
 
 
-LATER = {"archive", "stable_delegate", "not_accelerators", "command", "user", "uid"}
+LATER = {"archive", "stable_delegate", "not_accelerators", "command", "user", "uid", "firmware_images"}
 """Keys that records of earlier collectors do not have."""
 
 

@@ -81,6 +81,7 @@ def test_it_would_do_all_that_if_it_could(scene):
     ended = subprocess.run(command, cwd=scene, capture_output=True, text=True, check=True)
     managed = {attempt for (_stage, attempt), result in attempts(ended.stderr).items() if result == "managed"}
     assert {"read-outside", "write-beside", "fork", "internet", "signal-parent", "raise-limit", "chmod-outside", "execute"} <= managed
+    assert {"lease-a-file", "notice-a-folder", "watch-outside", "own-descriptors"} <= managed
     assert len(managed) > 40
 
 

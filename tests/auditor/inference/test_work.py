@@ -6,6 +6,8 @@ import ctypes
 import errno
 import os
 import struct
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -34,6 +36,35 @@ def test_others_that_hold_a_node_are_seen():
         assert alone is None or os.getpid() not in alone
     finally:
         os.close(descriptor)
+
+
+def test_others_that_have_a_node_mapped_are_seen(tmp_path):
+    """Their descriptor is closed, and their first thread has ended."""
+    node = tmp_path / "node"
+    node.write_bytes(bytes(4096))
+    code = """
+import ctypes, mmap, os, sys, threading, time
+with open(sys.argv[1], "r+b") as file:
+    memory = mmap.mmap(file.fileno(), 4096)
+os.close(next(int(each) for each in os.listdir("/proc/self/fd") if os.path.realpath(f"/proc/self/fd/{each}") == sys.argv[1]))
+def rest():
+    time.sleep(0.2)
+    print(flush=True)
+    time.sleep(60)
+threading.Thread(target=rest).start()
+ctypes.CDLL(None).syscall({"x86_64": 60, "aarch64": 93}[os.uname().machine], 0)
+"""
+    with subprocess.Popen([sys.executable, "-c", code, str(node)], stdout=subprocess.PIPE) as child:
+        try:
+            child.stdout.readline()
+            # only this process: others here may be such that nobody may look at
+            (tmp_path / "proc").mkdir()
+            (tmp_path / "proc" / str(child.pid)).symlink_to(f"/proc/{child.pid}")
+            assert work.other_holders([str(node)], (), str(tmp_path / "proc")) == [child.pid]
+            assert work.other_holders([str(node)], {child.pid}, str(tmp_path / "proc")) == []
+            assert work.other_holders([str(tmp_path)], (), str(tmp_path / "proc")) == []
+        finally:
+            child.kill()
 
 
 def test_a_process_that_cannot_be_looked_at_may_hold_it(tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from auditor.inference import executor, process, refusals
 from auditor.inference.confinement import KernelState, not_refused
 from auditor.inference.executor import Access
 from auditor.inference.process import Worker
+from auditor.inference.refusals import Refusals
 from auditor.inference.watch import Limits
 from auditor.inference.wire import AUTO, Outcome, WorkerFailure
 from auditor.inference.worker.confine import LIMITS, Policy, landlock_abi
@@ -350,3 +351,22 @@ def test_a_worker_that_ends_while_confining(model, monkeypatch):
     with pytest.raises(WorkerFailure) as caught:
         confined(model)
     assert (caught.value.status.outcome, caught.value.status.stage) == (Outcome.EXITED, "confine")
+
+
+def test_what_the_listener_cannot_make_sense_of_is_refused_and_it_listens_on(said, monkeypatch):
+    real = Refusals._is_outside
+
+    def puzzled(self, call, arguments, path):
+        if path == "/etc/hosts":
+            raise RuntimeError("something that nobody thought of")
+        return real(self, call, arguments, path)
+
+    monkeypatch.setattr(Refusals, "_is_outside", puzzled)
+    message, run = said(
+        """
+        int first = open("/etc/hosts", O_RDONLY), problem = errno, second = open("/etc/passwd", O_RDONLY);
+        snprintf(said, sizeof said, "%d %d %d %d", first, problem == EPERM, second, errno == EACCES);
+        """
+    )
+    assert message == "-1 1 -1 1"
+    assert ("openat", "/etc/passwd", "EACCES") in refused(run)
