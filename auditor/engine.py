@@ -43,12 +43,13 @@ _HOW_TO = {
     Remedy.ROOT: "Audit again as root.",
     Remedy.LIVE: "Ask the device itself: run `crosml-audit device` on it, or with --host.",
     Remedy.DELEGATE: "Name the accelerator's delegate: `crosml-audit device --delegate LIB`, on the device.",
-    Remedy.ZOO: "Give the model files: `--zoo DIR`, or install ml-test-assets on the device.",
+    Remedy.ZOO: "Audit the device again with the model files: `--zoo DIR`, or install ml-test-assets on it.",
+    Remedy.RUNTIME: "Install a TFLite runtime (`pip install 'crosml-audit[litert]'`) or give one (`--runtime DIR`), and audit again.",
     Remedy.MANIFEST: "Pin the model files: `crosml-audit zoo pin DIR`, on a copy that you trust, writes what `--zoo-manifest FILE` takes.",
     Remedy.TOOL: "Pin the device's own tools: `--tool-manifest FILE`; or measure with the embedded runner: `--tflite ai-edge-litert`.",
     Remedy.PROBES: "Audit the device itself, as root, with probes.",
-    Remedy.MORE_RUNS: "Measure longer: `--bench-time page`.",
-    Remedy.DRIVER: "Load the accelerator's driver and audit again.",
+    Remedy.MORE_RUNS: "Measure longer, on the device: `--bench-time page`.",
+    Remedy.DRIVER: "Load the accelerator's driver on the device, and audit it there.",
     Remedy.SELECTED: "Audit again without leaving this check out.",
     Remedy.VENDOR: "Only the vendor can answer this; attach the answer to the submission.",
     Remedy.WHAT_IT_IS: "Say what the device is: `--accelerator ID`, or `--not-an-accelerator ID`.",
@@ -374,7 +375,9 @@ def _asked(facts: Facts, check: Check, requirement: Requirement, selection: Sele
     if not listing.items and check.each in {"accelerators", "cores"} and not listing.unread and not listing.unrecognised:
         observed = f"no accelerator in {', '.join(item.path for item in listing.evidence)}"
         because = "No accelerator was found to judge."
-        advice = "Load the accelerator's driver and audit again, or name the device that it is: `--accelerator pci:0000:00:0b.0`, for one."
+        advice = (
+            "Load the accelerator's driver on the device and audit it there, or name what it is: `--accelerator pci:0000:00:0b.0`, for one."
+        )
         yield Answer(Outcome.UNKNOWN, observed, listing.evidence, because, remedy=Remedy.DRIVER, remediation=advice), whole
 
 
@@ -405,11 +408,12 @@ def _broken(error: Exception) -> Answer:
 def _missing(fact: Missing) -> Answer:
     if not fact.evidence:
         observed = fact.note or "not recorded"
-        return Answer(Outcome.UNKNOWN, observed, because=f"This cannot be decided: {observed}.", remedy=fact.remedy)
+        because = f"This cannot be decided: {observed}."
+        return Answer(Outcome.UNKNOWN, observed, because=because, remedy=fact.remedy, remediation=fact.advice)
     where = fact.evidence[0].path
     how = _HOW_MISSING.get(fact.status, "could not be read")
     observed = f"{where} {how}" + (f": {fact.note}" if fact.note else "")
-    advice = None if fact.remedy else f"Audit the running device, or evidence that has {where}."
+    advice = fact.advice or (None if fact.remedy else f"Audit the running device, or evidence that has {where}.")
     return Answer(
         Outcome.UNKNOWN, observed, fact.evidence, f"{where} {how}, so this cannot be decided.", remedy=fact.remedy, remediation=advice
     )

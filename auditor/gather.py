@@ -22,7 +22,7 @@ from auditor.errors import AuditError, UsageError
 from auditor.facts.collect import collect
 from auditor.facts.plan import plan_document, read_plan
 from auditor.facts.reading import Device, parse
-from auditor.facts.runs import read_run
+from auditor.facts.runs import UNDER_ROOT, read_run
 from auditor.facts.types import Ok, Plan
 from auditor.inference.runtime import check_folder, this_machine, why_none
 from auditor.inference.witness import CHANGES as RUNS_CHANGE
@@ -350,7 +350,7 @@ def _why_no_run(request: Request) -> str:
     if request.demo:
         return ""
     if request.root is not None:
-        return "nothing is run under --root"
+        return UNDER_ROOT
     return "no delegate was named" if request.delegate is None and request.stable_delegate is None else ""
 
 

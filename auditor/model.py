@@ -93,6 +93,7 @@ class Remedy(enum.Enum):
     LIVE = "on the device itself"
     DELEGATE = "with --delegate"
     ZOO = "with --zoo"
+    RUNTIME = "with a TFLite runtime"
     MANIFEST = "with --zoo-manifest"
     TOOL = "with a tool that is known"
     PROBES = "with probes"

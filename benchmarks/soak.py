@@ -145,14 +145,16 @@ def main() -> int:
         publish(Path(place))
         path = f"{place}/socket"
         command = [*MAIN, "service", "serve", place, "--listen", f"unix:{path}", "--requests-per-minute", "10000000"]
-        server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+        log = Path(place) / "log"  # a pipe that nobody reads would stop the server once it is full
+        with log.open("w") as written:
+            server = subprocess.Popen(command, stderr=written, cwd=ROOT)
         try:
-            assert server.stderr is not None
-            print(server.stderr.readline().strip())
+            while not Path(path).exists():
+                time.sleep(0.1)
             code = asyncio.run(soak(path, server.pid, seconds))
             server.send_signal(signal.SIGTERM)
             ended = server.wait(60)
-            print(f"the server ended with {ended}")
+            print(f"the server ended with {ended}, and logged {log.stat().st_size} bytes: {log.read_text()[:3000]}")
             return code or ended
         finally:
             server.kill()

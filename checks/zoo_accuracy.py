@@ -191,7 +191,8 @@ def _output(runs: tuple[Any, ...], requirement: Requirement, images: Answer, not
     name = f"output {runs[0]['index']}"
     if any(run["reference_nan_runs"] for run in runs):
         because = "The reference itself gives NaN or infinity, so the model cannot be measured."
-        return Answer(Outcome.UNKNOWN, f"{name}: NaN in the reference", because=because, remedy=Remedy.ZOO)
+        advice = "Give another copy of the model file, `--zoo DIR`: of this one, TFLite's own kernels make NaN or infinity."
+        return Answer(Outcome.UNKNOWN, f"{name}: NaN in the reference", because=because, remedy=Remedy.ZOO, remediation=advice)
     if any(run["test_nan_runs"] for run in runs):
         return Answer(Outcome.FAIL, f"{name}: NaN or infinity from the delegate alone")
     spread = pool([Spread(1, run["avg_error"], run["std_dev"]) for run in runs])

@@ -48,6 +48,20 @@ NOT_MEASURED = {
     "output-unreadable": "What the device's own tool printed does not hold together (a line is missing, doubled or contradicted).",
 }
 """Why a run of the native tools that did not come to its end says nothing about the delegate."""
+_EMBEDDED = "Have the embedded runner measure it: `--tflite ai-edge-litert`."
+WAYS_OUT = {
+    "delegate-not-applied": "Have the delegate take the model in the device's own tool: see there why it did not, with its verbose log.",
+    "tool-unusable": _EMBEDDED,
+    "output-unreadable": _EMBEDDED,
+    "operator-missing": "Have the delegate take the operator, or measure on a runtime that has it: give one with `--runtime DIR`.",
+    "load-failed": "Give a model file that TFLite reads: `--zoo DIR`.",
+    "runtime-missing": "Install a TFLite runtime (`pip install 'crosml-audit[litert]'`), or give one with `--runtime DIR`.",
+    **dict.fromkeys(
+        ("delegate-missing", "delegate-not-loadable", "delegate-not-a-delegate", "delegate-unsupported"),
+        "Name a library for this machine that exports `tflite_plugin_create_delegate`: `--delegate LIB`.",
+    ),
+}
+"""What to do about a run that did not come to its end, by its status."""
 
 
 def judge_baseline(facts: Facts, requirement: Requirement, judge: Callable[..., Iterator[Answer]]) -> Iterator[Answer]:
@@ -273,20 +287,25 @@ def _hindrance(run: ModelRun) -> str:
     return visible(f"The confinement refused to the delegate: {some(shown)}; it may have failed for that.")
 
 
-def _way_out(run: ModelRun) -> str | None:
-    """What would let an incomplete run come to its end, where the confinement is in its way."""
+def _way_out(run: ModelRun) -> str:
+    """What would let an incomplete run come to its end."""
     if run.status == "unconfinable":
         return "Measure on a kernel with Landlock and seccomp, or accept an unconfined run with `--allow-unconfined`."
     if _hindrance(run):
         return "Open a path with `--allow-path PATH`, or have the delegate do without what was refused; network and processes stay closed."
-    return None
+    return WAYS_OUT.get(
+        run.status, "Measure again, alone on the device; where it ends so again, with the other runner: `--tflite ai-edge-litert`."
+    )
 
 
 def _runs(facts: Facts, requirement: Requirement) -> tuple[ModelResult, tuple[ModelRun, ...]]:
     results = [each for each in facts.models.open() if each.model == requirement.model]
     if not results or not results[0].runs:
         note = f"no run of {requirement.model}" + (f": {facts.plan.zoo_note}" if facts.plan.zoo_note else "")
-        raise MissingFact(MissingEvidence(Status.UNASKED, (Evidence(f"run:{requirement.model}", Status.UNASKED),), note, Remedy.ZOO))
+        ended = facts.plan.zoo_note and any(each.name == requirement.model for each in facts.plan.models)
+        remedy = Remedy.MORE_RUNS if ended else Remedy.ZOO
+        advice = "Audit again, and let the zoo's measurement come to its end." if ended else None
+        raise MissingFact(MissingEvidence(Status.UNASKED, (Evidence(f"run:{requirement.model}", Status.UNASKED),), note, remedy, advice))
     return results[0], tuple(run.open() for run in results[0].runs)
 
 

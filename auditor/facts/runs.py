@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from auditor.facts.types import Plan
 
 RUN_SCHEMA = "crosml-audit/run/1"
+UNDER_ROOT = "nothing is run under --root"
+"""The plan's note where a directory was audited."""
 MAX_PICTURES = 64
 MAX_OWN = 256
 """Errors on the auditor's own inputs that are looked at."""
@@ -26,10 +28,25 @@ MAX_OWN = 256
 def read_models(device: Device, plan: Plan) -> Fact[tuple[ModelResult, ...]]:
     """What was measured of each planned model; Missing where no model was run at all."""
     if not plan.runs:
-        remedy = Remedy.SELECTED if plan.zoo_left_out else Remedy.ZOO if plan.delegate or plan.stable_delegate else Remedy.DELEGATE
-        return Missing(Status.UNASKED, (), plan.zoo_note or "no model was run", remedy)
+        remedy, advice = _way_to_run(plan)
+        return Missing(Status.UNASKED, (), plan.zoo_note or "no model was run", remedy, advice)
     digests = {each.name: each.sha256 for each in plan.models}
     return Ok(tuple(_result(device, name, count, digests.get(name, "")) for name, count in plan.runs))
+
+
+def _way_to_run(plan: Plan) -> tuple[Remedy, str | None]:
+    """What would have the zoo run, by what kept it from running."""
+    if plan.zoo_left_out:
+        return Remedy.SELECTED, "Audit the device again without `--no-zoo`."
+    if plan.zoo_note == UNDER_ROOT:
+        return Remedy.LIVE, "Run the zoo on the device itself: `crosml-audit device --delegate LIB` there, or with `--host`."
+    if "TFLite runtime" in plan.zoo_note:
+        return Remedy.RUNTIME, None
+    if not (plan.delegate or plan.stable_delegate or plan.demonstration):
+        return Remedy.DELEGATE, None
+    if plan.zoo_note:
+        return Remedy.MORE_RUNS, "Audit the device again, with nothing in the way of its zoo: the observation says what ended it."
+    return Remedy.ZOO, None
 
 
 def _result(device: Device, name: str, count: int, sha256: str) -> ModelResult:

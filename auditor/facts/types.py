@@ -36,12 +36,16 @@ class Ok(Generic[T_co]):
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """A fact that could not be had: `status` says how, `remedy` what would collect it, `note` what was wrong with it."""
+    """A fact that could not be had: `status` says how, `remedy` what would collect it, `note` what was wrong with it.
+
+    `advice` says how to collect it where the remedy's own words would not do here.
+    """
 
     status: Status
     evidence: tuple[Evidence, ...] = ()
     note: str = ""
     remedy: Remedy | None = None
+    advice: str | None = field(default=None, compare=False)
 
     def open(self) -> NoReturn:
         """Raise MissingFact: there is no value to judge."""

@@ -172,6 +172,7 @@ class Server:
             lingering_time=2.0,
             auto_decompress=False,
             handle_signals=False,
+            shutdown_timeout=1.0,
         )
         await runner.setup()
         inner = runner.server
@@ -344,6 +345,8 @@ class Server:
             except asyncio.TimeoutError:
                 message = f"the body was not there in {self.limits.body_seconds:g} s"
                 response = _refusal(408, ExecuteResult.INPUT_FORMAT_ERROR, message)
+            except (ConnectionError, web.RequestPayloadError):  # a client that leaves is no line in a log
+                response = _refusal(400, ExecuteResult.INPUT_FORMAT_ERROR, "the body was cut short")
         if response:
             response.force_close()
         return response
