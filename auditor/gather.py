@@ -159,6 +159,7 @@ def _by_agent(request: Request, host: str, plan: Plan, job: over_ssh.RemoteJob |
         if job and setup and not plan.zoo_note:
             runs = _measured(over_ssh.measure(device, job, setup, progress))
             plan = replace(plan, models=setup.models, archive=setup.archive)
+    plan = replace(plan, uid=read_plan(Device(Replay(record))).open().uid)  # the agent knows whom it runs as
     return replace(record, answers={**record.answers, **_noted(plan, runs)})
 
 

@@ -113,6 +113,7 @@ def asked(members: Mapping[str, bytes], label: str) -> Request:
         trust_roots=settings.trust_roots,
         waivers=_present(members, bundle.WAIVERS),
         manifest=_present(members, bundle.MANIFEST),
+        tool_manifest=_present(members, bundle.TOOL_MANIFEST),
         base_image=_present(members, bundle.BASE_IMAGE),
     )
 
@@ -179,9 +180,13 @@ def _rules(request: Request) -> dict[str, bytes]:
         else:
             roots.append(bundle.root(len(roots)))
             members[roots[-1]] = small(text, "--trust-root")
-    named = ((bundle.WAIVERS, request.waivers), (bundle.MANIFEST, request.manifest), (bundle.BASE_IMAGE, request.base_image))
-    options = {bundle.WAIVERS: "--waivers", bundle.MANIFEST: "--zoo-manifest", bundle.BASE_IMAGE: "--base-image"}
-    members |= {name: small(path, options[name]) for name, path in named if path is not None}
+    named = (
+        (bundle.WAIVERS, "--waivers", request.waivers),
+        (bundle.MANIFEST, "--zoo-manifest", request.manifest),
+        (bundle.TOOL_MANIFEST, "--tool-manifest", request.tool_manifest),
+        (bundle.BASE_IMAGE, "--base-image", request.base_image),
+    )
+    members |= {name: small(path, option) for name, option, path in named if path is not None}
     own = request.requirements not in requirements.names()
     settings = Settings(_SET if own else request.requirements, request.today, tuple(roots))
     document = {field.name: _plain(getattr(settings, field.name)) for field in fields(settings)}

@@ -76,9 +76,13 @@ def folder(tmp_path_factory):
         f'attachment = "mail.txt"\nsha256 = "{hashlib.sha256(b"We upstream it.{}".replace(b"{}", bytes([10]))).hexdigest()}"\n'
     )
     (made / "waivers.toml").write_text(f'[[waiver]]\nfinding = "{DRIVER}"\nreason = "known"\nauthor = "vendor"\nexpires = 2027-12-31\n')
+    (made / "tools").write_text(f"{'ab' * 32}  benchmark_model\n")
     vendor = ["--snapshot", DEMO, "--today", "2026-12-01", "--key", str(made / "vendor.pem")]
     for name, options in {
-        "full.crosml": ["--statements", str(made / "statements.toml"), "--waivers", str(made / "waivers.toml")],
+        "full.crosml": [
+            *("--statements", str(made / "statements.toml"), "--waivers", str(made / "waivers.toml")),
+            *("--tool-manifest", str(made / "tools")),
+        ],
         "plain.crosml": [],
     }.items():
         with pytest.MonkeyPatch.context() as patch:
@@ -108,6 +112,7 @@ def test_what_is_in_a_submission(folder):
         (
             *bundle.REQUIRED,
             "statements.toml",
+            "tool-manifest",
             "waivers.toml",
             f"attachments/{hashlib.sha256((folder / 'mail.txt').read_bytes()).hexdigest()}",
         )
@@ -115,6 +120,7 @@ def test_what_is_in_a_submission(folder):
     assert members["snapshot.zip"] == (resources.files("auditor.data") / "demo.snapshot").read_bytes()
     report = json.loads(members["report.json"])
     assert report["verdict"] == "incomplete"
+    assert report["zoo"]["tool_manifest"]["sha256"] == hashlib.sha256(members["tool-manifest"]).hexdigest()
     assert str(folder) not in json.dumps(report)
 
 

@@ -71,9 +71,8 @@ def entry(report: Report, device: str | None = None) -> Entry:
     findings = {each.id: each.outcome.value for result in report.requirements for each in result.findings}
     latencies: dict[str, list[float]] = {}
     for run in report.model_runs:
-        mean = run.bracket_us if run.bracket_us is not None else run.latency_us
-        if run.status == "completed" and mean is not None and mean > 0:
-            latencies.setdefault(run.model, []).append(mean)
+        if run.status == "completed" and run.bracket_us:
+            latencies.setdefault(run.model, []).append(run.bracket_us)
     means = {model: tuple(values) for model, values in latencies.items()}
     traits = dict(sorted(_traits(report)))
     name = report.device.name if device is None else device

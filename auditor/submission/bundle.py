@@ -12,7 +12,7 @@ all refused so. Nothing is ever extracted.
 | `requirements/set.toml`, `clauses.toml`, `zoo.toml` | what it was judged by |
 | `zoo.sha256` | the model files that were measured, in sha256sum's format |
 | `settings.json` | with which options it was judged |
-| `waivers.toml`, `statements.toml`, `trust-roots/N`, `zoo-manifest`, `base-image` | what was given, where it was |
+| `waivers.toml`, `statements.toml`, `trust-roots/N`, `zoo-manifest`, `tool-manifest`, `base-image` | what was given, where it was |
 | `attachments/SHA256` | what the statements refer to |
 """
 
@@ -39,6 +39,7 @@ ZOO = "zoo.sha256"
 WAIVERS = "waivers.toml"
 STATEMENTS = "statements.toml"
 MANIFEST = "zoo-manifest"
+TOOL_MANIFEST = "tool-manifest"
 BASE_IMAGE = "base-image"
 REQUIRED = (ATTESTATION, SNAPSHOT, REPORT, SETTINGS, *SET, ZOO)
 
@@ -47,7 +48,7 @@ MAX_MEMBERS = 1024
 MAX_ATTACHED = 256 << 20
 """Bytes of one attachment."""
 
-_OPTIONAL = re.compile(r"waivers\.toml|statements\.toml|zoo-manifest|base-image|trust-roots/\d{1,3}|attachments/[0-9a-f]{64}")
+_OPTIONAL = re.compile(r"waivers\.toml|statements\.toml|zoo-manifest|tool-manifest|base-image|trust-roots/\d{1,3}|attachments/[0-9a-f]{64}")
 _END = struct.Struct("<4s4H2LH")
 """The end of the zip's directory (APPNOTE.TXT 4.3.16), without a comment."""
 _ENTRY = 256

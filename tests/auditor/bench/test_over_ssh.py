@@ -184,6 +184,7 @@ def test_the_device_runs_its_own_runtime_and_the_record_is_judged_as_a_local_one
         assert each["delegate"]["path"].startswith(f"{board.folder}/crosml-audit-")
     plan = json.loads(audited.record.answers[base.plan()].data)
     assert plan["delegate"] == documents(audited)[0]["delegate"]["path"]
+    assert plan["uid"] == audited.report.device.collected_uid == os.geteuid()
     (closure,) = (each for result in audited.report.requirements for each in result.findings if each.id == "misc-1.closure@device")
     assert closure.outcome is Outcome.PASS
     assert os.path.basename(delegate) in closure.observed
