@@ -1,4 +1,7 @@
-"""Folders of workers. What a supervisor could not remove, because it was killed, the next service does: nobody holds its lock any more."""
+"""What workers leave, their folders and control groups, where a supervisor was killed: the next service removes it.
+
+Nobody holds the lock of such a folder any more.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import tempfile
 import time
 
 from auditor import folders
+from auditor.inference import group
 
 PREFIX = "crosml-audit-worker-"
 _YOUNG_SECONDS = 60.0
@@ -15,7 +19,10 @@ _YOUNG_SECONDS = 60.0
 
 
 def sweep(young_seconds: float = _YOUNG_SECONDS) -> tuple[str, ...]:
-    """Remove the folders of this user that nobody holds. Returns their paths."""
+    """Remove the folders of this user that nobody holds, and the groups of their workers where this process would make its own.
+
+    Returns the paths of the folders.
+    """
     place = tempfile.gettempdir()
     try:
         found = sorted(os.path.join(place, name) for name in os.listdir(place) if name.startswith(PREFIX))
@@ -24,6 +31,7 @@ def sweep(young_seconds: float = _YOUNG_SECONDS) -> tuple[str, ...]:
     left = tuple(path for path in found if _is_left(path, young_seconds))
     for path in left:
         folders.remove(path)
+        group.remove(group.plan(os.path.basename(path), 0, 0))
     return left
 
 

@@ -17,7 +17,7 @@ from dataclasses import replace
 
 import pytest
 
-from auditor.inference import metrics, scratch
+from auditor.inference import group, metrics, scratch
 from auditor.inference.client import Client, PredictionError
 from auditor.inference.executor import Options
 from auditor.inference.process import Worker
@@ -493,6 +493,8 @@ def test_what_a_killed_service_leaves_the_next_one_removes(model, tmp_path):
     assert os.listdir(place) == [], "its supervisor removes its folder"
     left = place / f"{scratch.PREFIX}left"
     left.mkdir()
+    groups = group.plan(left.name, 1 << 30, 100)
+    group.make(groups)
     (place / "other").mkdir()
     old, tempfile.tempdir = tempfile.tempdir, str(place)
     try:
@@ -506,6 +508,7 @@ def test_what_a_killed_service_leaves_the_next_one_removes(model, tmp_path):
     finally:
         tempfile.tempdir = old
     assert [each.name for each in place.iterdir()] == ["other"]
+    assert not any(os.path.exists(folder) for folder, _settings in groups), "its worker's groups are removed, where this user can have any"
 
 
 def test_a_large_input_is_not_copied(write):
