@@ -31,7 +31,7 @@ test-tflite: .venv-tflite/.dev
 
 # The fast part of the tests on the newest version of every package: what breaks there is seen here first.
 test-newest: .venv-newest/.dev
-	.venv-newest/bin/python -m pytest -n auto tests/auditor/test_*.py tests/checks tests/reports tests/test_cli.py tests/test_imports.py
+	.venv-newest/bin/python -m pytest -n auto tests/auditor/test_*.py tests/auditor/submission tests/reports tests/test_cli.py tests/test_imports.py
 
 test-dut: $(VENV)/.dev
 	$(BIN)/python -m pytest -m dut -n 2 -k 'not arm64.zoo' tests/dut
