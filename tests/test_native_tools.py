@@ -575,7 +575,7 @@ def test_from_the_command_line(tools, settings, pinned, tmp_path):
     assert {each["runner"] for each in report["model_runs"]} == {"native"}
     found = {each["id"]: each["outcome"] for each in report["requirements"]}
     assert [found[each] for each in IDS] == ["unknown"] * 3  # nothing here counts an accelerator's work
-    ended = subprocess.run([*command, *given, "--snapshot", f"{tmp_path}/snapshot"], check=False, capture_output=True, text=True)
+    ended = subprocess.run([*command, *given, "--force", "--snapshot", f"{tmp_path}/snapshot"], check=False, capture_output=True, text=True)
     assert ended.returncode == 3, ended.stderr
     again = json.loads((tmp_path / "report.json").read_text())
     assert again["requirements"] == report["requirements"]
@@ -595,7 +595,7 @@ def test_only_the_model_that_is_asked_for_is_measured(tools, delegate, busy, tmp
         start(self, role, model, *arguments, **options)
 
     monkeypatch.setattr(process.Worker, "__init__", noted)
-    for only in (f"zoo-{asked}-latency", f"zoo-latency.baseline@model:{asked}"):
+    for only in (f"zoo-{asked}-latency", f"zoo-{asked}-latency.baseline@model:{asked}"):
         started.clear()
         request = {"delegate": delegate(), "zoo": str(tmp_path / "zoo"), "bench_time": "quick"}
         with mock.patch.dict(measure.SCHEDULES, {BenchTime.QUICK: Schedule(1, 1, 0.1, 50)}):

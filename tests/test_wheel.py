@@ -35,7 +35,9 @@ def test_the_wheel_runs_the_demonstration(tmp_path):
     assert built.returncode == 0, built.stderr
     (wheel,) = tmp_path.glob("crosml_audit-*.whl")
     with zipfile.ZipFile(wheel) as archive:
-        assert {name.split("/")[0] for name in archive.namelist() if ".dist-info/" not in name} == {"auditor", "checks", "reports"}
+        names = [name for name in archive.namelist() if ".dist-info/" not in name]
+    assert {name.split("/")[0] for name in names if ".data/" not in name} == {"auditor", "checks", "reports"}
+    assert [name.partition(".data/")[2] for name in names if ".data/" in name] == ["data/share/man/man1/crosml-audit.1"]
 
     venv.create(tmp_path / "venv", with_pip=True)
     programs = tmp_path / "venv" / "bin"

@@ -69,6 +69,8 @@ def _started(kind: str, data: bytes, limit: int) -> tuple[Any, bytes]:
     try:
         engine = _ENGINES[kind]()
         return engine, _unpacked(engine, data, limit)
+    except BadArchive:
+        raise
     except (lzma.LZMAError, zlib.error, EOFError, MemoryError, ValueError) as error:
         raise BadArchive(f"{kind}: {_what_is_wrong(error)}") from None
     except Exception as error:

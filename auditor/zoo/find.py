@@ -235,7 +235,10 @@ def read_archive(path: str, wanted: Wanted) -> tuple[dict[str, bytes], str]:
     except BadArchive:
         raise
     except Exception as error:  # the standard library's readers raise many kinds on hostile bytes
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else "it is none of these, damaged, or cut short"
+        if isinstance(error, MemoryError) or "emory" in str(error):
+            reason = "it takes more memory than it may"
+        else:
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else "it is none of these, damaged, or cut short"
         raise BadArchive(f"{path}: expected a .tar, .tar.gz, .tar.xz or .zip: {reason}") from error
 
 

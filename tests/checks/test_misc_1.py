@@ -28,7 +28,8 @@ class Given:
     """The facts that the check sees."""
 
     def __init__(self, source, delegate, base_image):
-        self.closure = read_closure(Device(source), Plan(delegate=delegate))
+        self.plan = Plan(delegate=delegate)
+        self.closure = read_closure(Device(source), self.plan)
         self.settings = Settings(base_image=frozenset(base_image))
 
 

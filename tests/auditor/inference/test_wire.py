@@ -41,7 +41,7 @@ def test_any_header_is_an_object_or_refused(data):
 def test_nan_is_neither_written_nor_read():
     with pytest.raises(ValueError, match="not JSON compliant"):
         pack({"value": float("nan")})
-    with pytest.raises(ProtocolError, match="NaN is not JSON"):
+    with pytest.raises(ProtocolError, match="a frame's header is not JSON"):
         parse_header(b'{"value": NaN}')
 
 

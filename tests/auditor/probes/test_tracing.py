@@ -52,7 +52,7 @@ def test_events_are_only_expected_of_a_driver_whose_device_moved_data():
 
 def test_an_earlier_probes_instance_is_made_anew(tmp_path):
     (tmp_path / "crosml-audit").mkdir()
-    tracing._make(str(tmp_path / "crosml-audit"))
+    tracing.make_instance(str(tmp_path / "crosml-audit"))
     assert (tmp_path / "crosml-audit").is_dir()
 
 
@@ -67,7 +67,7 @@ def test_the_instance_is_removed_and_others_stay(tmp_path, monkeypatch):
 
 def test_without_an_accelerator_nothing_is_traced(monkeypatch):
     monkeypatch.setattr(tracing, "find", lambda: ())
-    monkeypatch.setattr(tracing, "_make", lambda _place: pytest.fail("made an instance"))
+    monkeypatch.setattr(tracing, "make_instance", lambda _place: pytest.fail("made an instance"))
     with pytest.raises(OSError) as caught:
         tracing.run()
     assert caught.value.errno == errno.ENODEV

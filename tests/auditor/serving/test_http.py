@@ -412,7 +412,8 @@ def test_another_user_is_cut(published):
             os.chmod(path, 0o666)
             command = ["curl", "-sS", "--unix-socket", path, "http://localhost/v2"]
             other = subprocess.run(command, check=False, capture_output=True, user=65534, group=65534, cwd="/")
-            assert (other.stdout, other.returncode in {52, 56}) == (b"", True), other
+            # no answer, or nothing more to write to; 7: it was cut before curl had looked whether it is connected
+            assert (other.stdout, other.returncode in {7, 52, 55, 56}) == (b"", True), other
             assert b"crosml-audit" in subprocess.run(command, check=True, capture_output=True).stdout
 
 

@@ -202,7 +202,7 @@ def test_limits(monkeypatch, content, tmp_path):
 def test_an_xz_that_wants_much_memory_is_refused(monkeypatch, content, tmp_path):
     source = write(tmp_path / "zoo.tar.xz", lzma.compress(tar((WANTED, content)), preset=6))
     monkeypatch.setattr(find, "XZ_MEMORY", 1 << 20)
-    with pytest.raises(find.BadArchive, match="emory"):
+    with pytest.raises(find.BadArchive, match="it takes more memory than it may"):
         find.find_models(source, [MODEL])
 
 
