@@ -70,6 +70,8 @@ MAX_TOOL_OUTPUT = 1 << 18
 """The same, of a tool whose figures are in it."""
 
 _TICK_SECONDS = 0.1
+_LOOKS_SHARE = 0.2
+"""Of the time, what looking at the worker may take: on a slow device, which may have one processor, the worker needs it too."""
 _END_SECONDS = 20.0
 """After so long without an end, a supervisor is ended itself."""
 
@@ -439,7 +441,7 @@ class Worker:
     def peak_bytes(self) -> int | None:
         """Return the most memory that the process and what it started were seen to hold, in bytes; None if not all of it was read.
 
-        From the first call on, it is looked at ten times a second during a request. A process can lower its own VmHWM
+        From the first call on, it is looked at up to ten times a second during a request. A process can lower its own VmHWM
         (/proc/self/clear_refs), so the greatest of all readings counts.
         """
         self._is_weighed = True
@@ -461,7 +463,7 @@ class Worker:
     def device_bytes(self) -> int | None:
         """Return the most device memory that the process was seen to hold, in bytes; None if that may not be all of it, or was not read.
 
-        It is looked at here, before a request, and ten times a second during one: what is held for less than that is not seen.
+        It is looked at here, before a request, and up to ten times a second during one: what is held for less than that is not seen.
         """
         self._look_at_device()
         return None if self._device_unread else self._device_peak
@@ -595,11 +597,10 @@ class Worker:
         self._watch_memory(action)
 
     def _watch_memory(self, action: str) -> None:
-        """Look at the resident memory, at most once a tick."""
-        now = time.monotonic()
-        if now < self._watched_until:
+        """Look at the memory and at the device, at most once a tick, and for a share of the time."""
+        start = time.monotonic()
+        if start < self._watched_until:
             return
-        self._watched_until = now + _TICK_SECONDS
         resident, limit = self.memory_bytes() or 0, self._limits.memory_bytes
         if resident > limit:
             message = f"{resident} bytes of resident memory, the limit is {limit}"
@@ -607,6 +608,8 @@ class Worker:
         if self._is_weighed:
             self._weigh()
         self._look_at_device()
+        took = time.monotonic() - start
+        self._watched_until = start + max(_TICK_SECONDS, took / _LOOKS_SHARE)
 
     def _can_listen(self) -> bool:
         """Whether this process may take a descriptor of the worker's, as it would its listener."""
