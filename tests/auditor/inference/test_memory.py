@@ -18,6 +18,8 @@ from auditor.inference.processes import descendants
 from auditor.inference.watch import Limits
 
 HELD = 64 << 20
+NOISE = 1 << 16
+"""Bytes by which a process that holds nothing differs from one time to the next."""
 
 HOLDER = """
 import ctypes, mmap, os, sys, threading, time
@@ -82,18 +84,18 @@ def test_all_of_it_is_seen(place, nothing):
         pytest.skip("no /dev/shm")
     found = seen(PLACES[place])
     more = found.mapped + found.beside - nothing.mapped
-    assert HELD <= more <= HELD * 1.5 + (nothing.mapped if place == "a child" else 0), found
+    assert HELD - NOISE <= more <= HELD * 1.5 + (nothing.mapped if place == "a child" else 0), found
 
 
 def test_what_is_mapped_from_an_open_file_in_memory_counts_once(nothing):
     found = seen("fd = os.memfd_create('held'); os.truncate(fd, SIZE); held = touched(mmap.mmap(fd, SIZE))")
     assert found.beside < HELD / 8
-    assert HELD <= found.mapped - nothing.mapped <= HELD * 1.25
+    assert HELD - NOISE <= found.mapped - nothing.mapped <= HELD * 1.25
 
 
 def test_pages_of_ones_own_do_not_hide_those_of_the_file(nothing):
     found = seen("fd = filled(os.memfd_create('held')); held = touched(mmap.mmap(fd, SIZE, mmap.MAP_PRIVATE))")
-    assert found.mapped + found.beside - nothing.mapped >= 2 * HELD
+    assert found.mapped + found.beside - nothing.mapped >= 2 * HELD - NOISE
 
 
 def test_files_in_a_folder_in_memory(tmp_path):
