@@ -46,21 +46,6 @@ KEYS = {
 VENDOR = FileSigner(KEYS["vendor"])
 
 
-@pytest.fixture
-def run(capsys, monkeypatch):
-    """A command in this process: its exit code and what it printed."""
-
-    def command(*arguments):
-        capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", ["crosml-audit", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        printed = capsys.readouterr()
-        return ended.value.code or 0, printed.out, printed.err
-
-    return command
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Keys, waivers, statements with an attachment, and two submissions."""

@@ -17,21 +17,6 @@ DEMO = str(resources.files("auditor.data") / "demo.snapshot")
 DRIVER = "functional-1.driver@pci:0000:00:05.0"
 
 
-@pytest.fixture
-def run(capsys, monkeypatch):
-    """A command in this process: its exit code and what it printed."""
-
-    def command(*arguments):
-        capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", ["crosml-audit", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        printed = capsys.readouterr()
-        return ended.value.code or 0, printed.out, printed.err
-
-    return command
-
-
 def entry(finding, expires="2027-03-31", **more):
     fields = {"finding": finding, "reason": "known", "author": "lab", **more}
     return "[[waiver]]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in fields.items()) + f"expires = {expires}\n"
