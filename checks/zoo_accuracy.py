@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from auditor.model import Answer, Level, Outcome, Owner, Remedy, check, visible
@@ -31,15 +32,11 @@ REMEDIATION = (
 )
 
 
-@check(
-    "zoo-accuracy.baseline",
-    each="model",
-    expected=EXPECTED,
-    passes=PASSES,
-    fails=FAILS,
-    remediation=REMEDIATION,
-    owner=Owner.VENDOR,
-)
+_asked = partial(check, each="model", expected=EXPECTED, passes=PASSES, fails=FAILS, remediation=REMEDIATION, owner=Owner.VENDOR)
+"""One question, asked of each kind of file that may be under a model's name."""
+
+
+@_asked("zoo-accuracy.baseline")
 def baseline(facts: Facts, requirement: Requirement) -> Iterator[Answer]:
     """The outputs through the delegate agree with those of a process without it, on the same inputs, as inference_diff measures it.
 
@@ -70,31 +67,13 @@ def baseline(facts: Facts, requirement: Requirement) -> Iterator[Answer]:
     yield from judge_baseline(facts, requirement, _judge)
 
 
-@check(
-    "zoo-accuracy.stand-in",
-    each="model",
-    level=Level.SHOULD,
-    expected=EXPECTED,
-    passes=PASSES,
-    fails=FAILS,
-    remediation=REMEDIATION,
-    owner=Owner.VENDOR,
-)
+@_asked("zoo-accuracy.stand-in", level=Level.SHOULD)
 def stand_in(facts: Facts, requirement: Requirement) -> Iterator[Answer]:
     """The same question about a generated stand-in: the zoo's public graph with random weights. It never decides the baseline."""
     yield from judge_stand_in(facts, requirement, _judge)
 
 
-@check(
-    "zoo-accuracy.unpinned",
-    each="model",
-    level=Level.SHOULD,
-    expected=EXPECTED,
-    passes=PASSES,
-    fails=FAILS,
-    remediation=REMEDIATION,
-    owner=Owner.VENDOR,
-)
+@_asked("zoo-accuracy.unpinned", level=Level.SHOULD)
 def unpinned(facts: Facts, requirement: Requirement) -> Iterator[Answer]:
     """The same question about a file that has the model's graph and that nothing pins: its weights are its own.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from auditor.facts.types import Ok
@@ -22,15 +23,11 @@ FAILS = "The model takes longer than the zoo allows."
 REMEDIATION = "Look at which operators fall back and where time goes (ftrace, Perfetto), and submit again with a faster driver or delegate."
 
 
-@check(
-    "zoo-latency.baseline",
-    each="model",
-    expected=EXPECTED,
-    passes=PASSES,
-    fails=FAILS,
-    remediation=REMEDIATION,
-    owner=Owner.VENDOR,
-)
+_asked = partial(check, each="model", expected=EXPECTED, passes=PASSES, fails=FAILS, remediation=REMEDIATION, owner=Owner.VENDOR)
+"""One question, asked of each kind of file that may be under a model's name."""
+
+
+@_asked("zoo-latency.baseline")
 def baseline(facts: Facts, requirement: Requirement) -> Iterator[Answer]:
     """The mean time of an inference, over fresh processes, is at most the zoo's limit.
 
@@ -63,31 +60,13 @@ def baseline(facts: Facts, requirement: Requirement) -> Iterator[Answer]:
     yield from judge_baseline(facts, requirement, _judge)
 
 
-@check(
-    "zoo-latency.stand-in",
-    each="model",
-    level=Level.SHOULD,
-    expected=EXPECTED,
-    passes=PASSES,
-    fails=FAILS,
-    remediation=REMEDIATION,
-    owner=Owner.VENDOR,
-)
+@_asked("zoo-latency.stand-in", level=Level.SHOULD)
 def stand_in(facts: Facts, requirement: Requirement) -> Iterator[Answer]:
     """The same question about a generated stand-in: the zoo's public graph with random weights. It never decides the baseline."""
     yield from judge_stand_in(facts, requirement, _judge)
 
 
-@check(
-    "zoo-latency.unpinned",
-    each="model",
-    level=Level.SHOULD,
-    expected=EXPECTED,
-    passes=PASSES,
-    fails=FAILS,
-    remediation=REMEDIATION,
-    owner=Owner.VENDOR,
-)
+@_asked("zoo-latency.unpinned", level=Level.SHOULD)
 def unpinned(facts: Facts, requirement: Requirement) -> Iterator[Answer]:
     """The same question about a file that has the model's graph and that nothing pins: its weights are its own.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from auditor.model import Answer, Level, Outcome, Owner, Remedy, check
@@ -19,15 +20,11 @@ FAILS = "The model and its delegate need more memory than the zoo allows."
 REMEDIATION = "Reduce what the delegate keeps: copies of weights, compiler memory after preparation, buffers that are not shared."
 
 
-@check(
-    "zoo-memory.baseline",
-    each="model",
-    expected=EXPECTED,
-    passes=PASSES,
-    fails=FAILS,
-    remediation=REMEDIATION,
-    owner=Owner.VENDOR,
-)
+_asked = partial(check, each="model", expected=EXPECTED, passes=PASSES, fails=FAILS, remediation=REMEDIATION, owner=Owner.VENDOR)
+"""One question, asked of each kind of file that may be under a model's name."""
+
+
+@_asked("zoo-memory.baseline")
 def baseline(facts: Facts, requirement: Requirement) -> Iterator[Answer]:
     """The peak of the process's memory and of device memory that it holds, read by the auditor from outside it, keeps the zoo's limit.
 
@@ -44,31 +41,13 @@ def baseline(facts: Facts, requirement: Requirement) -> Iterator[Answer]:
     yield from judge_baseline(facts, requirement, _judge)
 
 
-@check(
-    "zoo-memory.stand-in",
-    each="model",
-    level=Level.SHOULD,
-    expected=EXPECTED,
-    passes=PASSES,
-    fails=FAILS,
-    remediation=REMEDIATION,
-    owner=Owner.VENDOR,
-)
+@_asked("zoo-memory.stand-in", level=Level.SHOULD)
 def stand_in(facts: Facts, requirement: Requirement) -> Iterator[Answer]:
     """The same question about a generated stand-in: the zoo's public graph with random weights. It never decides the baseline."""
     yield from judge_stand_in(facts, requirement, _judge)
 
 
-@check(
-    "zoo-memory.unpinned",
-    each="model",
-    level=Level.SHOULD,
-    expected=EXPECTED,
-    passes=PASSES,
-    fails=FAILS,
-    remediation=REMEDIATION,
-    owner=Owner.VENDOR,
-)
+@_asked("zoo-memory.unpinned", level=Level.SHOULD)
 def unpinned(facts: Facts, requirement: Requirement) -> Iterator[Answer]:
     """The same question about a file that has the model's graph and that nothing pins: its weights are its own.
 
