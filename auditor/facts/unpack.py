@@ -66,11 +66,9 @@ def beginning(data: bytes, size: int) -> bytes:
 
 def _started(kind: str, data: bytes, limit: int) -> tuple[Any, bytes]:
     """The engine after it unpacked all, or somewhat more than `limit` bytes, and those bytes. Raises BadArchive."""
+    engine = _ENGINES[kind]()
     try:
-        engine = _ENGINES[kind]()
         return engine, _unpacked(engine, data, limit)
-    except BadArchive:
-        raise
     except (lzma.LZMAError, zlib.error, EOFError, MemoryError, ValueError) as error:
         raise BadArchive(f"{kind}: {_what_is_wrong(error)}") from None
     except Exception as error:
