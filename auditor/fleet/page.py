@@ -15,6 +15,7 @@ from auditor.errors import AuditError
 from auditor.fleet.controller import DEVICES, folder_of
 from auditor.fleet.journal import read, runs
 from auditor.model import Verdict, visible
+from auditor.pages import template
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -60,21 +61,12 @@ class _Change:
 
 def render(inventory: Inventory, run: Run, before: tuple[str, Mapping[str, Ended]] | None) -> str:
     """The page. `before` is the run to compare with: its name, and how its devices ended."""
-    import jinja2  # noqa: PLC0415
-
     columns = tuple(itertools.islice(dict.fromkeys(key for ended in run.ended.values() for key in ended.outcomes), COLUMNS))
     order = sorted(inventory.members, key=lambda member: _weight(run.ended.get(member.name)))
     names = [member.name for member in order]
     changes = list(itertools.islice(_changes(names, run.ended, before[1]), CHANGES + 1)) if before else []
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("auditor.fleet"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     words = Counter(_told(run.ended.get(name)) for name in names)
-    return environment.get_template("index.html").render(
+    return template("auditor.fleet", "index.html").render(
         run=run,
         devices=len(names),
         words=sorted(words.items()),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from auditor.history.views import describe, spark
 from auditor.model import visible
+from auditor.pages import template
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -57,8 +58,6 @@ class _Line:
 
 def render(trends: Iterable[Trend]) -> str:
     """The page."""
-    import jinja2  # noqa: PLC0415
-
     ordered = sorted(
         trends, key=lambda each: (not any(change.slower for change in each.changes), not each.changes, each.device, each.model)
     )
@@ -76,15 +75,8 @@ def render(trends: Iterable[Trend]) -> str:
             )
             lines += 60 + 3 * len(line.bars) + 6 * (len(trend.device.encode()) + len(trend.model.encode()))
             lined.append(line)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("auditor.history"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     regressed = sum(any(change.slower and change.confirmed for change in each.changes) for each in ordered)
-    return environment.get_template("trend.html").render(
+    return template("auditor.history", "trend.html").render(
         count=len(ordered),
         regressed=regressed,
         drawn=drawn,
